@@ -1,0 +1,161 @@
+"""`kontract dev`: set up, start PostgreSQL and `wrangler dev`, say how to use it, and stop it all on Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+
+from kontract.cli.toolchain import database_url, dev_vars, ports, setup
+from kontract.cli.toolchain.checkout import Checkout
+from kontract.cli.toolchain.postgres import DATABASE, Cluster, create_database
+from kontract.cli.toolchain.problem import Problem
+from kontract.cli.toolchain.processes import is_running
+from kontract.cli.toolchain.progress import say, step, warn
+from kontract.cli.toolchain.reaper import Reaper
+from kontract.cli.toolchain.wrangler import DevServer
+
+DEFAULT_PORT = 8787
+_LOOK_SECONDS = 0.3
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", type=int, help=f"port of the gateway (default: PORT, or {DEFAULT_PORT})")
+
+
+def run(args: argparse.Namespace) -> int:
+    checkout = Checkout.find()
+    port = _port(args.port)
+    say(f"Kontract: setting up {checkout.root}")
+    with ExitStack() as stack:
+        stack.enter_context(_stopping_on_signals())
+        stack.enter_context(checkout.running())
+        try:
+            return _run(checkout, port, stack)
+        finally:
+            _quiet()  # before the stack stops what was started
+
+
+def _run(checkout: Checkout, port: int, stack: ExitStack) -> int:
+    ports.check_free(port)
+    brought = os.environ.get("DATABASE_URL", "")
+    if brought:
+        asyncio.run(database_url.check(brought))
+    if dev_vars.ensure(checkout.root / ".dev.vars"):
+        say("  Wrote .dev.vars with a fresh KONTRACT_SECRET.")
+    runtime = setup.prepare(checkout)
+    reaper = Reaper()
+    stack.callback(reaper.close)
+    cluster = None if brought else _start_postgres(checkout, stack, reaper)
+    url = cluster.url() if cluster else brought
+    _migrate(url)
+    server = DevServer(
+        checkout, runtime, port, url, persist_to=checkout.state / "wrangler", state=checkout.state, on_line=None
+    )
+    stack.callback(server.stop)
+    with step("Starting the gateway (wrangler dev)"):
+        server.start(on_spawn=reaper.watch_group)
+    server.on_line = say
+    _greet(port)
+    try:
+        return _watch(server, cluster)
+    finally:
+        say("Stopping ...")
+
+
+def _port(option: int | None) -> int:
+    text = os.environ.get("PORT", "")
+    if option is not None:
+        return option
+    if not text:
+        return DEFAULT_PORT
+    if not text.isdigit():
+        raise Problem(f"PORT is {text!r}, which is not a number.", "Set it to a TCP port, for example PORT=8788.")
+    return int(text)
+
+
+def _start_postgres(checkout: Checkout, stack: ExitStack, reaper: Reaper) -> Cluster:
+    cluster = Cluster(checkout.state / "postgres")
+    with step("Starting PostgreSQL (embedded, data in .kontract/postgres)"):
+        stack.callback(cluster.stop)
+        cluster.start()
+        reaper.watch_postgres(cluster.pid)
+        asyncio.run(create_database(cluster.url("postgres"), DATABASE))
+    return cluster
+
+
+def _migrate(url: str) -> None:
+    try:
+        module = importlib.import_module("kontract.cli.migrate")
+    except ModuleNotFoundError as error:
+        if error.name != "kontract.cli.migrate":
+            raise
+        warn("  No migrations in this version.")
+        return
+    with step("Applying the schema"):
+        asyncio.run(module.migrate(url, lambda text: say(f"    {text}")))
+
+
+def _greet(port: int) -> None:
+    base = f"http://localhost:{port}"
+    json = "-H 'content-type: application/json'"
+    say(
+        f"""
+Kontract is ready on {base}  (Ctrl-C stops it; the data stays in .kontract/)
+
+  curl -s {base}/health
+  curl -s {base}/rpc/create_task {json} -d '["Buy milk"]'
+  curl -s {base}/rpc/list_tasks {json} -d '[]'
+"""
+    )
+
+
+def _watch(server: DevServer, cluster: Cluster | None) -> int:
+    """Until a signal ends it (KeyboardInterrupt), or a part of it ends by itself, which is a problem."""
+    parent = os.getppid()
+    under_make = "MAKELEVEL" in os.environ
+    try:
+        while True:
+            time.sleep(_LOOK_SECONDS)
+            if not server.running():
+                raise Problem(
+                    "wrangler stopped by itself.",
+                    "Its last lines are below; start again with `make dev`.",
+                    "\n".join(server.log_text().splitlines()[-30:]),
+                )
+            if cluster and not is_running(cluster.pid):
+                raise Problem("PostgreSQL stopped by itself.", f"Its log is {cluster.log}; start again with `make dev`.")
+            if under_make and os.getppid() != parent:
+                return 1  # make was killed and passed no signal on
+    except KeyboardInterrupt:
+        return 0
+
+
+@contextmanager
+def _stopping_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the command as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _quiet() -> None:
+    """No second Ctrl-C into the stopping: it takes a few seconds and leaves nothing behind."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    sys.stdout.flush()

@@ -1,0 +1,56 @@
+"""The `kontract` command: finds the subcommand and imports that one only, so that `kontract build` starts fast."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+
+# name -> (module, one line of help). A module offers configure(parser) and run(args) -> int.
+COMMANDS = {
+    "dev": ("kontract.cli.dev", "set up and run everything on this machine"),
+    "setup": ("kontract.cli.setup", "install and vendor what `dev` and the tests need, and stop there"),
+    "serve": ("kontract.cli.serve", "run the self-hosted gateway"),
+    "build": ("kontract.cli.build", "compile the route table (wrangler runs it by itself)"),
+    "migrate": ("kontract.cli.migrate", "bring a database to the schema that the application needs"),
+    "table": ("kontract.cli.table", "register, list and adopt tables"),
+    "keygen": ("kontract.cli.keygen", "print a fresh KONTRACT_SECRET"),
+    "token": ("kontract.cli.token", "make or read a session token"),
+    "doctor": ("kontract.cli.doctor", "look for mistakes in the configuration"),
+    "bench": ("kontract.cli.bench", "measure a running gateway"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand. Returns its exit code: 0 success, 1 a problem that was explained, 2 wrong usage."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="kontract", description="Serverless Python backend with transactions.")
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    module = None
+    for name, (path, summary) in COMMANDS.items():
+        if importlib.util.find_spec(path) is None:
+            continue
+        command = commands.add_parser(name, help=summary, description=summary)
+        if name == chosen:
+            module = importlib.import_module(path)
+            module.configure(command)
+    options = parser.parse_args(arguments)
+    if module is None:  # `--` and the like let argparse find a command that the look-ahead did not
+        parser.error("name the command first")
+    from kontract.cli.toolchain.problem import Problem
+
+    try:
+        return int(module.run(options))
+    except Problem as problem:
+        print(problem.render(), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

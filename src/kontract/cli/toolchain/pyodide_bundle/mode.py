@@ -1,0 +1,151 @@
+"""Decides where workerd gets its Python runtime from: the network, or the bundle assembled here."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+import tomllib
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from kontract.cli.toolchain.checkout import Checkout, write_atomically
+from kontract.cli.toolchain.problem import Problem
+from kontract.cli.toolchain.progress import Say, say
+from kontract.cli.toolchain.pyodide_bundle.assemble import assemble
+
+# workerd's bundle, and the index and interpreter that pywrangler needs. All three, or none is of use.
+HOSTS = ("pyodide-capnp-bin.edgeworker.net", "index.pyodide.org", "github.com")
+_PROBE_SECONDS = 2.5
+_REMEMBERED_SECONDS = 24 * 3600  # a laptop that was offline this morning need not be tomorrow
+# The version named `dev` is selected by these two flags; wrangler.toml carries neither.
+DEVELOPMENT_FLAGS = ("python_workers_development", "experimental")
+
+
+class Source(Enum):
+    """Where the Python runtime of workerd comes from."""
+
+    ONLINE = "online"
+    OFFLINE = "offline"
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What `wrangler dev` must be given, beside its usual arguments, to find its Python runtime."""
+
+    source: Source
+    arguments: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def choose(checkout: Checkout) -> Source:
+    """KONTRACT_PYODIDE if set; else what an earlier run in this checkout found; else a probe of the download hosts."""
+    if wanted := forced():
+        return wanted
+    cache = checkout.state / "pyodide-source"
+    if cache.is_file() and time.time() - cache.stat().st_mtime < _REMEMBERED_SECONDS:
+        known = cache.read_text().strip()
+        if known in (source.value for source in Source):
+            return Source(known)
+    source = Source.ONLINE if reachable(HOSTS) else Source.OFFLINE
+    write_atomically(cache, source.value)
+    return source
+
+
+def forced() -> Source | None:
+    """What KONTRACT_PYODIDE asks for, if it is set."""
+    text = os.environ.get("KONTRACT_PYODIDE", "")
+    if not text:
+        return None
+    try:
+        return Source(text)
+    except ValueError:
+        raise Problem(f"KONTRACT_PYODIDE is {text!r}.", "Set it to `online` or `offline`, or unset it.") from None
+
+
+def reachable(hosts: tuple[str, ...], seconds: float = _PROBE_SECONDS) -> bool:
+    """True if every host answers HTTPS within the time. Any status counts: it is the network that is asked about."""
+    answered: set[str] = set()
+
+    def ask(host: str) -> None:
+        if _answers(host, seconds):
+            answered.add(host)
+
+    # Daemon threads, and one deadline for all: looking up a name has no timeout of its own and can take a minute.
+    askers = [threading.Thread(target=ask, args=(host,), daemon=True) for host in hosts]
+    for asker in askers:
+        asker.start()
+    end = time.monotonic() + seconds
+    for asker in askers:
+        asker.join(max(0.0, end - time.monotonic()))
+    return answered == set(hosts)
+
+
+def _answers(host: str, seconds: float) -> bool:
+    import urllib.error
+    import urllib.request
+
+    try:
+        # urllib goes through HTTPS_PROXY if one is set, as the downloads themselves do.
+        urllib.request.urlopen(urllib.request.Request(f"https://{host}/", method="HEAD"), timeout=seconds).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def prepare(checkout: Checkout, source: Source, tell: Say = say) -> Runtime:
+    """Make what the source needs and say how to start `wrangler dev` with it."""
+    if source is Source.ONLINE:
+        return Runtime(source)
+    tell(
+        "  Pyodide's downloads are out of reach: workerd's Python runtime is assembled from npm's pyodide "
+        "(KONTRACT_PYODIDE=online insists on the download)."
+    )
+    folder = checkout.state / "pyodide"
+    assemble(checkout.node_modules / "pyodide", folder)
+    return Runtime(
+        source,
+        ("--compatibility-flags", *_flags(checkout), *DEVELOPMENT_FLAGS),
+        {"MINIFLARE_WORKERD_PATH": str(_wrapper(checkout, folder))},
+    )
+
+
+def _flags(checkout: Checkout) -> list[str]:
+    """The flags of wrangler.toml: giving any on the command line replaces all of them."""
+    config = tomllib.loads(checkout.wrangler_toml.read_text(encoding="utf-8"))
+    return [str(flag) for flag in config.get("compatibility_flags", [])]
+
+
+def _wrapper(checkout: Checkout, folder: Path) -> Path:
+    """A program that miniflare starts in workerd's place: the real one, told where the bundle is."""
+    script = folder / "workerd"
+    text = (
+        "#!/bin/sh\n"
+        "# Written by `kontract dev`: workerd, told to look for its Python runtime in this folder.\n"
+        'here=$(dirname "$0")\n'
+        f'workerd="{_workerd(checkout)}"\n'
+        'if [ "$1" = serve ]; then\n'
+        "  shift\n"
+        '  exec "$workerd" serve --pyodide-bundle-disk-cache-dir="$here" "$@"\n'
+        "fi\n"
+        'exec "$workerd" "$@"\n'
+    )
+    if not script.is_file() or script.read_text() != text:
+        write_atomically(script, text, 0o755)
+    script.chmod(stat.S_IRWXU | stat.S_IRGRP | stat.S_IXGRP | stat.S_IROTH | stat.S_IXOTH)
+    return script
+
+
+def _workerd(checkout: Checkout) -> Path:
+    """The native binary for this machine; npm installed exactly one."""
+    found = sorted((checkout.node_modules / "@cloudflare").glob("workerd-*/bin/workerd"))
+    if not found:
+        raise Problem(
+            "workerd is not in node_modules: npm found no build of it for this machine.",
+            "workerd exists for Linux (glibc) and macOS on x64 and arm64; on another system use a container.",
+        )
+    return found[0]
