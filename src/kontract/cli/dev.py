@@ -57,11 +57,17 @@ def _run(checkout: Checkout, port: int, stack: ExitStack) -> int:
     url = cluster.url() if cluster else brought
     _migrate(url)
     server = DevServer(
-        checkout, runtime, port, url, persist_to=checkout.state / "wrangler", state=checkout.state, on_line=None
+        checkout,
+        runtime,
+        port,
+        url,
+        persist_to=checkout.state / "wrangler",
+        state=checkout.state,
+        on_spawn=reaper.watch_group,
     )
     stack.callback(server.stop)
     with step("Starting the gateway (wrangler dev)"):
-        server.start(on_spawn=reaper.watch_group)
+        server.start()
     server.on_line = say
     _greet(port)
     try:

@@ -58,7 +58,12 @@ class Cluster:
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
     port: int = 0
-    pid: int = 0
+    _process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The server's process id; 0 when this object has not started it."""
+        return self._process.pid if self._process else 0
 
     @property
     def data(self) -> Path:
@@ -84,9 +89,10 @@ class Cluster:
 
     def stop(self) -> None:
         """Fast shutdown: open transactions are rolled back, everything committed is on disk."""
-        if self.pid:
+        if self._process:
             stop_server(self.pid)
-            self.pid = 0
+            self._process.wait()
+            self._process = None
 
     # --- creating -------------------------------------------------------------------------------------------------
 
@@ -155,7 +161,7 @@ class Cluster:
             self.port = free_port(last if attempt == 0 else None)
             process = self._spawn()
             if self._wait(process):
-                self.pid = process.pid
+                self._process = process
                 write_atomically(remembered, str(self.port))
                 return
             tail = _tail(self.log)
@@ -217,14 +223,8 @@ def stop_server(pid: int) -> None:
     for number, seconds in ((signal.SIGINT, _STOP_SECONDS), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-        if wait_until(lambda: not _alive(pid), seconds):
+        if wait_until(lambda: not is_running(pid), seconds):
             return
-
-
-def _alive(pid: int) -> bool:
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)  # collect it if it is a child of this process
-    return is_running(pid)
 
 
 def _tail(log: Path, lines: int = 15) -> str:

@@ -52,7 +52,7 @@ class Pin:
 
 def made_from(checkout: Checkout) -> str:
     """What python_modules depends on."""
-    return digest(checkout.root / "pyproject.toml", checkout.root / "uv.lock", Path(__file__), sys.version[:4])
+    return digest(checkout.root / "uv.lock", Path(__file__))
 
 
 def install(checkout: Checkout, tell: Say = say) -> bool:

@@ -66,7 +66,8 @@ class DevServer:
     persist_to: Path
     state: Path
     env_file: Path | None = None
-    on_line: Listener | None = None
+    on_line: Listener | None = None  # told every line of output
+    on_spawn: Callable[[int], None] | None = None  # told the process group before anything is waited for
     node_bin: Path = field(default_factory=node.bin_folder)
     group: int = 0
     _process: subprocess.Popen[str] | None = None
@@ -93,11 +94,8 @@ class DevServer:
             *self.runtime.arguments,
         ]
 
-    def start(self, on_spawn: Callable[[int], None] | None = None) -> None:
-        """Start and return once GET /health answers 200. `Problem` with the log if it cannot.
-
-        `on_spawn` is told the process group before anything is waited for.
-        """
+    def start(self) -> None:
+        """Start and return once GET /health answers 200. `Problem` with the log if it cannot."""
         mark = len(self._lines)
         self._process = subprocess.Popen(
             self.command(),
@@ -111,8 +109,8 @@ class DevServer:
             start_new_session=True,  # one group for wrangler and its workerds: they are stopped together, by its id
         )
         self.group = self._process.pid
-        if on_spawn:
-            on_spawn(self.group)
+        if self.on_spawn:
+            self.on_spawn(self.group)
         self._reader = threading.Thread(target=self._read, args=(self._process,), name="wrangler", daemon=True)
         self._reader.start()
         try:
@@ -144,6 +142,8 @@ class DevServer:
             self._process.wait()
         if self._reader:
             self._reader.join(2)
+        if self._process and self._process.stdout:
+            self._process.stdout.close()
         self._process, self._reader, self.group = None, None, 0
 
     def _read(self, process: subprocess.Popen[str]) -> None:

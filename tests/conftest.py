@@ -1,0 +1,38 @@
+"""Fixtures for all tests.
+
+`postgres`: a real PostgreSQL server, thrown away after the run. `tests/workerd/conftest.py` has `worker`, the Worker in
+the real runtime. Both are started once a run, at their first use, and stopped by their process ids; a helper process
+stops them even if pytest itself is killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.postgres import Postgres
+
+from kontract.cli.toolchain.checkout import Checkout
+from kontract.cli.toolchain.reaper import Reaper
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Checkout:
+    """This clone."""
+    return Checkout.find(Path(__file__).parent)
+
+
+@pytest.fixture(scope="session")
+def reaper() -> Iterator[Reaper]:
+    """Stops what is left when pytest dies: tell it what was started."""
+    process = Reaper()
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="session")
+def postgres(checkout: Checkout, reaper: Reaper) -> Iterator[Postgres]:
+    """A PostgreSQL server. `.url` is a database with the schema; `.create_database()` gives a fresh one."""
+    with Postgres.started(checkout, reaper) as server:
+        yield server

@@ -1,0 +1,81 @@
+"""A throw-away PostgreSQL for the tests, with databases made from a template that has the schema."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import shutil
+import tempfile
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from kontract.cli.toolchain.checkout import Checkout
+from kontract.cli.toolchain.postgres import THROW_AWAY, Cluster, create_database
+from kontract.cli.toolchain.reaper import Reaper
+
+_TEMPLATE = "kontract_template"
+
+
+class Postgres:
+    """The server and its databases."""
+
+    def __init__(self, cluster: Cluster, schema: Path) -> None:
+        self.cluster = cluster
+        self._schema = schema
+        self._numbers = itertools.count(1)
+
+    @classmethod
+    @contextmanager
+    def started(cls, checkout: Checkout, reaper: Reaper) -> Iterator[Postgres]:
+        folder = Path(tempfile.mkdtemp(prefix="kontract-tests-"))
+        folder.chmod(0o755)  # as root, PostgreSQL runs as another user, who must be able to get in
+        cluster = Cluster(folder / "postgres", settings=dict(THROW_AWAY))
+        try:
+            cluster.start()
+            reaper.watch_postgres(cluster.pid)
+            yield cls(cluster, checkout.root / "sql" / "init.sql")
+        finally:
+            cluster.stop()
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @cached_property
+    def url(self) -> str:
+        """A database that tests may share: with the schema, made at first use."""
+        return self.create_database()
+
+    @property
+    def server_url(self) -> str:
+        """The server's own database `postgres`: for statements that are about databases."""
+        return self.cluster.url("postgres")
+
+    def create_database(self, *, empty: bool = False) -> str:
+        """The URL of a new database: with sql/init.sql applied, or `empty`. Takes some 30 ms; never reused."""
+        name = f"test_{next(self._numbers)}"
+        template = "template0" if empty else self._template
+        _run(create_database(self.server_url, name, template))
+        return self.cluster.url(name)
+
+    @cached_property
+    def _template(self) -> str:
+        async def make() -> None:
+            await create_database(self.server_url, _TEMPLATE)
+            connection = await asyncpg.connect(self.cluster.url(_TEMPLATE))
+            try:
+                await connection.execute(self._schema.read_text(encoding="utf-8"))
+            finally:
+                await connection.close()
+
+        _run(make())
+        return _TEMPLATE
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end from anywhere, also from inside an asynchronous test."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, work).result()

@@ -1,0 +1,26 @@
+"""The Worker in the real runtime, started once a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from support.postgres import Postgres
+from support.worker import running_worker
+
+from kontract.cli.toolchain.checkout import Checkout
+from kontract.cli.toolchain.reaper import Reaper
+from kontract.cli.toolchain.wrangler import DevServer
+
+
+@pytest.fixture(scope="session")
+def worker(
+    checkout: Checkout, postgres: Postgres, reaper: Reaper, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DevServer]:
+    """The Worker under `wrangler dev`, with a database of its own.
+
+    `.url`, `.database_url`, `.log_text()`; `.kill()` ends wrangler and workerd with SIGKILL, and `.start()` brings them
+    back on the same port and the same Durable Object state.
+    """
+    with running_worker(checkout, postgres.create_database(), tmp_path_factory.mktemp("worker"), reaper) as server:
+        yield server
