@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.postgres import Postgres
 
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.reaper import Reaper
+from support.postgres import Postgres
 
 
 @pytest.fixture(scope="session")

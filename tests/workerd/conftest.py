@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from support.postgres import Postgres
-from support.worker import running_worker
 
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.reaper import Reaper
 from kontract.cli.toolchain.wrangler import DevServer
+from support.postgres import Postgres
+from support.worker import running_worker
 
 
 @pytest.fixture(scope="session")

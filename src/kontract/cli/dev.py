@@ -137,7 +137,9 @@ def _watch(server: DevServer, cluster: Cluster | None) -> int:
                     "\n".join(server.log_text().splitlines()[-30:]),
                 )
             if cluster and not is_running(cluster.pid):
-                raise Problem("PostgreSQL stopped by itself.", f"Its log is {cluster.log}; start again with `make dev`.")
+                raise Problem(
+                    "PostgreSQL stopped by itself.", f"Its log is {cluster.log}; start again with `make dev`."
+                )
             if under_make and os.getppid() != parent:
                 return 1  # make was killed and passed no signal on
     except KeyboardInterrupt:

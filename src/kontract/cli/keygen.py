@@ -15,5 +15,3 @@ def run(args: argparse.Namespace) -> int:
     secret = new_secret()
     print(secret if args.bare else f"KONTRACT_SECRET={secret}")
     return 0
-
-

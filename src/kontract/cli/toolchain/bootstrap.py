@@ -19,7 +19,7 @@ _OFFLINE += ("newconnectionerror", "connection error", "could not connect", "cli
 _NO_SPACE = ("no space left on device", "enospc", "disk quota exceeded")
 
 
-class Problem(Exception):
+class Problem(Exception):  # noqa: N818 - it is shown to people
     """What is wrong, what to do about it, and the tool's own words."""
 
     def __init__(self, what, fix, detail=""):
@@ -138,7 +138,9 @@ def step(text, command, root, failed, fix, more_env=None):
         if any(sign in output for sign in _NO_SPACE):
             fix = "The disk is full: free some space and run the command again."
         elif any(sign in output for sign in _OFFLINE):
-            fix = "The package registry could not be reached: check the network (or the proxy settings), then try again."
+            fix = (
+                "The package registry could not be reached: check the network (or the proxy settings), then try again."
+            )
         raise Problem(failed, fix, result.stdout)
 
 

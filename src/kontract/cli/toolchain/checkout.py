@@ -146,7 +146,7 @@ def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
             file.write(text)
         part.replace(path)
     except OSError as error:
@@ -159,10 +159,7 @@ def digest(*parts: Path | str) -> str:
     """A fingerprint of files' contents and of texts; a missing file counts as such."""
     total = hashlib.sha256()
     for part in parts:
-        if isinstance(part, Path):
-            content = part.read_bytes() if part.is_file() else b"<missing>"
-        else:
-            content = part.encode()
+        content = part.encode() if isinstance(part, str) else part.read_bytes() if part.is_file() else b"<missing>"
         total.update(len(content).to_bytes(8, "big") + content)
     return total.hexdigest()
 

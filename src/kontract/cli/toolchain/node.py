@@ -76,7 +76,7 @@ def install(checkout: Checkout, tell: Say = say, node_bin: Path | None = None) -
 
 
 def _unwrap(work: Path) -> None:
-    """npm wrote `work/node_modules`; make `work` itself that folder."""
+    """Npm wrote `work/node_modules`; make `work` itself that folder."""
     for name in _LOCKED:
         (work / name).unlink()
     inner = work / "node_modules"
@@ -86,7 +86,7 @@ def _unwrap(work: Path) -> None:
 
 
 def npm_command(node_bin: Path) -> list[str]:
-    """The start of an npm command line. (The wheel's `bin/npm` is a copied link and does not find its library.)"""
+    """The start of an npm command line; the wheel's own `bin/npm` is a copied link and does not find its library."""
     cli = node_bin.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     return [str(node_bin / "node"), str(cli)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 from pathlib import Path
@@ -81,13 +80,13 @@ def _listening_inodes(port: int) -> set[str]:
 
 def _owner_of_inode(inodes: set[str]) -> int | None:
     wanted = {f"socket:[{inode}]" for inode in inodes}
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
             continue
         try:
-            for descriptor in os.scandir(f"/proc/{entry}/fd"):
-                if os.readlink(descriptor.path) in wanted:
-                    return int(entry)
+            for descriptor in (entry / "fd").iterdir():
+                if str(descriptor.readlink()) in wanted:
+                    return int(entry.name)
         except OSError:
             continue
     return None

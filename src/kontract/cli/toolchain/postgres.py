@@ -6,6 +6,7 @@ socket alone, and workerd reaches databases by TCP.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import os
@@ -246,7 +247,7 @@ async def create_database(url: str, name: str, template: str | None = None) -> N
         except asyncpg.CannotConnectNowError:  # the server is replaying its log
             if time.monotonic() - started > _START_SECONDS:
                 raise
-            time.sleep(0.1)
+            await asyncio.sleep(0.1)
     try:
         if template is None and await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name):
             return

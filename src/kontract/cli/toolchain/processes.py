@@ -59,6 +59,8 @@ def run_tool(
     except OSError as error:
         raise Problem(f"{failed} {command[0]} cannot be run: {error.strerror}.", fix) from error
     try:
+        stdout: str
+        stderr: str
         stdout, stderr = process.communicate()
     except BaseException:
         process.terminate()
@@ -157,12 +159,12 @@ def _only_zombies(group: int) -> bool:
     """Orphans of a container without an init stay zombies for ever; they hold nothing but their number."""
     members = []
     try:
-        entries = [entry for entry in os.listdir("/proc") if entry.isdigit()]
+        entries = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     except OSError:
         return False  # macOS: its launchd collects orphans
     for entry in entries:
         try:
-            fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
         if int(fields[2]) == group:

@@ -20,7 +20,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def step(text: str, tell: Say = say) -> Iterator[None]:
-    """Announce a step, repeat its name with the seconds gone while it lasts, and say how long it took if that was long."""
+    """Announce a step, give a sign of life every ten seconds, and say how long it took if it was long."""
     started = time.monotonic()
     done = threading.Event()
     tell(f"  {text} ...")

@@ -47,9 +47,7 @@ def run_as(*needed: Path) -> RunAs:
         return RunAs()
     nobody = pwd.getpwnam("nobody")
     if all(open_to_others(path) for path in needed):
-        return RunAs(
-            nobody.pw_uid, nobody.pw_gid, {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-        )
+        return RunAs(nobody.pw_uid, nobody.pw_gid, {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []})
     if not sys.platform.startswith("linux"):
         raise Problem(
             "PostgreSQL does not run as root, and this folder is closed to every other user.",
@@ -71,10 +69,8 @@ def _drop_all_but_looking(uid: int, gid: int) -> Callable[[], None]:
     kept = (1 << _DAC_OVERRIDE) | (1 << _DAC_READ_SEARCH)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     current = (ctypes.c_uint32 * 6)()
-    if libc.capget(header, current) != 0:
-        kept_now = 0
-    else:
-        kept_now = kept & current[1]  # effective, permitted, inheritable; low words first. A container may lack some
+    failed = libc.capget(header, current) != 0
+    kept_now = 0 if failed else kept & current[1]  # [1] is "permitted"; a container may lack some
     if not kept_now:
         raise Problem(
             "PostgreSQL does not run as root, and this folder is closed to every other user.",

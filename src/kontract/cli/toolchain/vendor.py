@@ -1,7 +1,7 @@
 """Fills python_modules/, the packages that are uploaded with the Worker, from uv.lock.
 
 Cloudflare's own way (`pywrangler sync`) needs Pyodide's index and interpreter; this one needs PyPI alone. Versions and
-hashes come from uv.lock; pip does the download, because it takes the Worker's platform tag as it is and checks the hash.
+hashes come from uv.lock; pip does the download, because it takes the Worker's platform tag as it is and checks hashes.
 """
 
 from __future__ import annotations
