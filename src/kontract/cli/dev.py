@@ -14,10 +14,10 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 from kontract.cli.toolchain import database_url, dev_vars, ports, setup
-from kontract.cli.toolchain.checkout import Checkout
+from kontract.cli.toolchain.checkout import Checkout, write_atomically
 from kontract.cli.toolchain.postgres import DATABASE, Cluster, create_database
 from kontract.cli.toolchain.problem import Problem
-from kontract.cli.toolchain.processes import is_running
+from kontract.cli.toolchain.processes import group_members, is_running, stop_group
 from kontract.cli.toolchain.progress import say, step, warn
 from kontract.cli.toolchain.reaper import Reaper
 from kontract.cli.toolchain.wrangler import DevServer
@@ -36,22 +36,24 @@ def run(args: argparse.Namespace) -> int:
     say(f"Kontract: setting up {checkout.root}")
     with ExitStack() as stack:
         stack.enter_context(_stopping_on_signals())
-        stack.enter_context(checkout.running())
+        lock = stack.enter_context(checkout.running())
         try:
-            return _run(checkout, port, stack)
+            return _run(checkout, port, stack, lock)
         finally:
             _quiet()  # before the stack stops what was started
 
 
-def _run(checkout: Checkout, port: int, stack: ExitStack) -> int:
+def _run(checkout: Checkout, port: int, stack: ExitStack, lock: int) -> int:
+    _end_leftovers(checkout)
     ports.check_free(port)
     brought = os.environ.get("DATABASE_URL", "")
     if brought:
-        asyncio.run(database_url.check(brought))
+        host, port_there = asyncio.run(database_url.check(brought))
+        say(f"  Using PostgreSQL at {host}:{port_there} (DATABASE_URL).")
     if dev_vars.ensure(checkout.root / ".dev.vars"):
         say("  Wrote .dev.vars with a fresh KONTRACT_SECRET.")
     runtime = setup.prepare(checkout)
-    reaper = Reaper()
+    reaper = Reaper(hold=(lock,))
     stack.callback(reaper.close)
     cluster = None if brought else _start_postgres(checkout, stack, reaper)
     url = cluster.url() if cluster else brought
@@ -63,7 +65,7 @@ def _run(checkout: Checkout, port: int, stack: ExitStack) -> int:
         url,
         persist_to=checkout.state / "wrangler",
         state=checkout.state,
-        on_spawn=reaper.watch_group,
+        on_spawn=lambda group: _remember(checkout, reaper, group),
     )
     stack.callback(server.stop)
     with step("Starting the gateway (wrangler dev)"):
@@ -85,6 +87,27 @@ def _port(option: int | None) -> int:
     if not text.isdigit():
         raise Problem(f"PORT is {text!r}, which is not a number.", "Set it to a TCP port, for example PORT=8788.")
     return int(text)
+
+
+def _remember(checkout: Checkout, reaper: Reaper, group: int) -> None:
+    reaper.watch_group(group)
+    write_atomically(checkout.state / "wrangler.group", str(group))
+
+
+def _end_leftovers(checkout: Checkout) -> None:
+    """End the wrangler of an earlier run that was killed together with its reaper.
+
+    This run holds the checkout's lock, so nothing here can belong to a living `kontract dev`. The number in the file
+    proves nothing by itself: a process of that group must name this checkout's wrangler or workerd.
+    """
+    record = checkout.state / "wrangler.group"
+    text = record.read_text() if record.is_file() else ""
+    if text.isdigit():
+        ours = (str(checkout.node_modules), str(checkout.state))
+        if any(path in member.command for member in group_members(int(text)) for path in ours):
+            say("  Ending the wrangler of an earlier run that was killed.")
+            stop_group(int(text), grace=3)
+    record.unlink(missing_ok=True)
 
 
 def _start_postgres(checkout: Checkout, stack: ExitStack, reaper: Reaper) -> Cluster:

@@ -11,13 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from kontract.cli.toolchain.problem import Problem
+from kontract.cli.toolchain.processes import is_running, wait_until
 from kontract.cli.toolchain.progress import Say, say
 
 # What a first set-up writes: node_modules 260 MB, PostgreSQL 50 MB, python_modules and the runtime 20 MB, and as much
 # again while a new folder waits beside the old one.
 NEEDED_BYTES = 700 * 1024 * 1024
+_REAP_SECONDS = 45.0  # more than the reaper needs for its slowest case, a server that must be stopped the hard way
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,37 +111,47 @@ class Checkout:
     def setting_up(self, tell: Say = say) -> Iterator[None]:
         """One set-up at a time in a checkout: `make test` beside `make dev` waits for it."""
         with (self._lock_file("setup.lock")).open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if not _locked(file):
                 tell("  Waiting for another set-up of this checkout to finish ...")
                 fcntl.flock(file, fcntl.LOCK_EX)
             shutil.rmtree(self.state / "tmp", ignore_errors=True)  # what a killed set-up left behind
             yield
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """One `kontract dev` at a time in a checkout: it owns the database folder. The lock dies with its process."""
+    def running(self) -> Iterator[int]:
+        """One `kontract dev` at a time in a checkout: it owns the database folder. Yields the lock's descriptor.
+
+        The lock is free when every process that holds the descriptor has ended. The reaper holds it too, so after a
+        `kill -9` the next run waits here until the reaper has cleaned up.
+        """
         path = self._lock_file("dev.lock")
         with path.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if not _locked(file):
                 file.seek(0)
-                who = file.read().strip() or "unknown process"
-                raise Problem(
-                    f"`kontract dev` is already running in this checkout ({who}).",
-                    "Use that one, or stop it with Ctrl-C in its terminal first.",
-                ) from None
+                owner = file.read().strip()
+                dead = owner.isdigit() and not is_running(int(owner))
+                if not (dead and wait_until(lambda: _locked(file), _REAP_SECONDS, 0.1)):
+                    raise Problem(
+                        f"`kontract dev` is already running in this checkout (process {owner or 'unknown'}).",
+                        "Use that one, or stop it with Ctrl-C in its terminal first.",
+                    )
             file.seek(0)
             file.truncate()
-            file.write(f"process {os.getpid()}")
+            file.write(str(os.getpid()))
             file.flush()
-            yield
+            yield file.fileno()
 
     def _lock_file(self, name: str) -> Path:
         self.state.mkdir(parents=True, exist_ok=True)
         return self.state / name
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:

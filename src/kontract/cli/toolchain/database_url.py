@@ -33,8 +33,11 @@ def check_form(url: str) -> tuple[str, int]:
     return host, port
 
 
-async def check(url: str) -> None:
-    """Connect once. Every way in which that fails has its own sentence; the password is in none of them."""
+async def check(url: str) -> tuple[str, int]:
+    """Connect once, and return host and port.
+
+    Every way in which that fails has its own sentence; the password is in none of them.
+    """
     import asyncpg
 
     host, port = check_form(url)
@@ -58,3 +61,4 @@ async def check(url: str) -> None:
     except (ValueError, asyncpg.InterfaceError) as error:
         raise Problem("DATABASE_URL cannot be used.", f"It has the form {_EXAMPLE}.", str(error)) from None
     await connection.close()
+    return host, port

@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -101,37 +102,77 @@ def free_port(preferred: int | None = None) -> int:
     raise Problem("No free TCP port on 127.0.0.1.", "Close programs that hold many ports and try again.")
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """One line of the process table."""
+
+    pid: int
+    parent: int
+    group: int
+    state: str
+    command: str
+
+
+def table() -> Iterator[Running]:
+    """All processes that can be seen: from /proc on Linux (slim containers have no `ps`), else from `ps`."""
+    if Path("/proc/self/stat").is_file():
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and (found := _from_proc(entry)):
+                yield found
+        return
+    listed = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid=,pgid=,stat=,command="], capture_output=True, text=True, check=False
+    )
+    for line in listed.stdout.splitlines():
+        pid, parent, group, state, *command = line.split(maxsplit=4)
+        yield Running(int(pid), int(parent), int(group), state[:1], "".join(command))
+
+
+def _from_proc(entry: Path) -> Running | None:
+    try:
+        # The second field is the name in parentheses and may itself hold spaces and parentheses.
+        fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:  # it ended meanwhile
+        return None
+    return Running(int(entry.name), int(fields[1]), int(fields[2]), fields[0], command)
+
+
+def find(pid: int) -> Running | None:
+    """The process, or None. A zombie, which only waits to be collected, counts as gone."""
+    if Path("/proc/self/stat").is_file():
+        found = _from_proc(Path(f"/proc/{pid}"))
+    else:
+        found = next((one for one in table() if one.pid == pid), None)
+    return found if found and found.state != "Z" else None
+
+
 def is_running(pid: int) -> bool:
-    """True for a live process; a zombie, which only waits to be collected, counts as gone."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return _state(pid) != "Z"
-
-
-def _state(pid: int) -> str:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
-        return found.stdout.strip()[:1]
-    return text.rpartition(")")[2].split()[0]
+    """True for a live process, whoever owns it."""
+    return find(pid) is not None
 
 
 def command_of(pid: int) -> str:
     """The command line of a process, arguments joined by spaces; empty when there is none to see."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    except OSError:
-        pass
-    try:
-        found = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return found.stdout.strip()
+    found = find(pid)
+    return found.command if found else ""
+
+
+def group_members(group: int) -> list[Running]:
+    """The live processes of a group.
+
+    Zombies do not count: in a container without an init, orphans stay zombies for ever and hold nothing but a number.
+    """
+    return [one for one in table() if one.group == group and one.state != "Z"]
+
+
+def stop_group(group: int, *, grace: float) -> None:
+    """SIGINT to every process of the group, and SIGKILL to what is left after `grace` seconds."""
+    for number, seconds in ((signal.SIGINT, grace), (signal.SIGKILL, 5.0)):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, number)
+        if wait_until(lambda: not group_members(group), seconds, 0.05):
+            return
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, interval: float = 0.02) -> bool:
@@ -142,40 +183,3 @@ def wait_until(condition: Callable[[], bool], seconds: float, interval: float = 
             return False
         time.sleep(interval)
     return True
-
-
-def group_is_running(group: int) -> bool:
-    """True while any process of the group lives. A group's id is not given away while a member exists."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return not _only_zombies(group)
-
-
-def _only_zombies(group: int) -> bool:
-    """Orphans of a container without an init stay zombies for ever; they hold nothing but their number."""
-    members = []
-    try:
-        entries = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    except OSError:
-        return False  # macOS: its launchd collects orphans
-    for entry in entries:
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == group:
-            members.append(fields[0])
-    return all(state == "Z" for state in members)
-
-
-def stop_group(group: int, *, grace: float) -> None:
-    """SIGINT to every process of the group, and SIGKILL to what is left after `grace` seconds."""
-    for number, seconds in ((signal.SIGINT, grace), (signal.SIGKILL, 5.0)):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(group, number)
-        if wait_until(lambda: not group_is_running(group), seconds):
-            return

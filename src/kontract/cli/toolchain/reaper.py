@@ -20,12 +20,14 @@ _POSTGRES = "postgres"
 class Reaper:
     """The owner's end of the pipe."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, hold: tuple[int, ...] = ()) -> None:
+        """`hold` are descriptors (locks) that stay open until the reaper has ended too."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "kontract.cli.toolchain.reaper"],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
+            pass_fds=hold,
             start_new_session=True,  # out of reach of the Ctrl-C that ends its owner
             text=True,
         )

@@ -74,17 +74,22 @@ def locked(checkout: Checkout) -> list[Pin]:
 
     Raises `Problem` naming the first one that has no wheel for the Worker.
     """
-    exported = run_tool(
+    return pins(tomllib.loads(export(checkout)))
+
+
+def export(checkout: Checkout, to: Path | None = None) -> str:
+    """The Worker's part of uv.lock as a pylock.toml document (PEP 751), written to a file if one is named."""
+    return run_tool(
         [
             uv(),
             *("export", "--quiet", "--locked", "--format", "pylock.toml", "--no-emit-project"),
             *("--no-default-groups", "--group", "worker"),
+            *(("--output-file", to) if to else ()),
         ],
         cwd=checkout.root,
         failed="uv could not read uv.lock.",
         fix="If pyproject.toml was edited, run `.venv/bin/uv lock` to bring uv.lock up to date.",
     )
-    return pins(tomllib.loads(exported))
 
 
 def pins(lock: dict[str, Any]) -> list[Pin]:

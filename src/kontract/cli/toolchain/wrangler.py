@@ -18,7 +18,7 @@ from pathlib import Path
 from kontract.cli.toolchain import node
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.problem import Problem
-from kontract.cli.toolchain.processes import free_port, group_is_running, stop_group
+from kontract.cli.toolchain.processes import free_port, group_members, stop_group, wait_until
 from kontract.cli.toolchain.pyodide_bundle.mode import Runtime
 
 READY_SECONDS = 120.0  # 5 to 8 s on a quiet machine; a busy one with cold caches gets its time
@@ -46,6 +46,7 @@ def environment(runtime: Runtime, database_url: str, state: Path, node_bin: Path
         **runtime.environment,
         "CLOUDFLARE_HYPERDRIVE_LOCAL_CONNECTION_STRING_HYPERDRIVE": database_url,
         "CLOUDFLARE_CF_FETCH_ENABLED": "false",  # request.cf is a placeholder in development; no download for it
+        "NO_COLOR": "1",  # its output is read, kept and shown in pieces
         "WRANGLER_SEND_METRICS": "false",
         "WRANGLER_HIDE_BANNER": "true",  # and with it the look for a newer version
         "WRANGLER_LOG_PATH": str(state / "logs"),
@@ -129,6 +130,7 @@ class DevServer:
         def strike(group: int) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
+            wait_until(lambda: not group_members(group), 5)
 
         self._end(strike)
 
@@ -136,7 +138,7 @@ class DevServer:
         return self._process is not None and self._process.poll() is None
 
     def _end(self, how: Callable[[int], None]) -> None:
-        if self.group and group_is_running(self.group):
+        if self.group and group_members(self.group):
             how(self.group)
         if self._process:
             self._process.wait()
@@ -152,7 +154,8 @@ class DevServer:
             text = line.rstrip("\n")
             self._lines.append(text)
             if self.on_line:
-                self.on_line(text)
+                with contextlib.suppress(OSError):  # `make dev | head`: the reader is gone, the server stays
+                    self.on_line(text)
 
     def _wait_ready(self, mark: int) -> None:
         deadline = time.monotonic() + READY_SECONDS

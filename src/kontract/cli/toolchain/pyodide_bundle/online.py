@@ -21,6 +21,8 @@ def sync(checkout: Checkout, tell: Say) -> None:
     tools = Path(sys.executable).parent
     with step("Vendoring the Worker's packages (pywrangler sync)", tell):
         checkout.forget("python_modules")
+        # pywrangler resolves by itself and keeps the versions that it finds in its own lock file: those of uv.lock.
+        vendor.export(checkout, checkout.root / "pylock.toml")
         environment = node.environment(node.bin_folder())
         run_tool(
             [tools / "pywrangler", "sync", "--force"],

@@ -1,0 +1,76 @@
+"""A DATABASE_URL that cannot work is refused before anything is started, in a sentence without the password."""
+
+import socket
+
+import pytest
+
+from kontract.cli.toolchain.database_url import check, check_form
+from kontract.cli.toolchain.problem import Problem
+from kontract.cli.toolchain.processes import free_port
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("postgresql://u:p@db.example.com/name", ("db.example.com", 5432)),
+        ("postgres://u@127.0.0.1:6432/name?sslmode=disable", ("127.0.0.1", 6432)),
+        ("postgresql://u:p@[::1]:5433/name", ("::1", 5433)),
+    ],
+)
+def test_what_workerd_can_reach_passes(url, found):
+    assert check_form(url) == found
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("postgresql:///name", "Unix socket"),
+        ("postgresql://u@/name?host=/var/run/postgresql", "Unix socket"),
+        ("postgresql://u@%2Fvar%2Frun%2Fpostgresql/name", "Unix socket"),
+        ("mysql://u:p@host/name", "does not start with postgresql://"),
+        ("host=localhost dbname=x", "does not start with postgresql://"),
+        ("postgresql://u:p@host:port/name", "is not a URL"),
+        ("postgresql://u:p@host", "names no user or no database"),
+        ("postgresql://host/name", "names no user or no database"),
+    ],
+)
+def test_what_it_cannot_reach_is_a_sentence(url, says):
+    with pytest.raises(Problem, match=says) as caught:
+        check_form(url)
+
+    assert "postgresql://user:password@127.0.0.1:5432/name" in caught.value.fix
+
+
+async def test_a_server_that_answers_passes(postgres):
+    assert await check(postgres.server_url) == ("127.0.0.1", postgres.cluster.port)
+
+
+async def test_a_server_that_is_not_there_is_unreachable():
+    with pytest.raises(Problem, match="unreachable") as caught:
+        await check(f"postgresql://u:sesame@127.0.0.1:{free_port()}/name")
+
+    assert "sesame" not in caught.value.render()
+    assert "unset DATABASE_URL" in caught.value.fix
+
+
+async def test_a_server_that_says_nothing_is_unreachable(monkeypatch):
+    monkeypatch.setattr("kontract.cli.toolchain.database_url._CONNECT_SECONDS", 0.3)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(Problem, match="unreachable"):
+            await check(f"postgresql://u:p@127.0.0.1:{silent.getsockname()[1]}/name")
+
+
+async def test_a_wrong_password_is_a_refused_login(postgres):
+    wrong = postgres.server_url.replace(postgres.cluster.password, "sesame")
+
+    with pytest.raises(Problem, match="refused the login") as caught:
+        await check(wrong)
+
+    assert "sesame" not in caught.value.render()
+
+
+async def test_a_missing_database_is_named_as_such(postgres):
+    with pytest.raises(Problem, match="no such database"):
+        await check(postgres.cluster.url("nowhere"))

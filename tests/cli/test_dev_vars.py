@@ -1,0 +1,61 @@
+"""The development secret: written once, private, and refused when malformed without being shown."""
+
+import pytest
+
+from kontract.cli import main
+from kontract.cli.toolchain import dev_vars
+from kontract.cli.toolchain.problem import Problem
+
+
+def test_a_missing_file_is_written_private_and_with_a_fresh_secret(tmp_path):
+    first, second = tmp_path / "one", tmp_path / "two"
+
+    assert dev_vars.ensure(first)
+    assert dev_vars.ensure(second)
+
+    values = [dev_vars.parse(path.read_text()) for path in (first, second)]
+    assert values[0]["KONTRACT_SECRET"] != values[1]["KONTRACT_SECRET"]
+    for value in values:
+        assert dev_vars.SECRET_FORM.fullmatch(value.pop("KONTRACT_SECRET"))
+        assert value == {"KONTRACT_ENV": "development", "KONTRACT_OWNER": "tenant-1"}
+    assert first.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_is_there_stays_as_it_is(tmp_path):
+    path = tmp_path / ".dev.vars"
+    text = f'# mine\nexport KONTRACT_SECRET="{"ab" * 32}" \nOTHER=1 # why\n'
+    path.write_text(text)
+
+    assert not dev_vars.ensure(path)
+    assert path.read_text() == text
+    assert dev_vars.parse(text) == {"KONTRACT_SECRET": "ab" * 32, "OTHER": "1"}
+
+
+@pytest.mark.parametrize("secret", ["abc", "x" * 64, "0" * 63, "0" * 65, "hunter2 is my password"])
+def test_a_malformed_secret_is_refused_and_not_shown(tmp_path, secret):
+    path = tmp_path / ".dev.vars"
+    path.write_text(f"KONTRACT_SECRET={secret}\n")
+
+    with pytest.raises(Problem, match="64 hexadecimal digits") as caught:
+        dev_vars.ensure(path)
+
+    assert secret not in caught.value.render()
+    assert "kontract keygen" in caught.value.fix
+
+
+@pytest.mark.parametrize("text", ["", "KONTRACT_ENV=development\n", "KONTRACT_SECRET=\n", "# KONTRACT_SECRET=abc\n"])
+def test_a_missing_secret_says_how_to_get_one(tmp_path, text):
+    path = tmp_path / ".dev.vars"
+    path.write_text(text)
+
+    with pytest.raises(Problem, match="has no KONTRACT_SECRET"):
+        dev_vars.ensure(path)
+
+
+def test_keygen_prints_what_the_file_accepts(tmp_path, capsys):
+    assert main.main(["keygen"]) == 0
+    (tmp_path / ".dev.vars").write_text(capsys.readouterr().out)
+    dev_vars.check(tmp_path / ".dev.vars")
+
+    assert main.main(["keygen", "--bare"]) == 0
+    assert dev_vars.SECRET_FORM.fullmatch(capsys.readouterr().out.strip())

@@ -1,0 +1,90 @@
+"""What would be deployed, asked of wrangler itself (`deploy --dry-run`: no account, no network)."""
+
+import subprocess
+import tomllib
+
+import pytest
+
+from kontract.cli.toolchain import node, setup
+
+ENVIRONMENTS = (None, "development", "staging", "production")
+
+
+@pytest.fixture(scope="module")
+def config(checkout):
+    return tomllib.loads(checkout.wrangler_toml.read_text())
+
+
+@pytest.fixture(scope="module", params=ENVIRONMENTS, ids=str)
+def dry_run(request, checkout, tmp_path_factory):
+    """(what wrangler said, the folder of what it would upload)"""
+    setup.prepare(checkout)
+    out = tmp_path_factory.mktemp("upload")
+    command = [*node.wrangler_command(checkout), "deploy", "--dry-run", "--outdir", str(out)]
+    result = subprocess.run(
+        [*command, *(["--env", request.param] if request.param else ["--env="])],
+        cwd=checkout.root,
+        env={**node.environment(node.bin_folder()), "WRANGLER_SEND_METRICS": "false", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr, out
+
+
+def bindings(config):
+    """Every name that the Worker finds in its `env`."""
+    yield from (one["name"] for one in config["durable_objects"]["bindings"])
+    yield from (one["binding"] for kind in ("hyperdrive", "kv_namespaces") for one in config.get(kind, []))
+    yield from (one["name"] for one in config.get("ratelimits", []))
+    yield from config["vars"]
+
+
+def test_every_binding_is_there_in_every_environment(dry_run, config):
+    """Named environments inherit none, and wrangler only warns."""
+    said, _ = dry_run
+
+    names = list(bindings(config))
+    assert {"SESSION_DO", "HYPERDRIVE"} <= set(names)
+    assert [name for name in names if f"env.{name} (" not in said] == []
+    assert "env.SESSION_DO (KontractSessionDO)" in said
+    assert "This is not what you probably want" not in said
+
+
+def test_nothing_that_lets_a_caller_in_without_a_token_is_deployed(dry_run):
+    said, _ = dry_run
+
+    for name in ("KONTRACT_ENV", "KONTRACT_OWNER", "KONTRACT_SECRET"):
+        assert name not in said
+
+
+def test_the_worker_is_uploaded_and_the_tests_are_not(dry_run):
+    _, out = dry_run
+    uploaded = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+
+    assert {"entry.py", "session_do.py", "kontract/__init__.py", "python_modules/workers/__init__.py"} <= uploaded
+    assert not [name for name in uploaded if name.startswith("tests/") or name.endswith((".pyc", ".pyi"))]
+    assert not [name for name in uploaded if "dev.vars" in name]
+
+
+def test_each_environment_is_a_worker_of_its_own_with_its_routes(config):
+    names = [config["env"][name]["name"] for name in ENVIRONMENTS[1:]]
+
+    assert len(set(names)) == len(names)
+    assert config["env"]["production"]["name"] == config["name"]
+    assert config["env"]["production"]["routes"] == [{"pattern": "api.example.com/*", "zone_name": "example.com"}]
+    assert config["env"]["staging"]["routes"]
+
+
+def test_the_file_holds_no_connection_string_and_no_address_of_one_machine(checkout):
+    text = checkout.wrangler_toml.read_text()
+
+    assert "localConnectionString" not in text
+    assert "postgres://" not in text
+    assert "postgresql://" not in text
+
+
+def test_the_object_is_a_sqlite_class(config):
+    assert config["migrations"] == [{"tag": "v1", "new_sqlite_classes": ["KontractSessionDO"]}]
