@@ -114,6 +114,27 @@ def test_a_broken_worker_shows_its_error_and_leaves_nothing_running(checkout, tm
     assert processes_of(scratch) == []
 
 
+def test_an_edit_that_breaks_the_worker_is_shown_and_the_next_one_mends_it(scratch):
+    """wrangler itself ends when a reload fails; `kontract dev` keeps the rest running and brings it back."""
+    port = free_port()
+    entry = scratch.root / "src" / "entry.py"
+    good = entry.read_text()
+    with dev(scratch.root, port=port) as running:
+        running.wait_for(READY)
+        assert visit(port) == {"object": 1, "postgres": 1}
+
+        entry.write_text("raise RuntimeError('what is wrong with it')\n")
+        running.wait_for("RuntimeError: what is wrong with it")
+        running.wait_for("save a corrected file")
+        entry.write_text(good)
+        running.wait_for("The gateway answers again.")
+
+        assert visit(port) == {"object": 2, "postgres": 2}
+        running.send(signal.SIGINT)
+        assert running.wait() == 0
+    assert processes_of(scratch) == []
+
+
 def test_a_broken_build_shows_its_error(scratch):
     (scratch.root / "Makefile").write_text("build:\n\t@echo 'the route table is wrong' >&2; exit 1\n")
     with dev(scratch.root, port=free_port()) as running:

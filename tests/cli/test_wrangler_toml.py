@@ -24,7 +24,7 @@ def dry_run(request, checkout, tmp_path_factory):
     result = subprocess.run(
         [*command, *(["--env", request.param] if request.param else ["--env="])],
         cwd=checkout.root,
-        env={**node.environment(node.bin_folder()), "WRANGLER_SEND_METRICS": "false", "NO_COLOR": "1"},
+        env={**node.environment(node.bin_folder()), "WRANGLER_SEND_METRICS": "false", "FORCE_COLOR": "0"},
         capture_output=True,
         text=True,
         check=False,

@@ -73,7 +73,7 @@ def _run(checkout: Checkout, port: int, stack: ExitStack, lock: int) -> int:
     server.on_line = say
     _greet(port)
     try:
-        return _watch(server, cluster)
+        return _watch(checkout, server, cluster)
     finally:
         say("Stopping ...")
 
@@ -146,27 +146,46 @@ Kontract is ready on {base}  (Ctrl-C stops it; the data stays in .kontract/)
     )
 
 
-def _watch(server: DevServer, cluster: Cluster | None) -> int:
-    """Until a signal ends it (KeyboardInterrupt), or a part of it ends by itself, which is a problem."""
+def _watch(checkout: Checkout, server: DevServer, cluster: Cluster | None) -> int:
+    """Until a signal ends it (KeyboardInterrupt). wrangler may stop and come back; PostgreSQL may not."""
     parent = os.getppid()
     under_make = "MAKELEVEL" in os.environ
+    broken_at: int | None = None  # what the sources were when wrangler stopped
     try:
         while True:
             time.sleep(_LOOK_SECONDS)
-            if not server.running():
-                raise Problem(
-                    "wrangler stopped by itself.",
-                    "Its last lines are below; start again with `make dev`.",
-                    "\n".join(server.log_text().splitlines()[-30:]),
-                )
             if cluster and not is_running(cluster.pid):
                 raise Problem(
                     "PostgreSQL stopped by itself.", f"Its log is {cluster.log}; start again with `make dev`."
                 )
             if under_make and os.getppid() != parent:
                 return 1  # make was killed and passed no signal on
+            if server.running():
+                continue
+            if broken_at is None:
+                server.stop()
+                broken_at = _sources(checkout)
+                say(
+                    "\nwrangler stopped: the reason is above. Everything else keeps running; save a corrected file "
+                    "below src/ and it starts again. (Ctrl-C stops all.)"
+                )
+            elif _sources(checkout) != broken_at:
+                broken_at = None
+                say("A file changed: starting the gateway again ...")
+                try:
+                    server.start()
+                except Problem as problem:
+                    say(problem.what)  # its detail has been printed line by line
+                else:
+                    say("The gateway answers again.")
     except KeyboardInterrupt:
         return 0
+
+
+def _sources(checkout: Checkout) -> int:
+    """A number that changes when a source file or wrangler.toml does."""
+    files = [checkout.wrangler_toml, *(path for path in (checkout.root / "src").rglob("*") if path.suffix != ".pyc")]
+    return hash(tuple((str(path), path.stat().st_mtime_ns) for path in files if path.is_file()))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -36,6 +37,8 @@ _FATAL_SIGNS = (
     "Build failed",
 )
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
 Listener = Callable[[str], None]
 
 
@@ -46,7 +49,7 @@ def environment(runtime: Runtime, database_url: str, state: Path, node_bin: Path
         **runtime.environment,
         "CLOUDFLARE_HYPERDRIVE_LOCAL_CONNECTION_STRING_HYPERDRIVE": database_url,
         "CLOUDFLARE_CF_FETCH_ENABLED": "false",  # request.cf is a placeholder in development; no download for it
-        "NO_COLOR": "1",  # its output is read, kept and shown in pieces
+        "FORCE_COLOR": "0",  # its output is read, kept and shown in pieces
         "WRANGLER_SEND_METRICS": "false",
         "WRANGLER_HIDE_BANNER": "true",  # and with it the look for a newer version
         "WRANGLER_LOG_PATH": str(state / "logs"),
@@ -151,7 +154,7 @@ class DevServer:
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            text = line.rstrip("\n")
+            text = _COLOUR.sub("", line.rstrip("\n"))  # esbuild colours its messages whatever one asks
             self._lines.append(text)
             if self.on_line:
                 with contextlib.suppress(OSError):  # `make dev | head`: the reader is gone, the server stays

@@ -1,0 +1,147 @@
+"""`kontract build`: find what src/app declares and write the route table that the gateway reads.
+
+The application is read, not imported: building must not run its code, and must work where its packages are missing. So
+names in decorators have to be literals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kontract.cli.toolchain.checkout import Checkout, write_atomically
+from kontract.cli.toolchain.problem import Problem
+from kontract.cli.toolchain.progress import say
+
+HEADER = '''"""The route table, written by `kontract build` from src/app. Not to be edited, and not committed."""
+
+from kontract.gateway.routes import Route, RowStruct
+
+'''
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One decorated function or class."""
+
+    kind: str
+    name: str
+    module: str
+    attribute: str
+    where: str
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    del parser
+
+
+def run(args: argparse.Namespace) -> int:
+    del args
+    source = Checkout.find().root / "src"
+    declared = scan(source)
+    text = render(declared)
+    target = source / "routes.py"
+    # wrangler watches src/: writing the same text again would make it build for ever.
+    if not target.is_file() or target.read_text() != text:
+        write_atomically(target, text)
+    functions = sum(one.kind == "backend" for one in declared)
+    say(f"kontract build: {functions} functions, {len(declared) - functions} tables")
+    return 0
+
+
+def scan(source: Path) -> list[Declared]:
+    """Everything declared below src/app, in order of name; a Problem names the file and line of a mistake."""
+    found: dict[tuple[str, str], Declared] = {}
+    for path in sorted((source / "app").rglob("*.py")):
+        module = ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__")
+        for one in _declarations(path, module, path.relative_to(source.parent).as_posix()):
+            earlier = found.setdefault((one.kind, one.name), one)
+            if earlier is not one:
+                raise Problem(
+                    f"{one.where}: there are two of {one.kind} {one.name!r}; the other is at {earlier.where}.",
+                    "Rename one of them.",
+                )
+    return sorted(found.values(), key=lambda one: (one.kind, one.name))
+
+
+def render(declared: list[Declared]) -> str:
+    """The Python module; the same declarations always give the same text."""
+    lines = [HEADER + "ROUTES = {"]
+    lines += [_line("Route", one) for one in declared if one.kind == "backend"]
+    lines += ["}", "", "TABLES = {"]
+    lines += [_line("RowStruct", one) for one in declared if one.kind == "table"]
+    lines += ["}", ""]
+    return "\n".join(lines)
+
+
+def _line(kind: str, one: Declared) -> str:
+    return f'    "{one.name}": {kind}("{one.name}", "{one.module}", "{one.attribute}"),'
+
+
+def _declarations(path: Path, module: str, shown: str) -> Iterator[Declared]:
+    try:
+        tree = ast.parse(path.read_text(), filename=shown)
+    except SyntaxError as error:
+        raise Problem(
+            f"{shown}:{error.lineno}: {error.msg}.", "Correct the line and save; it is built again."
+        ) from None
+    for node in tree.body:
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            continue
+        for decorator in node.decorator_list:
+            kind = _decorator_name(decorator)
+            where = f"{shown}:{node.lineno}"
+            if kind == "backend":
+                yield _function(node, decorator, module, where)
+            elif kind == "table":
+                yield _table(node, decorator, module, where)
+
+
+def _decorator_name(decorator: ast.expr) -> str:
+    called = decorator.func if isinstance(decorator, ast.Call) else decorator
+    if isinstance(called, ast.Attribute):
+        return called.attr
+    return called.id if isinstance(called, ast.Name) else ""
+
+
+def _function(node: ast.stmt, decorator: ast.expr, module: str, where: str) -> Declared:
+    if not isinstance(decorator, ast.Call):
+        raise Problem(f"{where}: @backend needs parentheses.", "Write @backend().")
+    if not isinstance(node, ast.AsyncFunctionDef):
+        raise Problem(f"{where}: a backend function must be async.", "Write async def.")
+    unannotated = [
+        argument.arg
+        for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+        if argument.annotation is None
+    ]
+    if unannotated:
+        raise Problem(
+            f"{where}: parameter {unannotated[0]} of {node.name} has no type.",
+            "Annotate it; calls are validated by it.",
+        )
+    if node.args.vararg or node.args.kwarg:
+        raise Problem(f"{where}: {node.name} takes * or ** parameters.", "Name its parameters.")
+    name = _keyword(decorator, "name", where) or node.name
+    return Declared("backend", name, module, node.name, where)
+
+
+def _table(node: ast.stmt, decorator: ast.expr, module: str, where: str) -> Declared:
+    if not isinstance(node, ast.ClassDef) or not isinstance(decorator, ast.Call) or not decorator.args:
+        raise Problem(f"{where}: @table takes the table's name and stands on a class.", 'Write @table("tasks").')
+    name = decorator.args[0]
+    if not isinstance(name, ast.Constant) or not isinstance(name.value, str):
+        raise Problem(f"{where}: the name of a table must be a string in quotes.", 'Write @table("tasks").')
+    return Declared("table", name.value, module, node.name, where)
+
+
+def _keyword(call: ast.Call, name: str, where: str) -> str | None:
+    for keyword in call.keywords:
+        if keyword.arg == name:
+            value = keyword.value
+            if isinstance(value, ast.Constant) and (value.value is None or isinstance(value.value, str)):
+                return value.value
+            raise Problem(f"{where}: {name}= must be a string in quotes.", "The application is read, not run.")
+    return None
