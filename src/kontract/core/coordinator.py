@@ -1,0 +1,593 @@
+"""The transaction coordinator of one owner, as a pure state machine.
+
+Theory of operation
+===================
+
+*Numbers.* Every transaction that prepares gets the next txid ``T``; commit order is txid order. The watermark ``W`` is
+the txid before the lowest unfinished one: a prefix, never "all but these". A snapshot handed out is the watermark of
+that moment, so everything at or below a snapshot has finished, and what is read at it never changes.
+
+*Validation.* A transaction that read at ``S`` is compared with every transaction above ``S``, finished or prepared. If
+one of those wrote a key this one read or writes, or a row that may match a predicate this one evaluated, it loses. So
+two transactions that prepare are in conflict-free order: everything the later one read is as the earlier ones left it.
+Validating, numbering and recording happen in one call, without a pause in which another call could come between.
+
+*Durability.* The prepare record is journalled before the answer leaves (:class:`Effects` lists journal entries and
+answers; a shell makes the first durable before it sends the second). It carries the new values, so that change events
+survive a crash between apply and finish.
+
+*In doubt.* See :mod:`kontract.core.phases`. A worker that dies leaves its transaction PREPARED; when its deadline
+passes, or others have waited for it, the shell is asked to read the fence.
+
+*Superseding.* The epoch row in PostgreSQL names the one incarnation of the coordinator whose transactions may apply.
+Safety never rests on a clock or a lease: an incarnation without the right epoch cannot commit anything.
+
+*Waiting.* An answer may be held back: a begin until a transaction is visible or the caller's turn has come, a finish
+until ``W >= T``. Callers are known by tickets, which mean nothing here. Time is given by the shell with every call.
+
+A shell calls :meth:`Coordinator.handle`, :meth:`~Coordinator.resolved`, :meth:`~Coordinator.epoch_read` and
+:meth:`~Coordinator.tick`, then carries out :attr:`Effects` in this order: journal, answers, the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import TypeAlias, assert_never
+
+from msgspec import Struct
+
+from kontract.core import limits
+from kontract.core.messages import (
+    Aborted,
+    Answer,
+    Began,
+    Begin,
+    Busy,
+    Committed,
+    Conflict,
+    Fenced,
+    Finish,
+    InDoubt,
+    Key,
+    Leave,
+    Left,
+    Predicate,
+    Prepare,
+    Prepared,
+    Replayed,
+    Request,
+    Status,
+    StatusReport,
+    TooOld,
+    Unready,
+    Write,
+)
+from kontract.core.phases import Event, Phase, ProtocolError, Stage, Turn, next_phase, next_stage
+from kontract.core.reservations import WHOLE_TABLE, Reservations
+from kontract.core.types import Epoch, Isolation, Snapshot, Txid
+from kontract.core.write_log import WriteLog, touches
+
+Ticket: TypeAlias = Hashable
+"""Names a caller who waits for an answer; given by the shell."""
+
+FINISHED = (Phase.COMMITTED, Phase.ABORTED)
+
+
+class Record(Struct):
+    """A transaction in the journal, from prepare until its events and its idempotency key have expired."""
+
+    txid: int
+    sid: str
+    call: str
+    user: str
+    phase: str
+    prepared_at: int
+    deadline: int
+    writes: list[Write]
+    number: int = 1
+    idempotent: bool = False
+    result: str | None = None
+    settled_at: int = 0
+
+
+class PutRecord(Struct, frozen=True):
+    """Journal: a transaction has been prepared, or has been settled."""
+
+    record: Record
+
+
+class PutBlock(Struct, frozen=True):
+    """Journal: txids up to and including this one may be in use."""
+
+    last_txid: int
+
+
+class Drop(Struct, frozen=True):
+    """Journal: forget settled records below ``below_txid`` or settled before ``settled_before``.
+
+    Records of idempotent calls stay until ``idempotent_before``.
+    """
+
+    below_txid: int
+    settled_before: int
+    idempotent_before: int
+
+
+JournalEntry: TypeAlias = PutRecord | PutBlock | Drop
+
+
+class Resolve(Struct, frozen=True):
+    """Read or write the fence ``sid`` of ``txid`` in PostgreSQL, then call :meth:`Coordinator.resolved`."""
+
+    sid: str
+    txid: int
+
+
+@dataclass(slots=True)
+class Effects:
+    """What a shell must do after a call, in this order."""
+
+    journal: list[JournalEntry] = field(default_factory=list)
+    answers: list[tuple[Ticket, Answer]] = field(default_factory=list)
+    published: list[Record] = field(default_factory=list)
+    resolve: list[Resolve] = field(default_factory=list)
+    check_epoch: bool = False
+
+
+@dataclass(slots=True)
+class _Live:
+    """A transaction that has not finished, or finished above an unfinished one."""
+
+    record: Record
+    phase: Phase
+    waiters: list[tuple[Ticket, int]] = field(default_factory=list)
+    resolving: bool = False
+    resolve_not_before: int = 0
+
+
+@dataclass(slots=True)
+class _HeldBegin:
+    ticket: Ticket
+    message: Begin
+    since: int
+
+
+class Coordinator:
+    """State of one owner's transactions. All times are milliseconds of the shell's wall clock."""
+
+    def __init__(self, epoch: int, last_txid: int, journal: Iterable[Record] = ()) -> None:
+        """Start above ``last_txid``: the highest txid that the journal, its block, or the database knows.
+
+        ``journal``: the records of an earlier life of this coordinator, in any order. Its prepared transactions are
+        resolved first (:meth:`recover`); begins wait for that, so that nobody gets a snapshot older than one handed out
+        before the restart.
+        """
+        self.epoch = Epoch(epoch)
+        self.stage = Stage.RECOVERING
+        self._out = Effects()
+        self._live: dict[int, _Live] = {}
+        self._by_call: dict[str, int] = {}
+        self._locks: dict[Key, int] = {}
+        self._held: list[_HeldBegin] = []
+        self._snapshots: dict[int, int] = {}  # snapshot -> when it was handed out last, oldest first
+        self._reservations = Reservations()
+        self._last_trim = 0
+        self._superseded_by = 0
+
+        highest = last_txid
+        for record in sorted(journal, key=lambda r: r.txid):
+            highest = max(highest, record.txid)
+            if Phase(record.phase) not in FINISHED:
+                self._hold(record, Phase(record.phase))
+        self._next_txid = highest + 1
+        self._block_end = 0  # the first prepare reserves a block
+        # What finished before the restart is not known in detail: only snapshots that include all of it are valid.
+        self._log = WriteLog(floor=highest)
+        self._recover_up_to = highest
+
+    # --- what a shell calls ------------------------------------------------------------------------------------------
+
+    def recover(self, now: int) -> Effects:
+        """Ask for the outcome of everything the journal left prepared. Call once, before anything else."""
+        for live in self._live.values():
+            self._move(live, Event.OVERDUE)
+            self._ask(live, now)
+        self._settle_recovery()
+        return self._flush(now)
+
+    def handle(self, ticket: Ticket, request: Request, now: int, known: Record | None = None) -> Effects:
+        """Take one message. ``known``: for idempotent calls, the newest journal record of the same call."""
+        if self.stage is Stage.FENCED:
+            self._answer(ticket, Fenced(self._superseded_by))
+            return self._flush(now)
+        match request:
+            case Begin():
+                self._begin(ticket, request, now, known)
+            case Prepare():
+                self._prepare(ticket, request, now, known)
+            case Finish():
+                self._finish(ticket, request, now)
+            case Leave():
+                self._reservations.release(request.call)
+                self._answer(ticket, Left())
+            case Status():
+                self._answer(ticket, self._status())
+            case _:
+                assert_never(request)
+        return self._flush(now)
+
+    def resolved(self, txid: int, fence: int | None, now: int) -> Effects:
+        """Take what the fence of ``txid`` holds: its create_txid, or None when the database did not answer."""
+        live = self._live.get(txid)
+        if live is None or self.stage is Stage.FENCED:
+            return self._flush(now)
+        live.resolving = False
+        if fence is None:
+            live.resolve_not_before = now + limits.RESOLVE_RETRY_MS
+            self._move(live, Event.FENCE_UNREADABLE)
+            if live.phase not in FINISHED:
+                for ticket, _ in live.waiters:
+                    self._answer(ticket, InDoubt(Txid(txid)))
+                live.waiters.clear()
+            if self.stage is Stage.RECOVERING:
+                for held in self._held:
+                    self._answer(held.ticket, Unready("the database does not answer"))
+                self._held.clear()
+        elif fence == txid:
+            self._settle(live, Event.FENCE_OURS, now)
+        else:
+            # -txid: aborted now. Anything else: the fence belongs to an earlier attempt of the same idempotent call.
+            self._settle(live, Event.FENCE_VOID, now)
+        return self._flush(now)
+
+    def epoch_read(self, current: int, now: int) -> Effects:
+        """Take what the epoch row holds. Another value than ours ends this coordinator's work."""
+        if current != self.epoch:
+            self.stage = next_stage(self.stage, Turn.SUPERSEDED)
+            self._superseded_by = current
+            fenced = Fenced(current)
+            for live in self._live.values():
+                for ticket, _ in live.waiters:
+                    self._answer(ticket, fenced)
+                live.waiters.clear()
+            for held in self._held:
+                self._answer(held.ticket, fenced)
+            self._held.clear()
+        return self._flush(now)
+
+    def tick(self, now: int) -> Effects:
+        """Do what is due by now: deadlines, waiters' patience, reservations, held begins, forgetting."""
+        if self.stage is not Stage.FENCED:
+            self._doubt_overdue(now)
+            self._reservations.expire(now)
+            self._trim(now)
+        return self._flush(now)
+
+    def forget_caller(self, ticket: Ticket) -> None:
+        """Stop waiting on behalf of a caller that has gone."""
+        self._held = [held for held in self._held if held.ticket != ticket]
+        for live in self._live.values():
+            live.waiters = [(other, since) for other, since in live.waiters if other != ticket]
+
+    def next_tick(self) -> int | None:
+        """When :meth:`tick` has something to do, in milliseconds; None: only when somebody calls."""
+        if self.stage is Stage.FENCED:
+            return None
+        times: list[int] = []
+        waited_for = self._highest_waited_for()
+        for txid, live in self._live.items():
+            if live.phase in FINISHED or live.resolving:
+                continue
+            due = live.record.deadline
+            if live.phase is Phase.DOUBTED:
+                due = 0
+            elif txid <= waited_for:
+                due = min(due, live.record.prepared_at + limits.WAITERS_PATIENCE_MS)
+            times.append(max(due, live.resolve_not_before))
+        if self.stage is Stage.SERVING:
+            times.extend(held.since + limits.VISIBILITY_WAIT_MS for held in self._held)
+        expiry = self._reservations.next_expiry()
+        if expiry is not None:
+            times.append(expiry)
+        return min(times, default=None)
+
+    @property
+    def watermark(self) -> Snapshot:
+        """``W``: the highest txid at and below which everything has finished."""
+        return Snapshot(self._watermark())
+
+    @property
+    def oldest_snapshot(self) -> Snapshot:
+        """The oldest snapshot that may still be in use; no version visible to it may be collected."""
+        return Snapshot(next(iter(self._snapshots), self._watermark()))
+
+    @property
+    def highest_txid(self) -> Txid:
+        """The highest txid that may have been given."""
+        return Txid(max(self._next_txid - 1, self._block_end))
+
+    @property
+    def unfinished(self) -> int:
+        """How many transactions are prepared or in doubt."""
+        return sum(live.phase not in FINISHED for live in self._live.values())
+
+    # --- begin -------------------------------------------------------------------------------------------------------
+
+    def _begin(self, ticket: Ticket, message: Begin, now: int, known: Record | None) -> None:
+        if message.idempotent and self._replay(ticket, message.call, known):
+            return
+        held = _HeldBegin(ticket, message, now)
+        if not self._try_begin(held, now):
+            self._held.append(held)
+
+    def _try_begin(self, held: _HeldBegin, now: int) -> bool:
+        if self.stage is Stage.RECOVERING:
+            return False
+        waited_enough = now - held.since >= limits.VISIBILITY_WAIT_MS
+        behind = self._watermark() < min(held.message.after, self._next_txid - 1)
+        # The second check must run even when the first decides: it is what starts the time of a reservation.
+        not_my_turn = not self._reservations.is_next(held.message.call, now)
+        if (behind or not_my_turn) and not waited_enough:
+            return False
+        snapshot = self._watermark()
+        self._snapshots.pop(snapshot, None)  # move to the end: the order is that of time and of number alike
+        self._snapshots[snapshot] = now
+        self._answer(held.ticket, Began(Snapshot(snapshot), self.epoch))
+        return True
+
+    # --- prepare -----------------------------------------------------------------------------------------------------
+
+    def _prepare(self, ticket: Ticket, message: Prepare, now: int, known: Record | None) -> None:
+        if message.idempotent and self._replay(ticket, message.call, known):
+            return
+        if self.unfinished >= limits.PREPARED:
+            self._answer(ticket, Busy())
+            return
+        if message.snapshot is not None and message.snapshot < self._log.floor:
+            self._answer(ticket, TooOld())
+            return
+        conflict = self._validate(message)
+        if conflict is not None:
+            self._lost(message, conflict, now)
+            self._answer(ticket, conflict)
+            return
+
+        txid = self._next_txid
+        self._next_txid += 1
+        if txid > self._block_end:
+            self._block_end = txid + limits.TXID_BLOCK - 1
+            self._out.journal.append(PutBlock(self._block_end))
+        number = known.number + 1 if known is not None else message.attempt
+        record = Record(
+            txid=txid,
+            sid=f"{message.call}/{number}",
+            call=message.call,
+            user=message.user,
+            phase=Phase.PREPARED.value,
+            prepared_at=now,
+            deadline=now + limits.APPLY_DEADLINE_MS,
+            writes=message.writes,
+            number=number,
+            idempotent=message.idempotent,
+            result=message.result,
+        )
+        self._hold(record, Phase.PREPARED)
+        self._out.journal.append(PutRecord(record))
+        self._answer(ticket, Prepared(Txid(txid), record.sid, self.epoch))
+
+    def _validate(self, message: Prepare) -> Conflict | None:
+        written = [Key(write.ptr, write.id) for write in message.writes]
+        reserved = self._reservations.contested(written, message.call)
+        if reserved is not None:
+            return Conflict(reserved.ptr, self._watermark(), reserved.id or None, reserved=True)
+
+        serializable = message.isolation == Isolation.SERIALIZABLE.value
+        checked = [*written, *message.reads] if serializable else written
+        for key in checked:
+            holder = self._locks.get(key)
+            if holder is not None:
+                return Conflict(key.ptr, holder, key.id)
+        if message.snapshot is None:
+            return None
+        for key in checked:
+            last = self._log.last_writer(key)
+            if last > message.snapshot:
+                return Conflict(key.ptr, last, key.id)
+        if serializable:
+            for predicate in message.predicates:
+                lost_to = self._predicate_conflict(predicate, message.snapshot)
+                if lost_to is not None:
+                    return Conflict(predicate.ptr, lost_to)
+        return None
+
+    def _predicate_conflict(self, predicate: Predicate, snapshot: int) -> int | None:
+        for txid, live in self._live.items():
+            if live.phase not in FINISHED and any(touches(predicate, write) for write in live.record.writes):
+                return txid
+        touched = self._log.first_touch(predicate, snapshot)
+        return touched[0] if touched is not None else None
+
+    def _lost(self, message: Prepare, conflict: Conflict, now: int) -> None:
+        """Give a caller that lost repeatedly, or lost to others in line, a place in line for what it works on."""
+        if message.attempt < limits.CONFLICTS_BEFORE_RESERVING and not conflict.reserved:
+            return
+        keys = [Key(write.ptr, write.id) for write in message.writes]
+        keys += [key for key in message.reads if key not in keys]
+        if conflict.id is None:
+            keys = [Key(p.ptr, WHOLE_TABLE) for p in message.predicates] + keys
+        self._reservations.reserve(message.call, keys, now)
+
+    # --- finish ------------------------------------------------------------------------------------------------------
+
+    def _finish(self, ticket: Ticket, message: Finish, now: int) -> None:
+        live = self._live.get(message.txid)
+        if live is None:
+            self._answer_for_the_past(ticket, message)
+            return
+        live.waiters.append((ticket, now))
+        if message.applied:
+            self._settle(live, Event.APPLIED, now)
+            return
+        self._move(live, Event.FAILED)
+        if live.phase in FINISHED:
+            self._settle(live, Event.FAILED, now)
+            return
+        if message.fenced:
+            self._out.check_epoch = True
+        self._ask(live, now)
+
+    def _answer_for_the_past(self, ticket: Ticket, message: Finish) -> None:
+        """Answer a finish that is repeated after its transaction was settled and published."""
+        if message.txid >= self._next_txid:
+            error = f"transaction {message.txid} was never prepared"
+            raise ProtocolError(error)
+        if message.applied:
+            self._answer(ticket, Committed(Txid(message.txid)))
+        else:
+            self._answer(ticket, InDoubt(Txid(message.txid)))
+
+    def _settle(self, live: _Live, event: Event, now: int) -> None:
+        was_finished = live.phase in FINISHED
+        self._move(live, event)
+        if not was_finished:
+            record = live.record
+            record.phase = live.phase.value
+            record.settled_at = now
+            for write in record.writes:
+                self._locks.pop(Key(write.ptr, write.id), None)
+            if live.phase is Phase.COMMITTED:
+                self._log.add(record.txid, record.writes)
+                self._log.trim(oldest_snapshot=0)  # only what is over the bounds; the rest is left to tick
+                self._reservations.release(record.call)
+            self._out.journal.append(PutRecord(record))
+        self._advance()
+        self._settle_recovery()
+
+    def _advance(self) -> None:
+        """Publish and answer everything at or below the watermark, in txid order."""
+        watermark = self._watermark()
+        for txid in sorted(self._live):
+            if txid > watermark:
+                # An aborted transaction has nothing to become visible: its caller need not wait for others.
+                self._answer_aborted(self._live[txid])
+                continue
+            live = self._live.pop(txid)
+            if self._by_call.get(live.record.call) == txid:
+                del self._by_call[live.record.call]
+            if live.phase is Phase.COMMITTED:
+                self._out.published.append(live.record)
+                for ticket, _ in live.waiters:
+                    self._answer(ticket, Committed(Txid(txid)))
+            else:
+                self._answer_aborted(live)
+
+    def _answer_aborted(self, live: _Live) -> None:
+        if live.phase is Phase.ABORTED:
+            for ticket, _ in live.waiters:
+                self._answer(ticket, Aborted(Txid(live.record.txid)))
+            live.waiters.clear()
+
+    # --- idempotent calls --------------------------------------------------------------------------------------------
+
+    def _replay(self, ticket: Ticket, call: str, known: Record | None) -> bool:
+        """Answer a repeated call with its first result, or refuse it while the first one is under way."""
+        under_way = self._by_call.get(call)
+        if under_way is not None:
+            live = self._live[under_way]
+            if live.phase is Phase.COMMITTED:
+                self._answer(ticket, Replayed(Txid(under_way), live.record.result))
+            elif live.phase is Phase.ABORTED:
+                return False
+            else:
+                self._answer(ticket, Conflict(live.record.writes[0].ptr, under_way, reserved=True))
+            return True
+        if known is not None and known.phase == Phase.COMMITTED.value:
+            self._answer(ticket, Replayed(Txid(known.txid), known.result))
+            return True
+        return False
+
+    # --- time --------------------------------------------------------------------------------------------------------
+
+    def _doubt_overdue(self, now: int) -> None:
+        waited_for = self._highest_waited_for()
+        for txid, live in self._live.items():
+            if live.phase in FINISHED or live.resolving or now < live.resolve_not_before:
+                continue
+            overdue = now >= live.record.deadline
+            patience = txid <= waited_for and now - live.record.prepared_at >= limits.WAITERS_PATIENCE_MS
+            if overdue or patience or live.phase is Phase.DOUBTED:
+                self._move(live, Event.OVERDUE)
+                self._ask(live, now)
+
+    def _highest_waited_for(self) -> int:
+        """Return the highest txid that somebody waits to become visible; 0 when nobody waits."""
+        highest = max((min(held.message.after, self._next_txid - 1) for held in self._held), default=0)
+        for txid, live in self._live.items():
+            if live.waiters:
+                highest = max(highest, txid)
+        if self._held and self.stage is Stage.RECOVERING:
+            highest = self._next_txid
+        return highest
+
+    def _trim(self, now: int) -> None:
+        for snapshot, handed_out in list(self._snapshots.items()):
+            if now - handed_out < limits.LEASE_MS:
+                break
+            del self._snapshots[snapshot]
+        self._log.trim(self.oldest_snapshot)
+        if now - self._last_trim >= limits.LEASE_MS:
+            self._last_trim = now
+            self._out.journal.append(
+                Drop(
+                    below_txid=self._watermark() - limits.EVENT_LOG_TRANSACTIONS,
+                    settled_before=now - limits.EVENT_LOG_MS,
+                    idempotent_before=now - limits.FENCE_RETENTION_MS,
+                )
+            )
+
+    # --- small steps -------------------------------------------------------------------------------------------------
+
+    def _hold(self, record: Record, phase: Phase) -> None:
+        self._live[record.txid] = _Live(record, phase)
+        if record.idempotent:
+            self._by_call[record.call] = record.txid
+        for write in record.writes:
+            self._locks[Key(write.ptr, write.id)] = record.txid
+
+    def _move(self, live: _Live, event: Event) -> None:
+        live.phase = next_phase(live.phase, event)
+
+    def _ask(self, live: _Live, now: int) -> None:
+        if not live.resolving and now >= live.resolve_not_before:
+            live.resolving = True
+            self._out.resolve.append(Resolve(live.record.sid, live.record.txid))
+
+    def _answer(self, ticket: Ticket, answer: Answer) -> None:
+        self._out.answers.append((ticket, answer))
+
+    def _watermark(self) -> int:
+        lowest = min((txid for txid, live in self._live.items() if live.phase not in FINISHED), default=None)
+        return self._next_txid - 1 if lowest is None else lowest - 1
+
+    def _settle_recovery(self) -> None:
+        if self.stage is Stage.RECOVERING and self._watermark() >= self._recover_up_to:
+            self.stage = next_stage(self.stage, Turn.SETTLED)
+
+    def _flush(self, now: int) -> Effects:
+        if self._held:
+            self._held = [held for held in self._held if not self._try_begin(held, now)]
+        out, self._out = self._out, Effects()
+        return out
+
+    def _status(self) -> StatusReport:
+        return StatusReport(
+            epoch=self.epoch,
+            next_txid=self._next_txid,
+            watermark=self._watermark(),
+            prepared=self.unfinished,
+            write_log=len(self._log),
+            reservations=len(self._reservations),
+            oldest_snapshot=self.oldest_snapshot,
+            fenced=self.stage is Stage.FENCED,
+        )

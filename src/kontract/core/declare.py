@@ -1,0 +1,118 @@
+"""What the application declares: ``@backend`` functions, ``@table`` rows, ``@middleware``, field permissions.
+
+A decorator only attaches what it was given to the object; checking signatures, composing chains and finding duplicates
+is the work of ``kontract build`` and of :mod:`kontract.core.signatures`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+from msgspec import Struct
+
+from kontract.core import limits, perms
+
+F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S", bound=type)
+
+BACKEND = "__kontract_backend__"
+TABLE = "__kontract_table__"
+MIDDLEWARE = "__kontract_middleware__"
+
+
+class _PrimaryKey:
+    """Marks the struct field that holds the row's id."""
+
+    def __repr__(self) -> str:
+        return "primkey"
+
+
+primkey = _PrimaryKey()
+
+
+class FieldPerm(Struct, frozen=True):
+    """Marks what callers may do with a field."""
+
+    bits: int
+
+
+def perm(bits: int) -> FieldPerm:
+    """Say what callers may do with a field: ``Annotated[str, perm(perms.R__)]`` can be read, not written."""
+    return FieldPerm(int(bits))
+
+
+class BackendMeta(Struct, frozen=True):
+    """What ``@backend`` was given."""
+
+    name: str | None
+    ugroup: str | None
+    perm: int
+    egroup: str | None
+    public: bool
+    isolation: str
+    max_attempts: int
+
+
+class TableMeta(Struct, frozen=True):
+    """What ``@table`` was given. ``rows``: "all" or "own" (only the rows one created)."""
+
+    name: str
+    rows: str
+
+
+class MiddlewareMeta(Struct, frozen=True):
+    """What ``@middleware`` was given."""
+
+    prefixurl: str | None
+    egroup: str | None
+    endpoints: tuple[str, ...] | None
+
+
+def backend(
+    *,
+    name: str | None = None,
+    ugroup: str | None = None,
+    perm: int = perms.ALL,
+    egroup: str | None = None,
+    public: bool = False,
+    isolation: Literal["serializable", "snapshot"] = "serializable",
+    max_attempts: int = limits.MAX_ATTEMPTS,
+) -> Callable[[F], F]:
+    """Make an async function callable as ``POST /rpc/<name>``, as one transaction.
+
+    ``perm``: what the function may do; without the W or X bit it runs read-only and never conflicts. ``public``: callable
+    without a token. ``isolation="snapshot"`` gives up serializability for fewer conflicts. ``max_attempts``: how often it
+    runs before a conflict is reported. Its docstring becomes its API documentation.
+    """
+    meta = BackendMeta(name, ugroup, int(perm), egroup, public, isolation, max_attempts)
+
+    def mark(function: F) -> F:
+        setattr(function, BACKEND, meta)
+        return function
+
+    return mark
+
+
+def table(name: str, *, rows: Literal["all", "own"] = "all") -> Callable[[S], S]:
+    """Declare the rows of the logical table ``name``: a msgspec Struct with one ``primkey`` field of type str."""
+    meta = TableMeta(name, rows)
+
+    def mark(struct: S) -> S:
+        setattr(struct, TABLE, meta)
+        return struct
+
+    return mark
+
+
+def middleware(
+    *, prefixurl: str | None = None, egroup: str | None = None, endpoints: list[str] | None = None
+) -> Callable[[F], F]:
+    """Run ``async def f(ctx, call_next)`` around the functions that it names by URL prefix, group or name."""
+    meta = MiddlewareMeta(prefixurl, egroup, tuple(endpoints) if endpoints is not None else None)
+
+    def mark(function: F) -> F:
+        setattr(function, MIDDLEWARE, meta)
+        return function
+
+    return mark

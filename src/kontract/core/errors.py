@@ -1,0 +1,149 @@
+"""One error class with one enum of codes, and the named errors that user code raises.
+
+A code says which HTTP status it becomes, whether the same call may succeed later, and whose fault it was. Messages of
+these errors are written for callers: they never contain SQL, stack traces or secrets.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, ClassVar
+
+
+class Fault(Enum):
+    """Whose doing an error was; decides the log level."""
+
+    CALLER = "caller"
+    CONTENTION = "contention"
+    SERVER = "server"
+
+
+class Code(Enum):
+    """Every error code that can reach a caller: (HTTP status, retryable, fault)."""
+
+    INVALID_REQUEST = (400, False, Fault.CALLER)
+    UNAUTHORIZED = (401, False, Fault.CALLER)
+    FORBIDDEN = (403, False, Fault.CALLER)
+    PERMISSION_DENIED = (403, False, Fault.CALLER)
+    NOT_FOUND = (404, False, Fault.CALLER)
+    METHOD_NOT_ALLOWED = (405, False, Fault.CALLER)
+    CONFLICT = (409, True, Fault.CONTENTION)
+    ALREADY_EXISTS = (409, False, Fault.CALLER)
+    ALREADY_APPLIED = (409, False, Fault.CALLER)
+    PAYLOAD_TOO_LARGE = (413, False, Fault.CALLER)
+    UNSUPPORTED_MEDIA_TYPE = (415, False, Fault.CALLER)
+    RATE_LIMITED = (429, True, Fault.CALLER)
+    INTERNAL = (500, False, Fault.SERVER)
+    UNAVAILABLE = (503, True, Fault.SERVER)
+    BUSY = (503, True, Fault.CONTENTION)
+    COMMIT_UNKNOWN = (503, False, Fault.SERVER)
+    FENCED = (503, False, Fault.SERVER)
+    DEADLINE_EXCEEDED = (504, True, Fault.SERVER)
+
+    def __new__(cls, status: int, retryable: bool, fault: Fault) -> Code:  # noqa: FBT001 - the row of a table
+        """Give members with equal rows distinct values: Enum would make them aliases."""
+        member = object.__new__(cls)
+        member._value_ = len(cls.__members__)
+        member.status = status
+        member.retryable = retryable
+        member.fault = fault
+        return member
+
+    status: int
+    retryable: bool
+    fault: Fault
+
+
+class HttpError(Exception):
+    """An error that is an answer: raise it (or a subclass) from a backend function or middleware.
+
+    ``message`` is shown to the caller. ``details`` is a JSON object added to the body. ``headers`` are added to the
+    response. An error raised by a backend function aborts its transaction: nothing it wrote is kept.
+    """
+
+    code: ClassVar[Code] = Code.INTERNAL
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        code: Code | None = None,
+        details: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self.error_code = code or self.code
+        self.message = message or self.error_code.name.replace("_", " ").lower()
+        self.details = details
+        self.headers = headers or {}
+        super().__init__(self.message)
+
+    @property
+    def status(self) -> int:
+        """The HTTP status this error becomes."""
+        return self.error_code.status
+
+
+class InvalidRequestError(HttpError):
+    """400: the request cannot be understood as it is."""
+
+    code = Code.INVALID_REQUEST
+
+
+class UnauthorizedError(HttpError):
+    """401: no valid token."""
+
+    code = Code.UNAUTHORIZED
+
+
+class ForbiddenError(HttpError):
+    """403: known, but not allowed here."""
+
+    code = Code.FORBIDDEN
+
+
+class PermissionDeniedError(HttpError):
+    """403: a permission bit is missing."""
+
+    code = Code.PERMISSION_DENIED
+
+
+class NotFoundError(HttpError):
+    """404: no such function or row."""
+
+    code = Code.NOT_FOUND
+
+
+class ConflictError(HttpError):
+    """409: lost against concurrent transactions, or the row already exists."""
+
+    code = Code.CONFLICT
+
+
+class PayloadTooLargeError(HttpError):
+    """413: a request, a row or a transaction is over its limit."""
+
+    code = Code.PAYLOAD_TOO_LARGE
+
+
+class RateLimitedError(HttpError):
+    """429: too many requests; ``Retry-After`` says when to come back."""
+
+    code = Code.RATE_LIMITED
+
+
+class InternalError(HttpError):
+    """500: a defect; the log line with the request id has the story."""
+
+    code = Code.INTERNAL
+
+
+class UnavailableError(HttpError):
+    """503: the database or the coordinator does not answer."""
+
+    code = Code.UNAVAILABLE
+
+
+class DeadlineExceededError(HttpError):
+    """504: the transaction took longer than it may."""
+
+    code = Code.DEADLINE_EXCEEDED

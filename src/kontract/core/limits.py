@@ -1,0 +1,103 @@
+"""Every limit of the system, each with its unit and its reason (design: limits)."""
+
+from __future__ import annotations
+
+# --- what a caller may send ------------------------------------------------------------------------------------------
+
+BODY_BYTES = 1024 * 1024
+"""Bytes of a request body. A backend function takes arguments, not files; an isolate has 128 MB for all requests."""
+
+JSON_DEPTH = 32
+"""Nesting of arrays and objects in arguments and rows. Deeper data is a mistake or an attack on recursive code."""
+
+FUNCTION_NAME_LENGTH = 128
+"""Characters of a function's name in a URL; longer ones are refused before any look-up."""
+
+# --- what a transaction may hold -------------------------------------------------------------------------------------
+
+WRITE_SET_BYTES = 1_000_000
+"""Bytes of all new row values of a transaction, encoded. It travels to the coordinator, its journal and PostgreSQL."""
+
+READ_SET_ROWS = 16_000
+"""Rows a transaction may read. Each id is sent to the coordinator and kept until validation."""
+
+QUERY_ROWS = 1_000
+"""Rows fetched by one SQL statement of a query; longer iterations fetch page after page."""
+
+ROW_ID_BYTES = 512
+"""Bytes of a row id. PostgreSQL's B-tree entries end at 2,704 bytes; ids are repeated in every index and event."""
+
+# --- time, in milliseconds -------------------------------------------------------------------------------------------
+
+TRANSACTION_MS = 10_000
+"""All attempts of one call together. Callers wait for the answer; the lease below must outlast it."""
+
+LEASE_MS = 30_000
+"""How long a snapshot that was handed out is taken to be in use. Three times TRANSACTION_MS, for slow clocks."""
+
+STATEMENT_MS = 5_000
+"""statement_timeout of the apply statement and of the resolver: an apply is either quick or stuck on a lock."""
+
+APPLY_DEADLINE_MS = 8_000
+"""A prepared transaction older than this is in doubt whoever waits: STATEMENT_MS plus connection and network time."""
+
+WAITERS_PATIENCE_MS = 250
+"""How long somebody waits for an unfinished transaction before its fence is read."""
+
+RESOLVE_RETRY_MS = 1_000
+"""Pause before the fence is asked again after the database could not be reached."""
+
+VISIBILITY_WAIT_MS = 2_000
+"""How long a begin is held back until a transaction it asked for is visible; then it starts with what there is."""
+
+RESERVATION_MS = 2_000
+"""How long contested keys stay reserved for one caller once it is first in line."""
+
+RETENTION_MS = 600_000
+"""How long a dead version is kept at least, for slow readers and for history."""
+
+FENCE_RETENTION_MS = 86_400_000
+"""How long fences, and with them idempotency keys and their results, are kept: 24 hours."""
+
+BACKOFF_FIRST_MS = 5
+"""First pause before a conflicting handler runs again; doubled each time, jittered over its full length."""
+
+BACKOFF_LAST_MS = 320
+"""The longest such pause: with 8 attempts all pauses together stay far below TRANSACTION_MS."""
+
+POINTER_CACHE_MS = 10_000
+"""How long a table's pointer and kind are trusted without asking; apply fails safely on an outdated one."""
+
+# --- the coordinator -------------------------------------------------------------------------------------------------
+
+PREPARED = 64
+"""Prepared, unfinished transactions per owner. Beyond it prepare answers busy: more would only wait for each other."""
+
+BUSY_RETRY_SECONDS = 1
+"""``Retry-After`` when the coordinator stayed busy for a whole TRANSACTION_MS."""
+
+TXID_BLOCK = 1_024
+"""Txids reserved by one journal entry, so that a lost journal tail cannot lead to a txid given twice."""
+
+WRITE_LOG_TRANSACTIONS = 10_000
+"""Finished transactions kept for validation. An older snapshot is answered SNAPSHOT_TOO_OLD and retried."""
+
+WRITE_LOG_BYTES = 16 * 1024 * 1024
+"""Bytes of new values kept for predicate checks, of the 128 MB an isolate has."""
+
+EVENT_LOG_TRANSACTIONS = 10_000
+"""Transactions whose change events stay in the journal for streams that resume."""
+
+EVENT_LOG_MS = 3_600_000
+"""How long they stay: one hour."""
+
+CONFLICTS_BEFORE_RESERVING = 3
+"""Conflicts in a row after which the contested keys are reserved for the caller."""
+
+RESERVED_KEYS = 64
+"""Keys one caller can have reserved at a time."""
+
+# --- attempts --------------------------------------------------------------------------------------------------------
+
+MAX_ATTEMPTS = 8
+"""Runs of a handler before a conflict is reported as 409, unless ``@backend(max_attempts=)`` says otherwise."""

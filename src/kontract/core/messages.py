@@ -1,0 +1,236 @@
+"""What workers and the coordinator say to each other: JSON text, one tagged object a message.
+
+Inside the platform an exception loses its type on the way between a Worker and a Durable Object, and JavaScript rounds
+integers; therefore every outcome is a value, and the whole message travels as one string.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+from msgspec import Raw, Struct
+
+from kontract.core.types import Epoch, Snapshot, Txid
+
+ABSENT = 0
+"""``Write.seen`` of a row that was looked for and not found, or whose fresh id nobody can have used."""
+
+
+NOTHING = Raw(b"null")
+"""No value: rows are JSON objects, so null is free to mean that. (msgspec cannot decode a union of Raw and None.)"""
+
+
+class Key(Struct, frozen=True, array_like=True):
+    """One row: physical table and id."""
+
+    ptr: str
+    id: str
+
+
+class Predicate(Struct, frozen=True, omit_defaults=True):
+    """A set of rows that was read: those of ``ptr`` that contain ``contains``; None means any change matters.
+
+    ``contains == {}`` is every row's present and future existence by value; ``whole`` counts deletions, too.
+    """
+
+    ptr: str
+    contains: Raw = Raw(b"{}")
+    whole: bool = False
+
+
+class Write(Struct, frozen=True, omit_defaults=True):
+    """The final change of one row in a transaction.
+
+    ``seen``: the version that was read (its txid), ABSENT, or None for a blind write. ``data``: the new value, NOTHING
+    for a deletion. ``old``: the value that was read, for change events.
+    """
+
+    table: str
+    ptr: str
+    id: str
+    seen: int | None = None
+    data: Raw = NOTHING
+    old: Raw = NOTHING
+    owner: str | None = None
+
+    @property
+    def deletes(self) -> bool:
+        """Whether the row is gone afterwards."""
+        return bytes(self.data) == b"null"
+
+
+class Begin(Struct, frozen=True, tag="begin", omit_defaults=True):
+    """Ask for a snapshot that includes ``after``. ``idempotent`` calls learn here that they have been applied."""
+
+    call: str
+    attempt: int = 1
+    after: int = 0
+    idempotent: bool = False
+
+
+class Prepare(Struct, frozen=True, tag="prepare", omit_defaults=True):
+    """Ask to be validated, numbered and journalled. ``snapshot`` is None when nothing was read.
+
+    ``result`` is the encoded answer of an idempotent call, kept for repeated calls.
+    """
+
+    call: str
+    writes: list[Write]
+    user: str = ""
+    attempt: int = 1
+    snapshot: int | None = None
+    reads: list[Key] = []
+    predicates: list[Predicate] = []
+    isolation: str = "serializable"
+    idempotent: bool = False
+    result: str | None = None
+
+
+class Finish(Struct, frozen=True, tag="finish", omit_defaults=True):
+    """Report on the apply statement: it succeeded, or this worker does not know that it did.
+
+    ``fenced``: the statement met another epoch than the one prepare gave.
+    """
+
+    txid: int
+    applied: bool
+    fenced: bool = False
+
+
+class Leave(Struct, frozen=True, tag="leave"):
+    """Give up the place in line of a call that ends without a commit after it had lost."""
+
+    call: str
+
+
+class Status(Struct, frozen=True, tag="status"):
+    """Ask for the coordinator's numbers (``kontract doctor``, tests)."""
+
+
+class Began(Struct, frozen=True, tag="began"):
+    """A snapshot, and the epoch it was given in."""
+
+    snapshot: Snapshot
+    epoch: Epoch
+
+
+class Prepared(Struct, frozen=True, tag="prepared"):
+    """Validated and journalled as ``txid``: now apply under the fence ``sid``, in ``epoch``."""
+
+    txid: Txid
+    sid: str
+    epoch: Epoch
+
+
+class Conflict(Struct, frozen=True, tag="conflict", omit_defaults=True):
+    """Lost to ``txid`` over ``id`` (None: over rows a predicate covers). Try again once ``txid`` is visible.
+
+    ``reserved``: not lost to a commit but to somebody who is ahead in line for the key.
+    """
+
+    ptr: str
+    txid: int = 0
+    id: str | None = None
+    reserved: bool = False
+
+
+class TooOld(Struct, frozen=True, tag="too_old"):
+    """The snapshot is older than what the coordinator remembers: begin again."""
+
+
+class Busy(Struct, frozen=True, tag="busy"):
+    """Too many prepared transactions of this owner: come back shortly."""
+
+
+class Replayed(Struct, frozen=True, tag="replayed"):
+    """This idempotent call committed before as ``txid``, with this result (None: no longer known)."""
+
+    txid: Txid
+    result: str | None
+
+
+class Committed(Struct, frozen=True, tag="committed"):
+    """The transaction is in the database and visible to every snapshot given from now on."""
+
+    txid: Txid
+
+
+class Aborted(Struct, frozen=True, tag="aborted"):
+    """The transaction is not in the database and never will be."""
+
+    txid: Txid
+
+
+class InDoubt(Struct, frozen=True, tag="in_doubt"):
+    """Nobody can read the fence now. The transaction will be settled when the database answers again."""
+
+    txid: Txid
+
+
+class Fenced(Struct, frozen=True, tag="fenced"):
+    """Another coordinator has taken over this owner's tables; this one has stopped."""
+
+    epoch: int
+
+
+class Unready(Struct, frozen=True, tag="unready"):
+    """The coordinator could not start, for example because the database does not answer."""
+
+    reason: str
+
+
+class Left(Struct, frozen=True, tag="left"):
+    """The call is not in line any more."""
+
+
+class StatusReport(Struct, frozen=True, tag="status_report"):
+    """The coordinator's numbers."""
+
+    epoch: int
+    next_txid: int
+    watermark: int
+    prepared: int
+    write_log: int
+    reservations: int
+    oldest_snapshot: int
+    fenced: bool
+
+
+Request: TypeAlias = Begin | Prepare | Finish | Leave | Status
+Answer: TypeAlias = (
+    Began
+    | Prepared
+    | Conflict
+    | TooOld
+    | Busy
+    | Replayed
+    | Committed
+    | Aborted
+    | InDoubt
+    | Fenced
+    | Unready
+    | Left
+    | StatusReport
+)
+
+_encode = msgspec.json.Encoder().encode
+_decode_request = msgspec.json.Decoder(Request).decode
+_decode_answer = msgspec.json.Decoder(Answer).decode
+
+
+def encode(message: Request | Answer) -> str:
+    """Encode a message as JSON text."""
+    return _encode(message).decode()
+
+
+def decode_request(text: str) -> Request:
+    """Decode a worker's message; raises msgspec.ValidationError on anything else."""
+    request: Request = _decode_request(text)
+    return request
+
+
+def decode_answer(text: str) -> Answer:
+    """Decode a coordinator's message; raises msgspec.ValidationError on anything else."""
+    answer: Answer = _decode_answer(text)
+    return answer

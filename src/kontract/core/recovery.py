@@ -1,0 +1,35 @@
+"""How a coordinator comes to life, and how its effects on the database are carried out: the same for every shell."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from kontract.core.coordinator import Coordinator, Record
+from kontract.core.store import SqlStore
+
+
+class Saved(Struct, frozen=True):
+    """What a journal holds: nothing of it may be newer than what its coordinator answered."""
+
+    epoch: int
+    last_txid: int
+    records: list[Record]
+
+
+async def start(owner: str, saved: Saved | None, store: SqlStore) -> Coordinator:
+    """Return a coordinator for ``owner``.
+
+    With a journal it goes on in the journal's epoch; PostgreSQL is not asked, because the apply statement checks the
+    epoch anyway. Without one it takes the owner over: it raises the epoch, so that nothing of an earlier coordinator can
+    commit any more, and only then reads which txids are in use. Raises what the database raises.
+    """
+    if saved is not None:
+        return Coordinator(saved.epoch, saved.last_txid, saved.records)
+    epoch, highest = await store.take_over(owner, at_least=1)
+    return Coordinator(epoch, highest)
+
+
+async def start_anew(owner: str, epoch: int, last_txid: int, store: SqlStore) -> Coordinator:
+    """Take ``owner`` over for a database that does not know the journal's epoch (it was reset or replaced)."""
+    raised, highest = await store.take_over(owner, at_least=epoch + 1)
+    return Coordinator(raised, max(highest, last_txid))

@@ -1,0 +1,91 @@
+"""Who may go first on contested keys: a queue in order of arrival, so that hot keys make progress.
+
+Optimistic validation alone starves callers on a hot key. A caller that lost several times in a row reserves the keys it
+lost over; while it is first in line, nobody else may write them. Reservations are totally ordered by their arrival and a
+caller holds one at a time, so two callers can never wait for each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kontract.core import limits
+from kontract.core.messages import Key
+
+WHOLE_TABLE = ""
+"""The id that stands for all rows of a table: reserved when a predicate, not a key, was lost over."""
+
+
+@dataclass(slots=True)
+class Reservation:
+    """A caller's place in line. ``granted_at`` is None while somebody earlier wants one of its keys."""
+
+    call: str
+    arrived_at: int
+    keys: set[Key] = field(default_factory=set)
+    granted_at: int | None = None
+
+
+class Reservations:
+    """All reservations of an owner, first come first served."""
+
+    def __init__(self) -> None:
+        """Start with nobody in line."""
+        self._line: dict[str, Reservation] = {}  # a dict keeps the order of arrival
+
+    def __len__(self) -> int:
+        """Count the callers in line."""
+        return len(self._line)
+
+    def reserve(self, call: str, keys: list[Key], now: int) -> None:
+        """Put ``call`` in line for ``keys``, or add them to the place it has."""
+        mine = self._line.get(call)
+        if mine is None:
+            mine = self._line[call] = Reservation(call, now)
+        mine.keys.update(keys[: limits.RESERVED_KEYS - len(mine.keys)])
+
+    def release(self, call: str) -> None:
+        """Leave the line: the caller committed, gave up, or had its time."""
+        self._line.pop(call, None)
+
+    def contested(self, keys: list[Key], call: str) -> Key | None:
+        """Return the first of ``keys`` that somebody ahead of ``call`` (or anybody, if it is not in line) wants."""
+        if not self._line:
+            return None
+        wanted = set(keys) | {Key(key.ptr, WHOLE_TABLE) for key in keys}
+        tables = {key.ptr for key in keys if key.id == WHOLE_TABLE}
+        for other in self._line.values():
+            if other.call == call:
+                return None
+            for key in other.keys:
+                if key in wanted or key.ptr in tables:
+                    return key
+        return None
+
+    def is_next(self, call: str, now: int) -> bool:
+        """Whether nobody ahead of ``call`` wants one of its keys; starts its time when it is so for the first time."""
+        mine = self._line.get(call)
+        if mine is None:
+            return True
+        if self.contested(list(mine.keys), call) is not None:
+            return False
+        if mine.granted_at is None:
+            mine.granted_at = now
+        return True
+
+    def expire(self, now: int) -> None:
+        """Drop those whose time is over: granted too long ago, or waiting longer than a call may last."""
+        for call, place in list(self._line.items()):
+            granted_too_long = place.granted_at is not None and now - place.granted_at >= limits.RESERVATION_MS
+            if granted_too_long or now - place.arrived_at >= limits.TRANSACTION_MS:
+                del self._line[call]
+
+    def next_expiry(self) -> int | None:
+        """When :meth:`expire` has something to do, in the coordinator's milliseconds."""
+        times = [
+            place.granted_at + limits.RESERVATION_MS
+            if place.granted_at is not None
+            else place.arrived_at + limits.TRANSACTION_MS
+            for place in self._line.values()
+        ]
+        return min(times, default=None)

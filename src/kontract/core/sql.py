@@ -1,0 +1,396 @@
+"""All SQL that runs while functions are served, as text and bound parameters.
+
+Rules (design: apply, and who is who):
+
+- the only identifiers built into text are physical table names, which match :data:`IDENTIFIER` and are quoted; every
+  other value is a bound parameter with an explicit cast, so that drivers which send text and drivers which send binary
+  mean the same;
+- every statement stands alone: no session state, no named prepared statement, no transaction block, so that it works
+  through transaction poolers (PgBouncer, Hyperdrive);
+- a failed expectation is raised *inside* the statement by a cast that cannot succeed, of a text made from the counts
+  (so that the planner cannot fold it): PostgreSQL then undoes the whole statement. :func:`verdict` reads it back;
+- a statement whose answer may change over time names ``now()``, which keeps Hyperdrive's query cache away; snapshot
+  reads carry their snapshot as a parameter and may be cached for ever.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from kontract.core import limits
+from kontract.core.messages import Write
+from kontract.core.types import Epoch, Filter, Snapshot, TableKind, TablePointer, Txid
+
+IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}", re.ASCII)
+
+TOO_OLD_ID = "\x01too old"
+"""The id of the marker row by which a read of a plain table says that it met a version newer than its snapshot."""
+
+
+class Statement(Struct, frozen=True):
+    """One SQL statement with its parameters ``$1, $2, ..`` and, if it must be bounded, its statement_timeout in ms."""
+
+    text: str
+    params: tuple[str | int | None, ...] = ()
+    timeout_ms: int | None = None
+
+
+class Pending(Struct, frozen=True):
+    """A buffered write as a read of one's own sees it: ``data`` is JSON text, None for a deleted row."""
+
+    id: str
+    data: str | None
+
+
+def quote(identifier: str) -> str:
+    """Quote a physical table name; raises ValueError for anything that is not a plain identifier."""
+    if not IDENTIFIER.fullmatch(identifier):
+        message = f"{identifier!r} is not a table name: it must match {IDENTIFIER.pattern}"
+        raise ValueError(message)
+    return f'"{identifier}"'
+
+
+# --- looking up ------------------------------------------------------------------------------------------------------
+
+LOOKUP = """
+SELECT s.ptr, s.permissions, i.indnkeyatts
+FROM storage AS s
+LEFT JOIN pg_catalog.pg_index AS i ON i.indrelid = to_regclass(quote_ident(s.ptr)) AND i.indisprimary
+WHERE s.owner = $1::text AND s.id IN ($2::text, $1::text || '/' || $2::text) AND now() IS NOT NULL
+ORDER BY s.id = $2::text DESC
+LIMIT 1
+"""
+
+
+def lookup(owner: str, name: str) -> Statement:
+    """(ptr, permissions, columns of the primary key) of a logical table; no row when the owner has no such table."""
+    return Statement(LOOKUP, (owner, name))
+
+
+PING = Statement("SELECT 1 WHERE now() IS NOT NULL")
+"""Does the database answer?"""
+
+
+# --- reading at a snapshot -------------------------------------------------------------------------------------------
+
+COLUMNS = "id, data::text AS data, _txid, _owner"
+
+
+def visible(current: str) -> str:
+    """Return the document's visibility rule; ``current`` is the placeholder of current_txid = S + 1."""
+    return f"_txid < {current}::bigint AND (_deleted_txid IS NULL OR _deleted_txid >= {current}::bigint)"
+
+
+def _too_old_marker(pointer: TablePointer, current: str, where: str = "true") -> str:
+    """Return the part of a read of a plain table that reports a version the snapshot cannot see past."""
+    if pointer.kind is TableKind.VERSIONED:
+        return ""
+    # chr(1) || 'too old' is TOO_OLD_ID
+    return (
+        f" UNION ALL SELECT chr(1) || 'too old', NULL, 0, '' WHERE EXISTS (SELECT FROM {quote(pointer.ptr)} "
+        f"WHERE _txid >= {current}::bigint AND {where})"
+    )
+
+
+def read_row(pointer: TablePointer, row_id: str, snapshot: Snapshot) -> Statement:
+    """One row by id, as it was at the snapshot."""
+    text = (
+        f"SELECT {COLUMNS} FROM {quote(pointer.ptr)} WHERE id = $1::text AND {visible('$2')}"
+        f"{_too_old_marker(pointer, '$2', 'id = $1::text')}"
+    )
+    return Statement(text, (row_id, snapshot + 1))
+
+
+class Page(Struct, frozen=True):
+    """Which part of a query's rows to fetch: rows after the row ``after`` in the given order, at most ``limit``."""
+
+    order_by: str | None = None
+    descending: bool = False
+    after: str | None = None
+    limit: int = limits.QUERY_ROWS
+
+
+def _rows(
+    pointer: TablePointer, wanted: Filter, snapshot: Snapshot, pending: Sequence[Pending]
+) -> tuple[str, list[str | int | None]]:
+    """Return a CTE ``rows`` (id, data jsonb, _txid, _owner, position): the snapshot under one's own writes.
+
+    PostgreSQL itself overlays the buffered writes, so that filters and orders mean the same for both.
+    """
+    params: list[str | int | None] = [snapshot + 1, json.dumps(wanted.contains or {}, ensure_ascii=False), wanted.id]
+    condition = "data @> $2::jsonb AND ($3::text IS NULL OR id = $3::text)"
+    table = (
+        f"SELECT id, data, _txid, _owner, _order::bigint AS position FROM {quote(pointer.ptr)} WHERE {visible('$1')}"
+    )
+    if not pending:
+        return f"WITH rows AS ({table} AND {condition})", params
+    params.append(
+        json.dumps(
+            [{"id": p.id, "data": None if p.data is None else json.loads(p.data)} for p in pending], ensure_ascii=False
+        )
+    )
+    # New rows come after all others in insertion order; changed rows keep their place.
+    own = (
+        "SELECT p.id, p.data, 0::bigint AS _txid, ''::text AS _owner, "
+        f"coalesce((SELECT t._order FROM {quote(pointer.ptr)} AS t WHERE t.id = p.id AND {visible('$1')}), 4611686018427387904 + p.n) AS position "
+        "FROM own AS p WHERE p.data IS NOT NULL"
+    )
+    text = (
+        "WITH own AS MATERIALIZED (SELECT e.value->>'id' AS id, nullif(e.value->'data', 'null'::jsonb) AS data, e.n "
+        "FROM jsonb_array_elements($4::jsonb) WITH ORDINALITY AS e(value, n)), "
+        f"rows AS (SELECT * FROM ({table} AND id NOT IN (SELECT id FROM own) UNION ALL {own}) AS merged WHERE {condition})"
+    )
+    return text, params
+
+
+def query(
+    pointer: TablePointer, wanted: Filter, snapshot: Snapshot, page: Page, pending: Sequence[Pending] = ()
+) -> Statement:
+    """Rows that contain ``wanted``, in order of id or of one top-level field and then id.
+
+    Orders of a field are those of jsonb: null first, then strings, numbers, booleans, arrays, objects. Rows without the
+    field count as null.
+    """
+    prefix, params = _rows(pointer, wanted, snapshot, pending)
+    direction, beyond = ("DESC", "<") if page.descending else ("ASC", ">")
+    by_id = 'id COLLATE "C"'
+    field = ""
+    if page.order_by is not None:
+        params.append(page.order_by)
+        field = f"coalesce(data->(${len(params)}::text), 'null'::jsonb)"
+    position = ""
+    if page.after is not None:
+        params.append(page.after)
+        after = f"${len(params)}::text"
+        if page.order_by is None:
+            position = f"WHERE {by_id} {beyond} {after}"
+        else:
+            position = f"WHERE ({field}, {by_id}) {beyond} (SELECT {field}, {by_id} FROM rows WHERE id = {after})"
+    params.append(page.limit)
+    order = f"{field} {direction}, {by_id} {direction}" if field else f"{by_id} {direction}"
+    text = (
+        f"{prefix} SELECT * FROM (SELECT {COLUMNS} FROM rows {position} ORDER BY {order} LIMIT ${len(params)}::bigint) AS page"
+        f"{_too_old_marker(pointer, '$1')}"
+    )
+    return Statement(text, tuple(params))
+
+
+def end_row(pointer: TablePointer, snapshot: Snapshot, pending: Sequence[Pending], *, last: bool) -> Statement:
+    """Return the row that was inserted last (or first): what pop (or shift) takes."""
+    prefix, params = _rows(pointer, Filter(), snapshot, pending)
+    direction = "DESC" if last else "ASC"
+    text = (
+        f'{prefix} SELECT * FROM (SELECT {COLUMNS} FROM rows ORDER BY position {direction}, id COLLATE "C" {direction} LIMIT 1) AS row'
+        f"{_too_old_marker(pointer, '$1')}"
+    )
+    return Statement(text, tuple(params))
+
+
+def count(pointer: TablePointer, wanted: Filter, snapshot: Snapshot, pending: Sequence[Pending] = ()) -> Statement:
+    """One row whose ``_txid`` column holds the number of matching rows."""
+    prefix, params = _rows(pointer, wanted, snapshot, pending)
+    text = f"{prefix} SELECT 'count', NULL::text, count(*), '' FROM rows{_too_old_marker(pointer, '$1')}"
+    return Statement(text, tuple(params))
+
+
+# --- apply -----------------------------------------------------------------------------------------------------------
+
+EPOCH_PREFIX = "epoch/"
+"""``trxs.sid`` of an owner's epoch row is this and the owner; its create_txid is the epoch. No fence has such a sid."""
+
+FENCED = "KONTRACT_FENCED"
+STALE = "KONTRACT_STALE"
+
+_APPLY_HEAD = """
+WITH epoch AS MATERIALIZED (
+  SELECT create_txid AS current FROM trxs WHERE sid = 'epoch/' || $2::text FOR SHARE
+), fence AS (
+  INSERT INTO trxs (sid, owner, create_txid)
+  SELECT $1::text, $2::text, $3::bigint FROM epoch WHERE current = $4::bigint
+  RETURNING create_txid AS txid
+)"""
+
+_WRITES = """, w{n} AS MATERIALIZED (
+  SELECT e.value->>'id' AS id, (e.value->>'seen')::bigint AS seen, nullif(e.value->'data', 'null'::jsonb) AS data, e.n
+  FROM jsonb_array_elements(${p}::jsonb) WITH ORDINALITY AS e(value, n)
+)"""
+
+# Old versions end where the new ones begin. A blind write (seen IS NULL) takes any older version; a write of a row that
+# was absent (seen = 0) must find none: the INSERT meets the unique index of live rows if there is one.
+_VERSIONED = """, old{n} AS (
+  UPDATE {table} AS t SET _deleted_txid = fence.txid
+  FROM w{n} AS w, fence
+  WHERE t.id = w.id AND t._deleted_txid IS NULL
+    AND CASE WHEN w.seen IS NULL THEN t._txid < fence.txid ELSE t._txid = w.seen END
+  RETURNING t.id, t._owner, t._order, w.seen
+), new{n} AS (
+  INSERT INTO {table} (id, data, _txid, _owner, _order)
+  SELECT v.id, v.data, v.txid, coalesce(v._owner, $5::text),
+         coalesce(v._order, nextval(pg_get_serial_sequence({literal}, '_order')))
+  FROM (
+    SELECT w.id, w.data, fence.txid, o._owner, o._order
+    FROM w{n} AS w CROSS JOIN fence LEFT JOIN old{n} AS o ON o.id = w.id
+    WHERE w.data IS NOT NULL
+    ORDER BY w.n
+  ) AS v
+  RETURNING id
+)"""
+
+# One row per id: a deletion leaves the row as a tombstone, so that readers at older snapshots still see it; a later
+# insert takes the tombstone over.
+_PLAIN = """, old{n} AS (
+  UPDATE {table} AS t SET
+    data = coalesce(w.data, t.data),
+    _txid = CASE WHEN w.data IS NULL THEN t._txid ELSE fence.txid END,
+    _deleted_txid = CASE WHEN w.data IS NULL THEN fence.txid END,
+    _owner = CASE WHEN t._deleted_txid IS NULL THEN t._owner ELSE $5::text END,
+    _order = CASE WHEN t._deleted_txid IS NULL THEN t._order
+                  ELSE nextval(pg_get_serial_sequence({literal}, '_order')) END
+  FROM w{n} AS w, fence
+  WHERE t.id = w.id AND t._txid < fence.txid AND coalesce(t._deleted_txid, 0) < fence.txid
+    AND CASE WHEN w.seen IS NULL THEN w.data IS NOT NULL OR t._deleted_txid IS NULL
+             WHEN w.seen = 0 THEN t._deleted_txid IS NOT NULL
+             ELSE t._deleted_txid IS NULL AND t._txid = w.seen END
+  RETURNING t.id, w.seen, w.data IS NOT NULL AS kept
+), added{n} AS (
+  INSERT INTO {table} (id, data, _txid, _owner)
+  SELECT v.id, v.data, v.txid, $5::text
+  FROM (
+    SELECT w.id, w.data, fence.txid
+    FROM w{n} AS w CROSS JOIN fence
+    WHERE w.data IS NOT NULL AND coalesce(w.seen, 0) = 0 AND NOT EXISTS (SELECT FROM old{n} AS o WHERE o.id = w.id)
+    ORDER BY w.n
+  ) AS v
+  RETURNING id
+), new{n} AS (
+  SELECT id FROM added{n} UNION ALL SELECT id FROM old{n} WHERE kept
+)"""
+
+_CHECK = """
+  WHEN (SELECT count(*) FROM old{n} WHERE seen > 0) <> (SELECT count(*) FROM w{n} WHERE seen > 0)
+    OR (SELECT count(*) FROM new{n}) <> (SELECT count(*) FROM w{n} WHERE data IS NOT NULL)
+  THEN ('KONTRACT_STALE ' || {literal} || ' ' || (SELECT count(*) FROM old{n}) || ' ' || (SELECT count(*) FROM new{n}))::int"""
+
+
+class ApplyPlan(Struct, frozen=True):
+    """Everything the apply statement writes: the fence, in its epoch, and the rows of each table."""
+
+    sid: str
+    owner: str
+    user: str
+    txid: Txid
+    epoch: Epoch
+    writes: Sequence[tuple[TablePointer, Sequence[Write]]]
+
+
+def apply(plan: ApplyPlan) -> Statement:
+    """Return the one statement that commits: the fence and every row version, or nothing.
+
+    Raises inside PostgreSQL: FENCED when the epoch is another one, STALE when a row is not as it was read, 23505 when
+    the fence exists already (the transaction was applied or aborted) or a row that should be absent is there.
+    """
+    text = [_APPLY_HEAD]
+    params: list[str | int | None] = [plan.sid, plan.owner, plan.txid, plan.epoch, plan.user]
+    checks = []
+    for n, (pointer, writes) in enumerate(plan.writes):
+        table = quote(pointer.ptr)
+        # pg_get_serial_sequence takes the quoted name as text; IDENTIFIER leaves nothing to escape in a literal
+        literal = f"'{table}'"
+        params.append(_writes_as_json(writes))
+        text.append(_WRITES.format(n=n, p=len(params)))
+        shape = _VERSIONED if pointer.kind is TableKind.VERSIONED else _PLAIN
+        text.append(shape.format(n=n, table=table, literal=literal))
+        checks.append(_CHECK.format(n=n, literal=literal))
+    text.append(
+        "\nSELECT CASE WHEN NOT EXISTS (SELECT FROM fence)"
+        "\n  THEN ('KONTRACT_FENCED ' || coalesce((SELECT current FROM epoch)::text, 'none'))::int"
+        + "".join(checks)
+        + "\n  ELSE 1 END"
+    )
+    return Statement("".join(text), tuple(params), limits.STATEMENT_MS)
+
+
+def _writes_as_json(writes: Iterable[Write]) -> str:
+    rows = []
+    for write in writes:
+        seen = "null" if write.seen is None else str(write.seen)
+        row_id = json.dumps(write.id, ensure_ascii=False)
+        rows.append(f'{{"id":{row_id},"seen":{seen},"data":{bytes(write.data).decode()}}}')
+    return f"[{','.join(rows)}]"
+
+
+# --- the fence and the epoch -----------------------------------------------------------------------------------------
+
+RESOLVE = """
+INSERT INTO trxs (sid, owner, create_txid) VALUES ($1::text, $2::text, -$3::bigint)
+ON CONFLICT (sid) DO UPDATE SET sid = trxs.sid
+RETURNING create_txid
+"""
+
+RAISE_EPOCH = """
+INSERT INTO trxs (sid, owner, create_txid) VALUES ('epoch/' || $1::text, $1::text, $2::bigint)
+ON CONFLICT (sid) DO UPDATE SET create_txid = greatest(trxs.create_txid + 1, excluded.create_txid)
+RETURNING create_txid
+"""
+
+READ_EPOCH = "SELECT create_txid FROM trxs WHERE sid = 'epoch/' || $1::text AND now() IS NOT NULL"
+
+HIGHEST_FENCE = """
+SELECT coalesce(max(abs(create_txid)), 0) FROM trxs
+WHERE owner = $1::text AND sid NOT LIKE 'epoch/%' AND now() IS NOT NULL
+"""
+
+POINTERS = "SELECT DISTINCT ptr FROM storage WHERE owner = $1::text AND to_regclass(quote_ident(ptr)) IS NOT NULL AND now() IS NOT NULL"
+
+
+def resolve(sid: str, owner: str, txid: int) -> Statement:
+    """Write the abort fence, or read the fence that is there; waits for an apply statement in flight.
+
+    Returns one row: ``txid`` (committed), ``-txid`` (aborted for good), or another number when the fence is that of
+    another attempt of the same idempotent call.
+    """
+    return Statement(RESOLVE, (sid, owner, txid), limits.STATEMENT_MS)
+
+
+def raise_epoch(owner: str, at_least: int) -> Statement:
+    """Take over an owner: waits for applies in flight, and every later apply of older epochs fails."""
+    return Statement(RAISE_EPOCH, (owner, at_least), limits.STATEMENT_MS)
+
+
+def read_epoch(owner: str) -> Statement:
+    """Return the epoch that may commit; no row before the first coordinator of this owner."""
+    return Statement(READ_EPOCH, (owner,))
+
+
+def highest_fence(owner: str) -> Statement:
+    """Return the highest txid among the fences of an owner."""
+    return Statement(HIGHEST_FENCE, (owner,))
+
+
+def pointers(owner: str) -> Statement:
+    """Return the physical tables of an owner."""
+    return Statement(POINTERS, (owner,))
+
+
+def highest_txid(ptrs: Sequence[str]) -> Statement:
+    """Return the highest txid in the rows of these tables."""
+    parts = [f"SELECT greatest(max(_txid), max(_deleted_txid)) AS txid FROM {quote(ptr)}" for ptr in ptrs]
+    return Statement(
+        f"SELECT coalesce(max(txid), 0) FROM ({' UNION ALL '.join(parts)}) AS tables WHERE now() IS NOT NULL"
+    )
+
+
+# --- reading errors --------------------------------------------------------------------------------------------------
+
+
+def verdict(sqlstate: str, message: str) -> str | None:
+    """Return FENCED or STALE if PostgreSQL's error is one that the apply statement raised on purpose, else None."""
+    if sqlstate == "22P02":
+        for word in (FENCED, STALE):
+            if word in message:
+                return word
+    return None

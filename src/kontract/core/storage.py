@@ -1,0 +1,169 @@
+"""``ctx.storage``: the tables of the caller's owner, inside the running transaction."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from kontract.core import documents, limits
+from kontract.core.catalog import Catalog
+from kontract.core.errors import Code, ConflictError, InvalidRequestError, NotFoundError
+from kontract.core.rows import RowType
+from kontract.core.sql import Page
+from kontract.core.transaction import Transaction
+from kontract.core.types import TablePointer
+from kontract.ports import Store
+
+
+class Storage:
+    """All tables by name: ``ctx.storage.tasks`` or ``ctx.storage["tasks"]``."""
+
+    def __init__(
+        self,
+        transaction: Transaction,
+        store: Store,
+        catalog: Catalog,
+        row_type: Callable[[str], RowType],
+        new_id: Callable[[], str],
+    ) -> None:
+        """Bind tables to one transaction."""
+        self._transaction = transaction
+        self._store = store
+        self._catalog = catalog
+        self._row_type = row_type
+        self._new_id = new_id
+
+    def __getitem__(self, name: str) -> Table:
+        """Return the table; whether it exists is found out when it is used."""
+        return Table(name, self._row_type(name), self._transaction, self._locate, self._new_id)
+
+    def __getattr__(self, name: str) -> Table:
+        """Return the table; names that start with an underscore need brackets."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self[name]
+
+    async def _locate(self, name: str) -> TablePointer:
+        return await self._catalog.pointer(self._store, self._transaction.call.owner, name)
+
+
+class Table:
+    """One logical table. Rows are instances of its ``@table`` struct, or dicts with their id under ``"id"``.
+
+    Errors of all methods: NotFoundError when the owner has no such table, InvalidRequestError for values that cannot be
+    stored, PermissionDeniedError for writes of a function without the W bit, PayloadTooLargeError over the limits.
+    """
+
+    def __init__(
+        self, name: str, rows: RowType, transaction: Transaction, locate: Any, new_id: Callable[[], str]
+    ) -> None:
+        """Bind a table to one transaction."""
+        self.name = name
+        self._rows = rows
+        self._transaction = transaction
+        self._locate = locate
+        self._new_id = new_id
+
+    async def get(self, id: str) -> Any | None:  # noqa: A002 - public name
+        """Return the row, or None."""
+        row_id = documents.check_id(id, self.name)
+        version = await self._transaction.get(await self._locate(self.name), row_id)
+        return None if version is None else self._rows.decode(version)
+
+    async def set(self, id: str, value: Any) -> None:  # noqa: A002
+        """Write the row whether it exists or not. Does not read it, so it conflicts with almost nothing."""
+        row_id = documents.check_id(id, self.name)
+        data = self._rows.encode(value, row_id)
+        await self._transaction.put(await self._locate(self.name), row_id, data)
+
+    async def insert(self, id: str, value: Any) -> None:  # noqa: A002
+        """Write a new row; raises ConflictError (ALREADY_EXISTS) when there is one with this id."""
+        row_id = documents.check_id(id, self.name)
+        data = self._rows.encode(value, row_id)
+        if not await self._transaction.add(await self._locate(self.name), row_id, data, fresh=False):
+            message = f"table {self.name!r} already has a row {row_id!r}"
+            raise ConflictError(message, code=Code.ALREADY_EXISTS)
+
+    async def update(self, id: str, **changes: Any) -> Any:  # noqa: A002
+        """Change fields of a row and return the new row; raises NotFoundError when there is none."""
+        row_id = documents.check_id(id, self.name)
+        pointer = await self._locate(self.name)
+        version = await self._transaction.get(pointer, row_id)
+        if version is None:
+            message = f"table {self.name!r} has no row {row_id!r}"
+            raise NotFoundError(message)
+        await self._transaction.replace(pointer, row_id, self._rows.merge(version.data, changes, row_id))
+        return await self.get(row_id)
+
+    async def delete(self, id: str) -> bool:  # noqa: A002
+        """Delete the row; False when there is none."""
+        row_id = documents.check_id(id, self.name)
+        return await self._transaction.remove(await self._locate(self.name), row_id)
+
+    async def push(self, value: Any) -> str:
+        """Append a row under a new, time-ordered id (UUID version 7) and return the id."""
+        data = self._rows.encode(value, None)
+        row_id = self._new_id()
+        await self._transaction.add(await self._locate(self.name), row_id, data, fresh=True)
+        return row_id
+
+    async def pop(self) -> Any | None:
+        """Delete and return the row inserted last, or None."""
+        return await self._take(last=True)
+
+    async def shift(self) -> Any | None:
+        """Delete and return the row inserted first, or None."""
+        return await self._take(last=False)
+
+    async def count(self, filter: Mapping[str, Any] | None = None) -> int:  # noqa: A002 - public name
+        """Count the rows that contain ``filter``."""
+        wanted = self._rows.filter(filter)
+        return await self._transaction.count(await self._locate(self.name), wanted)
+
+    async def query(
+        self,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - public name
+        *,
+        order_by: str | None = None,
+        descending: bool = False,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> AsyncIterator[Any]:
+        """Iterate over the rows that contain ``filter``, in order of id, or of ``order_by`` and then id.
+
+        ``after``: the id of the last row of the previous page; with ``order_by`` that row must still exist.
+        """
+        wanted = self._rows.filter(filter)
+        field = None if order_by is None else self._rows.stored_name(order_by)
+        if field == self._rows.key:
+            field = None
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
+            message = f"limit must be a whole number from 0, not {limit!r:.50}"
+            raise InvalidRequestError(message)
+        position = None if after is None else documents.check_id(after, self.name)
+        pointer = await self._locate(self.name)
+        if field is not None and position is not None and await self._transaction.get(pointer, position) is None:
+            message = f"after: table {self.name!r} has no row {position!r} any more; start again from the first page"
+            raise InvalidRequestError(message)
+        left = limit
+        while left is None or left > 0:
+            size = limits.QUERY_ROWS if left is None else min(left, limits.QUERY_ROWS)
+            page = Page(field, descending, position, size)
+            versions = await self._transaction.page(
+                pointer, wanted, page, ordered=limit is not None or field is not None
+            )
+            for version in versions:
+                yield self._rows.decode(version)
+            if len(versions) < size:
+                return
+            position = versions[-1].id
+            if left is not None:
+                left -= len(versions)
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        """Iterate over all rows in order of id."""
+        return self.query()
+
+    async def _take(self, *, last: bool) -> Any | None:
+        version = await self._transaction.take_end(await self._locate(self.name), last=last)
+        return None if version is None else self._rows.decode(version)

@@ -1,0 +1,436 @@
+"""One attempt of one transaction, on the worker's side: what it read, what it will write, and how it commits.
+
+Reads go to PostgreSQL at the snapshot; writes stay here until commit, and one's own reads see them. Nothing reaches the
+database before prepare has answered. :meth:`Transaction.commit` is the commit path::
+
+    prepare   coordinator: validate, number, journal        no writes: nothing to do
+    apply     PostgreSQL: one statement, all or nothing
+    finish    coordinator: make visible, or find out what happened
+
+Once prepare has answered only the fence in PostgreSQL decides, and this module never reports an outcome it did not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from kontract.core import limits
+from kontract.core.errors import Code, HttpError, PayloadTooLargeError, PermissionDeniedError, UnavailableError
+from kontract.core.messages import (
+    ABSENT,
+    NOTHING,
+    Aborted,
+    Answer,
+    Began,
+    Begin,
+    Busy,
+    Committed,
+    Conflict,
+    Fenced,
+    Finish,
+    Key,
+    Predicate,
+    Prepare,
+    Prepared,
+    Replayed,
+    TooOld,
+    Unready,
+    Write,
+)
+from kontract.core.sql import ApplyPlan, Page, Pending
+from kontract.core.types import EVERY_ROW, Filter, Isolation, Snapshot, TablePointer, Txid, Version
+from kontract.ports import (
+    ApplyOutcome,
+    Clock,
+    CoordinatorStub,
+    CoordinatorUnavailableError,
+    Mutex,
+    SnapshotTooOldError,
+    Store,
+)
+
+FINISH_TRIES = 4
+"""How often finish is sent to a coordinator that does not answer (it may be restarting) before going on without."""
+
+FINISH_PAUSE_MS = 50
+
+T = TypeVar("T")
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+class RetryError(Exception):
+    """This attempt cannot commit, another one may: run the handler again once ``after`` is visible."""
+
+    def __init__(self, reason: str, *, after: int = 0, table: str = "", row_id: str | None = None) -> None:
+        """Say why, and over what it lost."""
+        super().__init__(reason)
+        self.reason = reason
+        self.after = after
+        self.table = table
+        self.row_id = row_id
+
+
+class ReplayedError(Exception):
+    """This idempotent call has committed before: its result is to be returned instead."""
+
+    def __init__(self, txid: Txid, result: str | None) -> None:
+        """Carry the first commit's txid and result."""
+        super().__init__(f"already applied as {txid}")
+        self.txid = txid
+        self.result = result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What stays the same over all attempts of one call."""
+
+    id: str
+    owner: str
+    user: str
+    read_only: bool = False
+    isolation: Isolation = Isolation.SERIALIZABLE
+    idempotent: bool = False
+
+
+@dataclass(slots=True)
+class _Buffered:
+    """The pending write of one row; ``data`` is JSON text, None for a deletion."""
+
+    pointer: TablePointer
+    seen: int | None
+    old: str | None
+    data: str | None
+    owner: str | None
+
+
+def refusal(answer: Answer) -> HttpError:
+    """Return the error for an answer that no retry of this attempt can change."""
+    if isinstance(answer, Fenced):
+        message = (
+            "another deployment coordinates this owner's tables now (its epoch is "
+            f"{answer.epoch}); send calls there, or stop it and restart this one without its journal"
+        )
+        return UnavailableError(message, code=Code.FENCED)
+    reason = answer.reason if isinstance(answer, Unready) else f"unexpected answer {type(answer).__name__}"
+    return UnavailableError(f"the coordinator cannot work now: {reason}", headers={"Retry-After": "1"})
+
+
+def _wire(key: Key, buffered: _Buffered) -> Write:
+    return Write(
+        table=buffered.pointer.name,
+        ptr=key.ptr,
+        id=key.id,
+        seen=buffered.seen,
+        data=NOTHING if buffered.data is None else Raw(buffered.data.encode()),
+        old=NOTHING if buffered.old is None else Raw(buffered.old.encode()),
+        owner=buffered.owner,
+    )
+
+
+class Transaction:
+    """One attempt. Its methods may be awaited from several tasks of the handler; they take turns."""
+
+    def __init__(
+        self, call: Call, attempt: int, coordinator: CoordinatorStub, store: Store, clock: Clock, mutex: Mutex
+    ) -> None:
+        """Start with nothing read and nothing written."""
+        self.call = call
+        self.attempt = attempt
+        self.snapshot: Snapshot | None = None
+        self._coordinator = coordinator
+        self._store = store
+        self._clock = clock
+        self._mutex = mutex
+        self._read: dict[Key, Version | None] = {}
+        self._looked_for: set[Key] = set()  # rows asked for by id and more: what is there is not known
+        self._predicates: dict[tuple[str, bytes, bool], Predicate] = {}
+        self._writes: dict[Key, _Buffered] = {}
+        self._written_bytes = 0
+        self._doom: Exception | None = None
+        self._closed = False
+        self._tables: dict[str, str] = {}  # physical to logical name, for messages
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    async def begin(self, after: int = 0) -> Snapshot:
+        """Get the snapshot that all reads of this attempt use. ``after`` must be visible at it."""
+        async with self._mutex:
+            return await self._begin(after)
+
+    async def get(self, pointer: TablePointer, row_id: str) -> Version | None:
+        """Read one row: one's own write if there is one, else the version at the snapshot."""
+        async with self._mutex:
+            return await self._get(pointer, row_id)
+
+    async def page(self, pointer: TablePointer, wanted: Filter, page: Page, *, ordered: bool) -> list[Version]:
+        """Read one page of a query. ``ordered``: its order or limit is the caller's, so every change matters."""
+        async with self._mutex:
+            snapshot = await self._begin()
+            if wanted.id is None:
+                self._depend_on(pointer, wanted, whole=ordered)
+            else:
+                self._looked_for.add(Key(pointer.ptr, wanted.id))
+            rows = await self._reading(
+                self._store.query(pointer, wanted, snapshot, page, self._pending(pointer)),
+            )
+            self._remember(pointer, rows)
+            return rows
+
+    async def count(self, pointer: TablePointer, wanted: Filter) -> int:
+        """Count rows."""
+        async with self._mutex:
+            snapshot = await self._begin()
+            self._depend_on(pointer, wanted, whole=True)
+            return await self._reading(self._store.count(pointer, wanted, snapshot, self._pending(pointer)))
+
+    async def take_end(self, pointer: TablePointer, *, last: bool) -> Version | None:
+        """Delete and return the row inserted last or first; None when there is no row."""
+        async with self._mutex:
+            self._check_writable(pointer)
+            snapshot = await self._begin()
+            self._depend_on(pointer, EVERY_ROW, whole=True)
+            row = await self._reading(self._store.end_row(pointer, snapshot, self._pending(pointer), last=last))
+            if row is not None:
+                self._remember(pointer, [row])
+                self._buffer(pointer, row.id, None, blind=False)
+            return row
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    async def put(self, pointer: TablePointer, row_id: str, data: str) -> None:
+        """Write a row whether it exists or not, without reading it."""
+        async with self._mutex:
+            self._check_writable(pointer)
+            self._buffer(pointer, row_id, data, blind=True)
+
+    async def add(self, pointer: TablePointer, row_id: str, data: str, *, fresh: bool) -> bool:
+        """Write a row that must not exist; False when it does. ``fresh``: the id is new and random, no need to look."""
+        async with self._mutex:
+            self._check_writable(pointer)
+            if not fresh and await self._get(pointer, row_id) is not None:
+                return False
+            if fresh:
+                self._read.setdefault(Key(pointer.ptr, row_id), None)
+            self._buffer(pointer, row_id, data, blind=False)
+            return True
+
+    async def replace(self, pointer: TablePointer, row_id: str, data: str) -> None:
+        """Write a row that has been read in this attempt."""
+        async with self._mutex:
+            self._check_writable(pointer)
+            self._buffer(pointer, row_id, data, blind=False)
+
+    async def remove(self, pointer: TablePointer, row_id: str) -> bool:
+        """Delete a row; False when there is none."""
+        async with self._mutex:
+            self._check_writable(pointer)
+            if await self._get(pointer, row_id) is None:
+                return False
+            self._buffer(pointer, row_id, None, blind=False)
+            return True
+
+    # --- ending ------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Refuse everything from now on: the handler has returned or failed."""
+        self._closed = True
+
+    async def commit(self, result: str | None = None) -> Txid | None:
+        """Commit what was written and return its txid; None when nothing was written.
+
+        Raises RetryError when the attempt lost, ReplayedError for a repeated idempotent call, HttpError when the
+        outcome cannot be learnt (COMMIT_UNKNOWN) or the coordinator is fenced or unreachable.
+        """
+        self._closed = True
+        if self._doom is not None:
+            raise self._doom
+        writes = [(key, b) for key, b in self._writes.items() if not (b.seen == ABSENT and b.data is None)]
+        if not writes:
+            return None
+        prepared = await self._prepare(writes, result)
+        outcome = await self._store.apply(self._plan(prepared, writes))
+        return await self._finish(prepared, outcome)
+
+    async def _prepare(self, writes: list[tuple[Key, _Buffered]], result: str | None) -> Prepared:
+        serializable = self.call.isolation is Isolation.SERIALIZABLE and self.snapshot is not None
+        message = Prepare(
+            call=self.call.id,
+            attempt=self.attempt,
+            user=self.call.user,
+            snapshot=self.snapshot,
+            reads=[*self._read, *(self._looked_for - self._read.keys())] if serializable else [],
+            predicates=list(self._predicates.values()) if serializable else [],
+            writes=[_wire(key, buffered) for key, buffered in writes],
+            isolation=self.call.isolation.value,
+            idempotent=self.call.idempotent,
+            result=result,
+        )
+        try:
+            answer = await self._coordinator.ask(message)
+        except CoordinatorUnavailableError as error:
+            # If it was prepared, nobody will apply it: its deadline aborts it.
+            raise RetryError("the coordinator did not answer") from error
+        match answer:
+            case Prepared():
+                return answer
+            case Conflict():
+                table = self._tables.get(answer.ptr, answer.ptr)
+                raise RetryError("conflict", after=answer.txid, table=table, row_id=answer.id)
+            case TooOld():
+                raise RetryError("the snapshot is too old")
+            case Busy():
+                raise RetryError("busy")
+            case Replayed():
+                raise ReplayedError(answer.txid, answer.result)
+            case _:
+                raise refusal(answer)
+
+    def _plan(self, prepared: Prepared, writes: list[tuple[Key, _Buffered]]) -> ApplyPlan:
+        by_table: dict[str, tuple[TablePointer, list[Write]]] = {}
+        for key, buffered in writes:
+            by_table.setdefault(key.ptr, (buffered.pointer, []))[1].append(_wire(key, buffered))
+        return ApplyPlan(
+            prepared.sid, self.call.owner, self.call.user, prepared.txid, prepared.epoch, list(by_table.values())
+        )
+
+    async def _finish(self, prepared: Prepared, outcome: ApplyOutcome) -> Txid:
+        applied = outcome is ApplyOutcome.APPLIED
+        answer = await self._tell(Finish(prepared.txid, applied, fenced=outcome is ApplyOutcome.FENCED))
+        if applied or isinstance(answer, Committed):
+            # The database said so. Without the coordinator's answer the commit may become visible a little later.
+            return prepared.txid
+        if isinstance(answer, Aborted):
+            raise RetryError("the database refused the commit", after=prepared.txid)
+        fence = await self._store.resolve(prepared.sid, self.call.owner, prepared.txid)
+        if fence is None:
+            message = (
+                "the outcome of this call is not known yet because the database does not answer; it is settled as soon "
+                "as the database is back. Repeat the call with an Idempotency-Key, or look before you repeat it"
+            )
+            raise UnavailableError(message, code=Code.COMMIT_UNKNOWN)
+        if fence == prepared.txid:
+            return prepared.txid
+        if isinstance(answer, Fenced):
+            raise refusal(answer)
+        raise RetryError("the database refused the commit", after=prepared.txid)
+
+    async def _tell(self, message: Finish) -> Answer | None:
+        for trial in range(FINISH_TRIES):
+            try:
+                return await self._coordinator.ask(message)
+            except CoordinatorUnavailableError:
+                if trial + 1 < FINISH_TRIES:
+                    await self._clock.sleep(FINISH_PAUSE_MS << trial)
+        return None
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    async def _begin(self, after: int = 0) -> Snapshot:
+        self._check_open()
+        if self.snapshot is not None:
+            return self.snapshot
+        self._store.warm()  # connects while the coordinator answers
+        try:
+            answer = await self._coordinator.ask(
+                Begin(self.call.id, self.attempt, after, idempotent=self.call.idempotent)
+            )
+        except CoordinatorUnavailableError as error:
+            raise self._doomed(RetryError("the coordinator did not answer")) from error
+        match answer:
+            case Began():
+                self.snapshot = answer.snapshot
+                return self.snapshot
+            case Replayed():
+                raise self._doomed(ReplayedError(answer.txid, answer.result))
+            case Conflict():
+                raise self._doomed(RetryError("the first call with this key is under way", after=answer.txid))
+            case _:
+                raise self._doomed(refusal(answer))
+
+    async def _get(self, pointer: TablePointer, row_id: str) -> Version | None:
+        self._check_open()
+        key = Key(pointer.ptr, row_id)
+        buffered = self._writes.get(key)
+        if buffered is not None:
+            return None if buffered.data is None else Version(row_id, buffered.data, 0, buffered.owner or "")
+        if key not in self._read:
+            snapshot = await self._begin()
+            row = await self._reading(self._store.read_row(pointer, row_id, snapshot))
+            self._tables[pointer.ptr] = pointer.name
+            self._read[key] = row
+            self._check_reads()
+        return self._read[key]
+
+    async def _reading(self, read: Awaitable[T]) -> T:
+        try:
+            return await read
+        except SnapshotTooOldError:
+            raise self._doomed(RetryError("the snapshot is too old")) from None
+
+    def _doomed(self, error: Exception) -> Exception:
+        """Make sure that a handler which swallows this error cannot commit on top of it."""
+        self._doom = error
+        return error
+
+    def _pending(self, pointer: TablePointer) -> list[Pending]:
+        return [Pending(key.id, b.data) for key, b in self._writes.items() if key.ptr == pointer.ptr]
+
+    def _depend_on(self, pointer: TablePointer, wanted: Filter, *, whole: bool) -> None:
+        self._tables[pointer.ptr] = pointer.name
+        contains = _encode(wanted.contains or {})
+        self._predicates.setdefault((pointer.ptr, contains, whole), Predicate(pointer.ptr, Raw(contains), whole=whole))
+
+    def _remember(self, pointer: TablePointer, rows: Iterable[Version]) -> None:
+        for row in rows:
+            key = Key(pointer.ptr, row.id)
+            if key not in self._writes:
+                self._read.setdefault(key, row)
+        self._check_reads()
+
+    def _buffer(self, pointer: TablePointer, row_id: str, data: str | None, *, blind: bool) -> None:
+        key = Key(pointer.ptr, row_id)
+        self._tables[pointer.ptr] = pointer.name
+        buffered = self._writes.get(key)
+        if buffered is None:
+            seen: int | None = None
+            version = None
+            if key in self._read:
+                version = self._read[key]
+                seen = ABSENT if version is None else version.txid
+            elif not blind:
+                message = f"row {row_id!r} was not read before it was written"
+                raise AssertionError(message)
+            buffered = self._writes[key] = _Buffered(
+                pointer, seen, version.data if version else None, None, version.owner if version else self.call.user
+            )
+        else:
+            self._written_bytes -= len(buffered.data or "")
+        buffered.data = data
+        self._written_bytes += len(data or "")
+        if self._written_bytes > limits.WRITE_SET_BYTES:
+            message = f"this transaction writes more than {limits.WRITE_SET_BYTES} bytes; split it into several calls"
+            raise self._doomed(PayloadTooLargeError(message))
+
+    def _check_open(self) -> None:
+        if self._doom is not None:
+            raise self._doom
+        if self._closed:
+            message = "ctx.storage was used after the function returned; its transaction has ended"
+            raise RuntimeError(message)
+
+    def _check_writable(self, pointer: TablePointer) -> None:
+        self._check_open()
+        if self.call.read_only:
+            message = f"this function may not write ({pointer.name}): give it the W bit, for example perm=perms.RW_"
+            raise PermissionDeniedError(message)
+
+    def _check_reads(self) -> None:
+        if len(self._read) > limits.READ_SET_ROWS:
+            message = f"this transaction reads more than {limits.READ_SET_ROWS} rows; ask for fewer at a time"
+            raise self._doomed(PayloadTooLargeError(message))

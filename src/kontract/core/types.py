@@ -1,0 +1,65 @@
+"""Distinct types for distinct numbers, and the rows that carry them (design: terms of the transaction protocol)."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, NewType
+
+from msgspec import Struct
+
+Txid = NewType("Txid", int)
+"""A transaction's place in the commit order of its owner: a positive integer below 2**53."""
+
+Snapshot = NewType("Snapshot", int)
+"""``S``: every transaction with ``T <= S`` has finished, so what a reader sees at ``S`` never changes."""
+
+Epoch = NewType("Epoch", int)
+"""Which incarnation of the owner's coordinator gave a txid; a row of ``trxs`` holds the one that may commit."""
+
+Millis = NewType("Millis", int)
+"""A point in time or a duration in milliseconds; each function says which clock it means."""
+
+MAX_TXID = 2**53 - 1
+"""Txids travel through JavaScript numbers on the platform side; larger integers would be rounded there."""
+
+
+class Isolation(Enum):
+    """What prepare checks. SNAPSHOT skips the read checks, and with them serializability."""
+
+    SERIALIZABLE = "serializable"
+    SNAPSHOT = "snapshot"
+
+
+class TableKind(Enum):
+    """VERSIONED keeps every version until it is collected; PLAIN is the one-row-per-id layout of the document."""
+
+    VERSIONED = "versioned"
+    PLAIN = "plain"
+
+
+class TablePointer(Struct, frozen=True):
+    """Where a logical table of one owner lives: a row of ``storage`` and what the catalog says of it."""
+
+    name: str
+    ptr: str
+    kind: TableKind
+    permissions: int
+
+
+class Version(Struct, frozen=True):
+    """One version of a row as PostgreSQL returned it: ``data`` is JSON text without the id."""
+
+    id: str
+    data: str
+    txid: int
+    owner: str
+
+
+class Filter(Struct, frozen=True):
+    """What a query asks of rows: containment of ``contains`` (PostgreSQL's ``@>``) and, if given, one id."""
+
+    contains: dict[str, Any] | None = None
+    id: str | None = None
+
+
+EVERY_ROW = Filter()

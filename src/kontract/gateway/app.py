@@ -1,0 +1,182 @@
+"""The gateway's front: routing, authentication, CORS, errors, and one log line a request."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from typing import Any
+
+from kontract.core.catalog import Catalog
+from kontract.core.errors import Code, Fault, HttpError, InternalError, NotFoundError, UnavailableError
+from kontract.core.store import SqlStore, TableMissingError
+from kontract.gateway import config as configuration
+from kontract.gateway.config import Config, ConfigurationError
+from kontract.gateway.http import JSON, Request, Response, encode_json, error_response
+from kontract.gateway.meter import Meter
+from kontract.gateway.routes import Registry
+from kontract.gateway.rpc import PREFIX, RpcCall, function_name, method_not_allowed
+from kontract.gateway.sessions import authenticate
+from kontract.ports import DatabaseError, DatabaseUnavailableError, RuntimeAdapter
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, X-Request-Id"
+EXPOSED_HEADERS = "X-Request-Id, X-Kontract-Txid, Server-Timing, Retry-After, Idempotency-Replayed"
+
+# SQLSTATE, exact code first, then class (PostgreSQL documentation, appendix A).
+SQLSTATES: dict[str, tuple[Code, str]] = {
+    "57014": (Code.DEADLINE_EXCEEDED, "the database took too long"),
+    "42P01": (Code.UNAVAILABLE, "a table of this application is missing; run: kontract migrate"),
+    "42501": (Code.INTERNAL, "the database refused"),
+    "08": (Code.UNAVAILABLE, "the database does not answer"),
+    "28": (Code.UNAVAILABLE, "the database does not let the gateway in"),
+    "53": (Code.UNAVAILABLE, "the database is out of resources"),
+    "57": (Code.UNAVAILABLE, "the database is shutting down or starting"),
+    "58": (Code.UNAVAILABLE, "the database does not work"),
+    "40": (Code.UNAVAILABLE, "the database could not run this now"),
+}
+
+
+class Gateway:
+    """All requests of one process (an isolate, a server worker)."""
+
+    def __init__(self, registry: Registry) -> None:
+        """Serve the functions of ``registry``."""
+        self._registry = registry
+        self._catalog: Catalog | None = None
+        self._config: Config | None = None
+
+    async def handle(self, request: Request, platform: RuntimeAdapter) -> Response:
+        """Answer one request. Never raises: every failure becomes an error body and a log line."""
+        started = platform.clock.elapsed()
+        meter = Meter()
+        request_id = request.headers.get("x-request-id", "")
+        if not REQUEST_ID.fullmatch(request_id):
+            request_id = platform.random.token(12).hex()
+        fields: dict[str, Any] = {"request_id": request_id, "method": request.method, "path": request.path[:200]}
+        level = "info"
+        origins: frozenset[str] = frozenset()
+        try:
+            settings = self._settings(platform)
+            origins = settings.cors_origins
+            response = await self._route(request, platform, settings, request_id, meter, fields)
+        except Exception as error:  # noqa: BLE001 - the outermost frame: nothing may reach the platform
+            known = to_http_error(error)
+            response = error_response(known, request_id)
+            fields["error"] = known.error_code.name
+            fields["reason"] = known.message
+            if known.error_code.fault is Fault.SERVER:
+                level = "error"
+                fields["exception"] = "".join(traceback.format_exception(error))
+            elif known.error_code.fault is Fault.CONTENTION:
+                level = "warning"
+        self._finish(request, response, request_id, meter, origins)
+        fields |= {
+            "status": response.status,
+            "ms": round(platform.clock.elapsed() - started, 1),
+            "coord_calls": meter.coordinator_calls,
+            "coord_ms": round(meter.coordinator_ms, 1),
+            "db_statements": meter.statements,
+            "db_ms": round(meter.database_ms, 1),
+            "attempts": meter.attempts,
+            "txid": response.headers.get("X-Kontract-Txid"),
+        }
+        platform.log(level, "request", **fields)
+        return response
+
+    def _settings(self, platform: RuntimeAdapter) -> Config:
+        if self._config is None:
+            try:
+                self._config = configuration.read(platform.environment)
+            except ConfigurationError as error:
+                message = f"this deployment is not configured: {error}"
+                raise UnavailableError(message) from error
+            self._catalog = Catalog(platform.clock)
+        return self._config
+
+    async def _route(
+        self,
+        request: Request,
+        platform: RuntimeAdapter,
+        settings: Config,
+        request_id: str,
+        meter: Meter,
+        fields: dict[str, Any],
+    ) -> Response:
+        if request.method == "OPTIONS":
+            return Response(204, headers={"Allow": "GET, POST, OPTIONS"})
+        if request.path.startswith(PREFIX):
+            name = function_name(request.path)
+            fields["function"] = name
+            endpoint = self._registry.endpoint(name)
+            if endpoint is None:
+                message = f"there is no function {name!r}"
+                raise NotFoundError(message)
+            if request.method != "POST":
+                raise method_not_allowed("POST")
+            session = authenticate(request, settings)
+            fields["owner"] = session.owner
+            fields["user"] = session.user
+            assert self._catalog is not None
+            call = RpcCall(platform, self._registry, self._catalog, session, request, request_id, meter)
+            return await call.run(endpoint)
+        if request.path in ("/health", "/ready"):
+            if request.method not in ("GET", "HEAD"):
+                raise method_not_allowed("GET")
+            if request.path == "/ready":
+                await self._ask_database(platform)
+            return _json({"status": "ok", "routes": len(self._registry)})
+        message = "there is nothing here; functions are called with POST /rpc/<function>"
+        raise NotFoundError(message)
+
+    async def _ask_database(self, platform: RuntimeAdapter) -> None:
+        store = SqlStore(platform.open_database())
+        try:
+            await store.ping()
+        finally:
+            platform.spawn(store.aclose())
+
+    @staticmethod
+    def _finish(request: Request, response: Response, request_id: str, meter: Meter, origins: frozenset[str]) -> None:
+        headers = response.headers
+        headers["X-Request-Id"] = request_id
+        headers.setdefault("Cache-Control", "no-store")
+        headers["X-Content-Type-Options"] = "nosniff"
+        if meter.attempts:
+            headers["Server-Timing"] = meter.server_timing()
+        if origins:
+            headers["Vary"] = "Origin"
+        origin = request.headers.get("origin")
+        if origin in origins:
+            headers["Access-Control-Allow-Origin"] = origin
+            headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+            if request.method == "OPTIONS":
+                headers["Access-Control-Allow-Methods"] = "GET, POST"
+                headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS
+                headers["Access-Control-Max-Age"] = "86400"
+
+
+def to_http_error(error: Exception) -> HttpError:
+    """Return what a caller is told: errors that are answers as they are, everything else without its detail."""
+    match error:
+        case HttpError():
+            return error
+        case DatabaseUnavailableError():
+            return UnavailableError("the database does not answer", headers={"Retry-After": "1"})
+        case DatabaseError():
+            code, message = SQLSTATES.get(error.sqlstate) or SQLSTATES.get(error.sqlstate[:2]) or (None, "")
+            if code is None:
+                return _internal()
+            return HttpError(message, code=code)
+        case TableMissingError():
+            return UnavailableError("a table of this application cannot be used; run: kontract doctor")
+        case _:
+            return _internal()
+
+
+def _internal() -> InternalError:
+    return InternalError("something went wrong here; the log has it under this request id")
+
+
+def _json(value: Any) -> Response:
+    return Response(200, encode_json(value), {"Content-Type": JSON})

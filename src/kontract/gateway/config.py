@@ -1,0 +1,55 @@
+"""What the gateway is told by its environment: variables and secrets, checked once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+SECRET = re.compile(r"[0-9a-fA-F]{64}")
+
+OWNER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class ConfigurationError(Exception):
+    """The environment is incomplete or wrong; the message says what to do and holds no secret."""
+
+
+class Config(Struct, frozen=True):
+    """Checked settings."""
+
+    development: bool
+    owner: str
+    cors_origins: frozenset[str]
+
+
+def check_secret(environment: Mapping[str, str]) -> str:
+    """Return KONTRACT_SECRET; raises ConfigurationError."""
+    secret = environment.get("KONTRACT_SECRET", "")
+    if not secret:
+        message = "KONTRACT_SECRET is not set; run: wrangler secret put KONTRACT_SECRET (kontract keygen makes one)"
+        raise ConfigurationError(message)
+    if not SECRET.fullmatch(secret):
+        message = "KONTRACT_SECRET must be 64 hexadecimal digits (32 bytes); kontract keygen makes one"
+        raise ConfigurationError(message)
+    return secret
+
+
+def read(environment: Mapping[str, str]) -> Config:
+    """Check everything; raises ConfigurationError."""
+    check_secret(environment)
+    development = environment.get("KONTRACT_ENV", "production") == "development"
+    owner = environment.get("KONTRACT_OWNER", "")
+    if development and not OWNER.fullmatch(owner):
+        message = "KONTRACT_OWNER must name the tenant that development calls act for, for example tenant-1"
+        raise ConfigurationError(message)
+    origins = frozenset(environment.get("KONTRACT_CORS_ORIGINS", "").replace(",", " ").split())
+    for origin in origins:
+        if not re.fullmatch(r"https?://[^/*\s]+", origin):
+            message = (
+                f"KONTRACT_CORS_ORIGINS holds {origin!r}; it takes exact origins separated by commas, for example "
+                "https://app.example.com, without a path and without *"
+            )
+            raise ConfigurationError(message)
+    return Config(development, owner, origins)

@@ -1,0 +1,112 @@
+"""What a backend function knows of its call: ``ctx``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kontract.core.storage import Storage
+from kontract.core.transaction import Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Who calls: the tenant and the principal inside it."""
+
+    sid: str
+    owner: str
+    user: str
+    is_anonymous: bool
+    ugroups: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Context:
+    """The call and its transaction. Injected into every parameter annotated with ``Context``."""
+
+    session: Session
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    route: str
+    request_id: str
+    perm: int
+    env: Mapping[str, str]
+    _spawn: Callable[[Awaitable[Any]], None]
+    _storage: Storage | None = None
+    _transaction: Transaction | None = None
+    _after_commit: list[Callable[[], Any]] = field(default_factory=list)
+
+    @property
+    def sid(self) -> str:
+        """The session's id."""
+        return self.session.sid
+
+    @property
+    def owner(self) -> str:
+        """The tenant whose tables ``storage`` shows."""
+        return self.session.owner
+
+    @property
+    def user(self) -> str:
+        """The authenticated principal; becomes the owner of the rows it creates."""
+        return self.session.user
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether the caller has not registered."""
+        return self.session.is_anonymous
+
+    @property
+    def ugroups(self) -> frozenset[str]:
+        """The groups the caller belongs to."""
+        return self.session.ugroups
+
+    @property
+    def storage(self) -> Storage:
+        """The owner's tables, inside the transaction of this attempt."""
+        if self._storage is None:
+            message = "ctx.storage can be used inside a backend function only"
+            raise RuntimeError(message)
+        return self._storage
+
+    @property
+    def current_txid(self) -> int:
+        """Versions with a lower txid are visible (design: terms); 0 before the first read."""
+        snapshot = self._transaction.snapshot if self._transaction is not None else None
+        return 0 if snapshot is None else snapshot + 1
+
+    def after_commit(self, action: Callable[[], Any]) -> None:
+        """Call ``action`` (a function, may be async) once, after this transaction has committed.
+
+        Not called when the function fails or loses; an attempt that is repeated starts without the actions of the one
+        before. Errors in it are logged; the caller has its answer by then.
+        """
+        self._after_commit.append(action)
+
+    def wait_until(self, work: Awaitable[Any]) -> None:
+        """Let ``work`` go on after the response; it must not use ``storage``."""
+        self._spawn(work)
+
+    def start_attempt(self, transaction: Transaction, storage: Storage) -> None:
+        """Bind a new attempt's transaction and forget what the last attempt planned. For the gateway."""
+        self._transaction = transaction
+        self._storage = storage
+        self._after_commit = []
+
+    async def committed(self, failed: Callable[[Exception], None]) -> None:
+        """Run the actions planned for after the commit. For the gateway."""
+        actions, self._after_commit = self._after_commit, []
+        for action in actions:
+            try:
+                done = action()
+                if inspect.isawaitable(done):
+                    await done
+            except Exception as error:  # noqa: BLE001 - the application's code; the commit stands whatever it does
+                failed(error)
+
+    def has_plans(self) -> bool:
+        """Whether anything is planned for after the commit. For the gateway."""
+        return bool(self._after_commit)

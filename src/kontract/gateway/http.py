@@ -1,0 +1,102 @@
+"""HTTP as the gateway sees it: plain values, whatever server or Worker they came through."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from kontract.core import limits
+from kontract.core.errors import HttpError, PayloadTooLargeError
+
+JSON = "application/json"
+
+encode_json = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request. Header names are in lower case; ``body`` reads at most the given number of bytes and one more."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: Callable[[int], Awaitable[bytes]]
+    query: str = ""
+
+    async def read(self) -> bytes:
+        """Return the body; raises PayloadTooLargeError when it is over its limit."""
+        length = self.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > limits.BODY_BYTES:
+            raise _too_large()
+        body = await self.body(limits.BODY_BYTES)
+        if len(body) > limits.BODY_BYTES:
+            raise _too_large()
+        return body
+
+
+def _too_large() -> PayloadTooLargeError:
+    return PayloadTooLargeError(f"the request body is larger than {limits.BODY_BYTES} bytes")
+
+
+@dataclass(slots=True)
+class Response:
+    """One response, ready to be sent."""
+
+    status: int
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class HttpResp:
+    """What a backend function returns when it wants another status than 200: see the class methods."""
+
+    def __init__(self, status: int, value: Any = None, headers: dict[str, str] | None = None) -> None:
+        """Answer with ``status``; ``value`` becomes ``{"result": value}``."""
+        self.status = status
+        self.value = value
+        self.headers = headers or {}
+
+    @classmethod
+    def ok(cls, value: Any = None) -> HttpResp:
+        """200."""
+        return cls(200, value)
+
+    @classmethod
+    def created(cls, value: Any = None, location: str | None = None) -> HttpResp:
+        """201, with the place of what was created."""
+        return cls(201, value, {"Location": location} if location else None)
+
+    @classmethod
+    def no_content(cls) -> HttpResp:
+        """204, without a body."""
+        return cls(204)
+
+    @classmethod
+    def redirect(cls, location: str, status: int = 303) -> HttpResp:
+        """303 by default: the answer is elsewhere, to be fetched with GET."""
+        return cls(status, None, {"Location": location})
+
+    def body(self) -> bytes:
+        """Return the encoded body; raises TypeError when the value cannot be encoded as JSON."""
+        without_body = self.status == 204 or 300 <= self.status < 400
+        return b"" if without_body else encode_json({"result": self.value})
+
+
+class ErrorBody(msgspec.Struct, omit_defaults=True):
+    """The body of every answer that is an error."""
+
+    error: str
+    message: str
+    request_id: str
+    details: Raw | None = None
+
+
+def error_response(error: HttpError, request_id: str) -> Response:
+    """Return the answer for an error that is meant for the caller."""
+    details = Raw(encode_json(error.details)) if error.details is not None else None
+    body = ErrorBody(error.error_code.name, error.message, request_id, details)
+    return Response(error.status, encode_json(body), {"Content-Type": JSON, **error.headers})

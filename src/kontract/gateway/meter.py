@@ -1,0 +1,82 @@
+"""Counting what a request costs: coordinator calls, SQL statements and their time, for Server-Timing and the log."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from kontract.core.messages import Answer, Request
+from kontract.core.sql import Statement
+from kontract.ports import Clock, CoordinatorStub, Database
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Meter:
+    """Counts and milliseconds of one request."""
+
+    coordinator_calls: int = 0
+    coordinator_ms: float = 0.0
+    statements: int = 0
+    database_ms: float = 0.0
+    handler_ms: float = 0.0
+    attempts: int = 0
+
+    def server_timing(self) -> str:
+        """Return the value of the Server-Timing header."""
+        return (
+            f'coord;dur={self.coordinator_ms:.1f};desc="{self.coordinator_calls} calls", '
+            f'db;dur={self.database_ms:.1f};desc="{self.statements} statements", '
+            f'handler;dur={self.handler_ms:.1f}, attempts;desc="{self.attempts}"'
+        )
+
+
+class MeteredCoordinator:
+    """A coordinator stub that counts."""
+
+    def __init__(self, inner: CoordinatorStub, meter: Meter, clock: Clock) -> None:
+        """Pass everything on to ``inner``."""
+        self._inner = inner
+        self._meter = meter
+        self._clock = clock
+
+    async def ask(self, request: Request) -> Answer:
+        """Ask, and count."""
+        self._meter.coordinator_calls += 1
+        started = self._clock.elapsed()
+        try:
+            return await self._inner.ask(request)
+        finally:
+            self._meter.coordinator_ms += self._clock.elapsed() - started
+
+
+class MeteredDatabase:
+    """A database that counts."""
+
+    def __init__(self, inner: Database, meter: Meter, clock: Clock) -> None:
+        """Pass everything on to ``inner``."""
+        self._inner = inner
+        self._meter = meter
+        self._clock = clock
+
+    async def run(self, statement: Statement) -> Sequence[Sequence[Any]]:
+        """Run, and count."""
+        self._meter.statements += 1
+        return await self._timed(self._inner.run(statement))
+
+    def warm(self) -> None:
+        """Connecting ahead is not counted: it runs beside the coordinator."""
+        self._inner.warm()
+
+    async def aclose(self) -> None:
+        """Closing is not counted."""
+        await self._inner.aclose()
+
+    async def _timed(self, work: Awaitable[T]) -> T:
+        started = self._clock.elapsed()
+        try:
+            return await work
+        finally:
+            self._meter.database_ms += self._clock.elapsed() - started

@@ -1,0 +1,84 @@
+"""The compiled route table and what it stands for. Application modules are imported when first used."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from msgspec import Struct
+
+from kontract.core.declare import BACKEND, BackendMeta
+from kontract.core.rows import RowType
+from kontract.core.signatures import Signature
+from kontract.gateway.context import Context
+
+
+class Route(Struct, frozen=True):
+    """One backend function, as ``kontract build`` found it."""
+
+    name: str
+    module: str
+    function: str
+
+
+class RowStruct(Struct, frozen=True):
+    """One ``@table`` struct, as ``kontract build`` found it."""
+
+    name: str
+    module: str
+    struct: str
+
+
+class Endpoint:
+    """A backend function that has been imported: ready to be called."""
+
+    def __init__(self, route: Route, function: Callable[..., Any]) -> None:
+        """Read the function's declaration; raises TypeError with a sentence when it is wrong."""
+        meta: BackendMeta | None = getattr(function, BACKEND, None)
+        if meta is None:
+            message = f"{route.module}.{route.function} is not a backend function any more; run: kontract build"
+            raise TypeError(message)
+        if not inspect.iscoroutinefunction(function):
+            message = f"{route.module}.{route.function} must be an async function"
+            raise TypeError(message)
+        self.name = route.name
+        self.meta = meta
+        self.function = function
+        self.signature = Signature(function, route.name, Context)
+
+
+class Registry:
+    """Everything the application declares, by name."""
+
+    def __init__(self, routes: Mapping[str, Route], structs: Mapping[str, RowStruct]) -> None:
+        """Take the compiled tables; nothing is imported yet."""
+        self._routes = routes
+        self._structs = structs
+        self._endpoints: dict[str, Endpoint] = {}
+        self._row_types: dict[str, RowType] = {}
+
+    def __len__(self) -> int:
+        """Count the functions."""
+        return len(self._routes)
+
+    def endpoint(self, name: str) -> Endpoint | None:
+        """Return the function called ``name``, importing its module if need be; None when there is none."""
+        endpoint = self._endpoints.get(name)
+        if endpoint is None:
+            route = self._routes.get(name)
+            if route is None:
+                return None
+            function = getattr(import_module(route.module), route.function)
+            endpoint = self._endpoints[name] = Endpoint(route, function)
+        return endpoint
+
+    def row_type(self, name: str) -> RowType:
+        """Return how rows of the logical table ``name`` look; dicts when no struct is declared for it."""
+        rows = self._row_types.get(name)
+        if rows is None:
+            declared = self._structs.get(name)
+            struct = getattr(import_module(declared.module), declared.struct) if declared is not None else None
+            rows = self._row_types[name] = RowType(name, struct)
+        return rows

@@ -1,0 +1,212 @@
+"""What a platform must bring: the Protocols that adapters implement, and nothing else.
+
+``kontract.cloudflare`` implements them for workerd, ``kontract.server`` for CPython, the tests' simulation with a
+scheduler of its own. Errors that adapters may raise are here, too, because they are part of the contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from enum import Enum
+from types import TracebackType
+from typing import Any, Protocol
+
+from kontract.core.messages import Answer, Request
+from kontract.core.sql import ApplyPlan, Page, Pending, Statement
+from kontract.core.types import Filter, Snapshot, TablePointer, Version
+
+
+class DatabaseError(Exception):
+    """PostgreSQL answered with an error: the statement has had no effect. ``sqlstate`` is its five-character code."""
+
+    def __init__(self, sqlstate: str, message: str) -> None:
+        """Keep code and message; neither may reach a caller."""
+        super().__init__(f"{sqlstate}: {message}")
+        self.sqlstate = sqlstate
+        self.message = message
+
+
+class DatabaseUnavailableError(Exception):
+    """No connection, or none any more: whether a statement under way took effect is not known."""
+
+
+class CoordinatorUnavailableError(Exception):
+    """The coordinator did not answer: whether it took the message is not known."""
+
+
+class Database(Protocol):
+    """A connection (or a pool) that runs one statement at a time per transaction."""
+
+    async def run(self, statement: Statement) -> Sequence[Sequence[Any]]:
+        """Run a statement and return its rows; raises DatabaseError or DatabaseUnavailableError."""
+        ...
+
+    def warm(self) -> None:
+        """Start connecting, if that takes time, and return at once; errors surface at the first statement."""
+        ...
+
+    async def aclose(self) -> None:
+        """Give the connection back. Never raises."""
+        ...
+
+
+class Store(Protocol):
+    """The database as the transaction protocol sees it. ``SqlStore`` implements it over a Database."""
+
+    def warm(self) -> None:
+        """Start connecting in the background."""
+        ...
+
+    async def lookup(self, owner: str, name: str) -> TablePointer | None:
+        """Find a logical table; None when the owner has none of that name."""
+        ...
+
+    async def read_row(self, pointer: TablePointer, row_id: str, snapshot: Snapshot) -> Version | None:
+        """Read one row; raises SnapshotTooOldError."""
+        ...
+
+    async def query(
+        self, pointer: TablePointer, wanted: Filter, snapshot: Snapshot, page: Page, pending: Sequence[Pending]
+    ) -> list[Version]:
+        """Read a page of rows under one's own writes (those have txid 0); raises SnapshotTooOldError."""
+        ...
+
+    async def end_row(
+        self, pointer: TablePointer, snapshot: Snapshot, pending: Sequence[Pending], *, last: bool
+    ) -> Version | None:
+        """Read the row inserted last (or first) under one's own writes; raises SnapshotTooOldError."""
+        ...
+
+    async def count(self, pointer: TablePointer, wanted: Filter, snapshot: Snapshot, pending: Sequence[Pending]) -> int:
+        """Count rows under one's own writes; raises SnapshotTooOldError."""
+        ...
+
+    async def apply(self, plan: ApplyPlan) -> ApplyOutcome:
+        """Run the apply statement; never raises for the database's doing."""
+        ...
+
+    async def resolve(self, sid: str, owner: str, txid: int) -> int | None:
+        """Write or read the fence; None when the database did not answer."""
+        ...
+
+    async def aclose(self) -> None:
+        """Give the connection back. Never raises."""
+        ...
+
+
+class SnapshotTooOldError(Exception):
+    """A version newer than the snapshot has replaced what it would have shown (plain tables): begin again."""
+
+
+class ApplyOutcome(Enum):
+    """What a worker knows after it sent the apply statement. Only APPLIED is certain."""
+
+    APPLIED = "applied"
+    FAILED = "failed"
+    FENCED = "fenced"
+
+
+class CoordinatorStub(Protocol):
+    """The coordinator of one owner, wherever it runs."""
+
+    async def ask(self, request: Request) -> Answer:
+        """Send one message and wait for its answer; raises CoordinatorUnavailableError."""
+        ...
+
+
+class Clock(Protocol):
+    """Time of one process, in milliseconds."""
+
+    def now(self) -> int:
+        """Milliseconds since the Unix epoch."""
+        ...
+
+    def elapsed(self) -> float:
+        """Milliseconds of a clock that never goes back, with fractions."""
+        ...
+
+    async def sleep(self, milliseconds: float) -> None:
+        """Pause the calling task."""
+        ...
+
+
+class Randomness(Protocol):
+    """Random bytes fit for secrets, and cheap random numbers."""
+
+    def token(self, size: int) -> bytes:
+        """Return ``size`` cryptographically random bytes."""
+        ...
+
+    def uniform(self) -> float:
+        """Return a number in [0, 1)."""
+        ...
+
+
+class Mutex(Protocol):
+    """Mutual exclusion between the tasks of one transaction (asyncio.Lock fits)."""
+
+    async def __aenter__(self) -> Any:
+        """Wait for one's turn."""
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Any:
+        """Let the next one in."""
+        ...
+
+
+class Log(Protocol):
+    """Structured log lines."""
+
+    def __call__(self, level: str, event: str, **fields: Any) -> None:
+        """Write one JSON line: ``level`` is debug, info, warning or error."""
+        ...
+
+
+class RuntimeAdapter(Protocol):
+    """A platform, as the gateway uses it."""
+
+    @property
+    def clock(self) -> Clock:
+        """Time."""
+        ...
+
+    @property
+    def random(self) -> Randomness:
+        """Randomness."""
+        ...
+
+    @property
+    def log(self) -> Log:
+        """Where log lines go."""
+        ...
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Variables and secrets."""
+        ...
+
+    def coordinator(self, owner: str) -> CoordinatorStub:
+        """Return the way to the coordinator of ``owner``."""
+        ...
+
+    def open_database(self) -> Database:
+        """Return a database for one request; it connects when first used."""
+        ...
+
+    def mutex(self) -> Mutex:
+        """Return a new lock for one transaction."""
+        ...
+
+    def spawn(self, work: Awaitable[Any]) -> None:
+        """Let ``work`` go on after the response has been sent."""
+        ...
+
+    async def within(self, milliseconds: float, work: Awaitable[Any]) -> Any:
+        """Await ``work``, at most so long; raises TimeoutError."""
+        ...
+
+
+CallNext = Callable[[], Awaitable[Any]]
+"""What a middleware awaits to run the rest of the chain."""
