@@ -1,0 +1,57 @@
+-- The schema: two system tables, the demo's tables, and where the tenant's tables live.
+-- Idempotent. `psql -f sql/init.sql` and `kontract migrate` end in the same state.
+
+BEGIN;
+
+-- Which physical table (ptr) holds a logical table (id) of a tenant (owner). A second tenant's table of the same name
+-- has the id '<owner>/<name>'.
+CREATE TABLE IF NOT EXISTS storage (
+  id          TEXT PRIMARY KEY,
+  ptr         TEXT NOT NULL,
+  owner       TEXT NOT NULL,
+  permissions INT  NOT NULL DEFAULT 7
+);
+
+-- Fences: one row per transaction that was applied (create_txid > 0) or aborted for good (< 0), kept for a day; and one
+-- row per tenant, sid 'epoch/<owner>', that says which incarnation of its coordinator may commit.
+CREATE TABLE IF NOT EXISTS trxs (
+  sid         TEXT    PRIMARY KEY,
+  owner       TEXT    NOT NULL,
+  create_txid BIGINT  NOT NULL
+);
+
+-- A versioned table: every version of a row is a row of its own until it is collected. At most one version of an id is
+-- live. COLLATE "C" makes the order of ids that of their bytes, wherever the database runs.
+CREATE TABLE IF NOT EXISTS tbl_tasks_5f0c1d (
+  id            TEXT COLLATE "C" NOT NULL,
+  data          JSONB  NOT NULL DEFAULT '{}',
+  _txid         BIGINT NOT NULL,
+  _deleted_txid BIGINT,
+  _owner        TEXT   NOT NULL,
+  _order        SERIAL,
+  PRIMARY KEY (id, _txid)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS tbl_tasks_5f0c1d_live ON tbl_tasks_5f0c1d (id) WHERE _deleted_txid IS NULL;
+CREATE INDEX IF NOT EXISTS tbl_tasks_5f0c1d_data ON tbl_tasks_5f0c1d USING gin (data jsonb_path_ops);
+CREATE INDEX IF NOT EXISTS tbl_tasks_5f0c1d_dead ON tbl_tasks_5f0c1d (_deleted_txid) WHERE _deleted_txid IS NOT NULL;
+
+CREATE TABLE IF NOT EXISTS tbl_accounts_9b27e4 (
+  id            TEXT COLLATE "C" NOT NULL,
+  data          JSONB  NOT NULL DEFAULT '{}',
+  _txid         BIGINT NOT NULL,
+  _deleted_txid BIGINT,
+  _owner        TEXT   NOT NULL,
+  _order        SERIAL,
+  PRIMARY KEY (id, _txid)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS tbl_accounts_9b27e4_live ON tbl_accounts_9b27e4 (id) WHERE _deleted_txid IS NULL;
+CREATE INDEX IF NOT EXISTS tbl_accounts_9b27e4_data ON tbl_accounts_9b27e4 USING gin (data jsonb_path_ops);
+CREATE INDEX IF NOT EXISTS tbl_accounts_9b27e4_dead ON tbl_accounts_9b27e4 (_deleted_txid)
+  WHERE _deleted_txid IS NOT NULL;
+
+INSERT INTO storage (id, ptr, owner, permissions) VALUES
+  ('tasks', 'tbl_tasks_5f0c1d', 'tenant-1', 7),
+  ('accounts', 'tbl_accounts_9b27e4', 'tenant-1', 7)
+ON CONFLICT (id) DO NOTHING;
+
+COMMIT;

@@ -1,0 +1,1 @@
+"""The application: backend functions and tables. Replace the demo with your own."""

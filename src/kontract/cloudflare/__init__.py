@@ -1,0 +1,1 @@
+"""Adapters for workerd: everything that knows Cloudflare, and nothing that the server needs."""

@@ -1,0 +1,68 @@
+"""The coordinator of one owner as a Durable Object."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+from kontract.cloudflare.database import HyperdriveDatabase, connector
+from kontract.cloudflare.journal import SqliteJournal
+from kontract.cloudflare.runtime import WorkerClock, log_line
+from kontract.core.messages import decode_request, encode
+from kontract.shell import CoordinatorShell
+
+OWNER_TABLE = "CREATE TABLE IF NOT EXISTS owner (name TEXT NOT NULL)"
+
+ALARM_SLACK_MS = 250
+"""Added to alarms: while the object is awake its own timer is earlier, and an alarm costs a write."""
+
+
+class SessionObject:
+    """What :class:`KontractSessionDO` delegates to. The object's owner is told with every call, and kept for alarms."""
+
+    def __init__(self, context: Any, env: Any) -> None:
+        """Open the journal; nothing else may be done in a constructor."""
+        self._storage = context.storage
+        self._sql = context.storage.sql
+        self._sql.exec(OWNER_TABLE)
+        self._journal = SqliteJournal(self._sql)
+        self._connect = connector(env)
+        self._shell: CoordinatorShell | None = None
+        self._alarm_set = False
+
+    async def ask(self, owner: str, text: str) -> str:
+        """Answer one message of a worker, as JSON text."""
+        try:
+            shell = self._shell_of(owner)
+            answer = await shell.ask(decode_request(text))
+            self._set_alarm(shell)
+            return encode(answer)
+        except Exception as error:
+            # The caller learns only that there was no answer: exceptions lose their type on the way.
+            log_line("error", "coordinator", owner=owner, exception="".join(traceback.format_exception(error)))
+            raise
+
+    async def alarm(self) -> None:
+        """Do what was due; workerd calls it at least once, also after a restart."""
+        self._alarm_set = False
+        rows = self._sql.exec("SELECT name FROM owner").raw().toArray()
+        if len(rows) == 0:
+            return
+        shell = self._shell_of(str(rows[0][0]))
+        await shell.wake()
+        self._set_alarm(shell)
+
+    def _shell_of(self, owner: str) -> CoordinatorShell:
+        if self._shell is None:
+            self._shell = CoordinatorShell(
+                owner, self._journal, lambda: HyperdriveDatabase(self._connect), WorkerClock(), log_line
+            )
+            if len(self._sql.exec("SELECT name FROM owner").raw().toArray()) == 0:
+                self._sql.exec("INSERT INTO owner (name) VALUES (?)", owner)
+        return self._shell
+
+    def _set_alarm(self, shell: CoordinatorShell) -> None:
+        due = shell.next_tick
+        if due is not None and not self._alarm_set:
+            self._alarm_set = True
+            self._storage.setAlarm(due + ALARM_SLACK_MS)

@@ -1,0 +1,52 @@
+"""Between the Workers runtime's requests and the gateway's."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from workers import Response as WorkerResponse
+
+from kontract.cloudflare.runtime import WorkerPlatform
+from kontract.gateway.app import Gateway
+from kontract.gateway.http import Request
+
+
+async def serve(gateway: Gateway, request: Any, env: Any, context: Any) -> Any:
+    """Answer one request of the Workers runtime."""
+    raw = getattr(request, "js_object", request)
+    url = urlsplit(str(raw.url))
+
+    async def body(at_most: int) -> bytes:
+        return await _read(raw.body, at_most)
+
+    response = await gateway.handle(
+        Request(
+            method=str(raw.method),
+            path=url.path,
+            query=url.query,
+            headers={str(name).lower(): str(value) for name, value in raw.headers.entries()},
+            body=body,
+        ),
+        WorkerPlatform(env, context),
+    )
+    text = response.body.decode() if response.body else None
+    return WorkerResponse(text, status=response.status, headers=response.headers)
+
+
+async def _read(stream: Any, at_most: int) -> bytes:
+    """Read a body chunk by chunk and stop as soon as it is too large, whatever Content-Length said."""
+    if not stream:
+        return b""
+    chunks: list[bytes] = []
+    size = 0
+    reader = stream.getReader()
+    while size <= at_most:
+        chunk = await reader.read()
+        if chunk.done:
+            break
+        chunks.append(chunk.value.to_bytes())
+        size += len(chunks[-1])
+    else:
+        await reader.cancel()
+    return b"".join(chunks)

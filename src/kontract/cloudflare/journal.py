@@ -1,0 +1,83 @@
+"""The coordinator's journal in a Durable Object's SQLite storage.
+
+``sql.exec`` is synchronous, and the runtime holds back everything the object sends (answers, database traffic) until
+the writes before it are on disk: the output gate. So a prepare is durable before its answer leaves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from kontract.core.coordinator import Drop, JournalEntry, PutBlock, PutRecord, Record
+from kontract.core.recovery import Saved
+
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS head (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL, "
+    "last_txid INTEGER NOT NULL)",
+    # call is NULL for calls without an Idempotency-Key, so that the index holds the others only
+    "CREATE TABLE IF NOT EXISTS records (txid INTEGER PRIMARY KEY, call TEXT, settled_at INTEGER NOT NULL, "
+    "record TEXT NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS records_by_call ON records (call, txid) WHERE call IS NOT NULL",
+)
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Record).decode
+
+
+class SqliteJournal:
+    """Implements :class:`kontract.shell.Journal`."""
+
+    def __init__(self, sql: Any) -> None:
+        """Use ``ctx.storage.sql`` of the object."""
+        self._sql = sql
+        for statement in SCHEMA:
+            sql.exec(statement)
+
+    def load(self) -> Saved | None:
+        """Return the head and what may still be unsettled: settled records are read when somebody asks for them."""
+        head = self._rows("SELECT epoch, last_txid FROM head")
+        if not head:
+            return None
+        epoch, last_txid = (int(value) for value in head[0])
+        highest = self._rows("SELECT coalesce(max(txid), 0) FROM records")[0][0]
+        records = [_decode(row[0]) for row in self._rows("SELECT record FROM records WHERE settled_at = 0")]
+        return Saved(epoch, max(last_txid, int(highest)), records)
+
+    def start(self, epoch: int, last_txid: int) -> None:
+        """Forget everything and begin in ``epoch``."""
+        self._sql.exec("DELETE FROM records")
+        self._sql.exec("INSERT OR REPLACE INTO head (one, epoch, last_txid) VALUES (1, ?, ?)", epoch, last_txid)
+
+    def write(self, entries: list[JournalEntry]) -> None:
+        """Write entries; the runtime makes all writes up to the next await one transaction."""
+        for entry in entries:
+            match entry:
+                case PutRecord():
+                    record = entry.record
+                    self._sql.exec(
+                        "INSERT OR REPLACE INTO records (txid, call, settled_at, record) VALUES (?, ?, ?, ?)",
+                        record.txid,
+                        record.call if record.idempotent else None,
+                        record.settled_at,
+                        _encode(record).decode(),
+                    )
+                case PutBlock():
+                    self._sql.exec("UPDATE head SET last_txid = ?", entry.last_txid)
+                case Drop():
+                    self._sql.exec(
+                        "DELETE FROM records WHERE settled_at > 0 AND CASE WHEN call IS NULL "
+                        "THEN txid < ? OR settled_at < ? ELSE settled_at < ? END",
+                        entry.below_txid,
+                        entry.settled_before,
+                        entry.idempotent_before,
+                    )
+
+    def newest(self, call: str) -> Record | None:
+        """Return the newest record of an idempotent call."""
+        rows = self._rows("SELECT record FROM records WHERE call = ? ORDER BY txid DESC LIMIT 1", call)
+        return _decode(rows[0][0]) if rows else None
+
+    def _rows(self, statement: str, *params: Any) -> list[list[Any]]:
+        return [list(row) for row in self._sql.exec(statement, *params).raw().toArray()]

@@ -1,0 +1,116 @@
+"""The gateway's platform on Cloudflare Workers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Awaitable, Mapping
+from typing import Any
+
+import js
+import msgspec
+from pyodide.ffi import JsException
+
+from kontract.cloudflare.database import HyperdriveDatabase, connector
+from kontract.core.messages import Answer, Request, decode_answer, encode
+from kontract.ports import CoordinatorStub, CoordinatorUnavailableError, Database, Mutex
+
+
+class WorkerClock:
+    """Time in an isolate. Against timing attacks it stands still between two pieces of I/O."""
+
+    def now(self) -> int:
+        """Milliseconds since the Unix epoch."""
+        return time.time_ns() // 1_000_000
+
+    def __init__(self) -> None:
+        """Start a clock for one request or one object."""
+        self._latest = 0.0
+
+    def elapsed(self) -> float:
+        """Milliseconds that do not go back: the platform's clock does, by one, when an answer comes from elsewhere."""
+        self._latest = max(self._latest, time.time_ns() / 1_000_000)
+        return self._latest
+
+    async def sleep(self, milliseconds: float) -> None:
+        """Pause."""
+        await asyncio.sleep(milliseconds / 1000)
+
+
+class WorkerRandomness:
+    """Randomness of the isolate; there is none while modules are imported."""
+
+    def token(self, size: int) -> bytes:
+        """Random bytes."""
+        return os.urandom(size)
+
+    def uniform(self) -> float:
+        """A number in [0, 1)."""
+        return random.random()  # noqa: S311 - jitter, not a secret
+
+
+def log_line(level: str, event: str, **fields: Any) -> None:
+    """Write one JSON line; ``wrangler tail`` shows it."""
+    line = msgspec.json.encode({"level": level, "event": event, **{k: v for k, v in fields.items() if v is not None}})
+    print(line.decode(), flush=True)
+
+
+class DurableObjectStub:
+    """The coordinator of one owner, in its Durable Object."""
+
+    def __init__(self, namespace: Any, owner: str) -> None:
+        """Address the object of ``owner``; nothing is sent yet."""
+        self._stub = namespace.get(namespace.idFromName(owner))
+        self._owner = owner
+
+    async def ask(self, request: Request) -> Answer:
+        """Ask. The object may be restarting: then nobody knows whether it took the message."""
+        try:
+            text = await self._stub.ask(self._owner, encode(request))
+        except JsException as error:
+            raise CoordinatorUnavailableError(str(error)) from error
+        except Exception as error:  # the binding wraps JavaScript errors in classes of its own
+            raise CoordinatorUnavailableError(repr(error)) from error
+        return decode_answer(str(text))
+
+
+class WorkerPlatform:
+    """RuntimeAdapter for one request in a Worker."""
+
+    def __init__(self, env: Any, context: Any) -> None:
+        """Use the request's bindings."""
+        self.clock = WorkerClock()
+        self.random = WorkerRandomness()
+        self.log = log_line
+        self.environment = variables(env)
+        self._env = env
+        self._context = context
+
+    def coordinator(self, owner: str) -> CoordinatorStub:
+        """Return the way to the object of ``owner``."""
+        return DurableObjectStub(self._env.SESSION_DO, owner)
+
+    def open_database(self) -> Database:
+        """Return a database for this request."""
+        return HyperdriveDatabase(connector(self._env))
+
+    def mutex(self) -> Mutex:
+        """Return a new lock."""
+        return asyncio.Lock()
+
+    def spawn(self, work: Awaitable[Any]) -> None:
+        """Let work go on after the response."""
+        self._context.waitUntil(asyncio.ensure_future(work))
+
+    async def within(self, milliseconds: float, work: Awaitable[Any]) -> Any:
+        """Await with a time limit."""
+        async with asyncio.timeout(max(0.0, milliseconds) / 1000):
+            return await work
+
+
+def variables(env: Any) -> Mapping[str, str]:
+    """Return the vars and secrets among the bindings."""
+    raw = getattr(env, "_env", env)
+    return {str(name): str(value) for name, value in js.Object.entries(raw) if isinstance(value, str)}

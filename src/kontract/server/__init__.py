@@ -1,0 +1,1 @@
+"""Adapters for CPython. Nothing here is imported by the Worker."""

@@ -1,0 +1,19 @@
+"""The Durable Object class that wrangler.toml names. It converts and delegates."""
+
+from workers import DurableObject
+
+from kontract.cloudflare.durable_object import SessionObject
+
+
+class KontractSessionDO(DurableObject):
+    """One per owner: orders its transactions."""
+
+    def __init__(self, ctx, env):
+        super().__init__(ctx, env)
+        self._session = SessionObject(self.ctx, self.env)
+
+    async def ask(self, owner, text):
+        return await self._session.ask(owner, text)
+
+    async def alarm(self, *_info):
+        await self._session.alarm()
