@@ -7,9 +7,9 @@ import subprocess
 import time
 
 import pytest
-from support.dev import dev
 
 from kontract.cli.toolchain.processes import free_port, table
+from support.dev import dev
 
 
 @pytest.fixture

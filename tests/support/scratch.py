@@ -60,7 +60,7 @@ def scratch_checkout(real: Checkout, folder: Path, *, entry: str = ENTRY) -> Che
     (folder / "src").mkdir()
     (folder / "src" / "entry.py").write_text(entry)
     (folder / "src" / "session_do.py").write_text(SESSION_DO)
-    for name in ("node_modules", "python_modules"):
+    for name in ("node_modules", "python_modules", "sql"):
         (folder / name).symlink_to(real.root / name)
     checkout = Checkout(folder)
     checkout.state.mkdir()

@@ -20,6 +20,8 @@ from kontract.cli.toolchain.problem import Problem
 
 # <linux/prctl.h>, <linux/capability.h>
 _PR_SET_KEEPCAPS = 8
+_PR_SET_SECUREBITS = 28
+_SECBIT_NO_SETUID_FIXUP = 1 << 2
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -79,7 +81,9 @@ def _drop_all_but_looking(uid: int, gid: int) -> Callable[[], None]:
     wanted = (ctypes.c_uint32 * 6)(kept_now, kept_now, kept_now, 0, 0, 0)
 
     def drop() -> None:
-        libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+        # access(2), which initdb asks about its own programs, forgets capabilities unless this bit is set.
+        if libc.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0) != 0:
+            libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
         os.setgroups([])
         os.setgid(gid)
         os.setuid(uid)
