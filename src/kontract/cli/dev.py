@@ -70,7 +70,7 @@ def _run(checkout: Checkout, port: int, stack: ExitStack, lock: int) -> int:
     stack.callback(server.stop)
     with step("Starting the gateway (wrangler dev)"):
         server.start()
-    server.on_line = say
+    server.on_line = _show
     _greet(port)
     try:
         return _watch(checkout, server, cluster)
@@ -180,6 +180,12 @@ def _watch(checkout: Checkout, server: DevServer, cluster: Cluster | None) -> in
                     say("The gateway answers again.")
     except KeyboardInterrupt:
         return 0
+
+
+def _show(line: str) -> None:
+    """Wrangler's and the Worker's output, without the table of every module at every reload."""
+    if not line.startswith(("┌", "├", "│", "└", "Attaching additional modules")):
+        say(line)
 
 
 def _sources(checkout: Checkout) -> int:

@@ -27,15 +27,9 @@ _STOP_SECONDS = 6.0
 _POLL_SECONDS = 0.15
 _REQUEST_SECONDS = 60.0  # the first request waits for the Python runtime to start
 
-# Lines after which waiting is pointless: the Worker, its build or its configuration failed.
-_FATAL_SIGNS = (
-    "[ERROR]",
-    "✘",
-    "PythonError",
-    "Uncaught Error",
-    "The Workers runtime failed to start",
-    "Build failed",
-)
+# Lines after which waiting is pointless. "[ERROR]" is not among them: wrangler puts it before everything that the
+# Worker writes to stderr, a warning of Python's included.
+_FATAL_SIGNS = ("The Workers runtime failed to start", "Uncaught Error: PythonError")
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
