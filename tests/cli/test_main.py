@@ -1,5 +1,6 @@
 """The command itself: problems are sentences, and a subcommand loads its own modules only."""
 
+import re
 import subprocess
 import sys
 
@@ -48,6 +49,15 @@ def test_help_lists_the_commands(capsys):
     assert caught.value.code == 0
     out = capsys.readouterr().out
     assert all(name in out for name in ("dev", "setup", "keygen"))
+
+
+def test_wrangler_gets_its_arguments_as_they_are(checkout, capfd, monkeypatch):
+    monkeypatch.chdir(checkout.root)
+
+    assert main.main(["wrangler", "--version"]) == 0
+    assert re.search(r"\d+\.\d+\.\d+", capfd.readouterr().out)
+    assert main.main(["wrangler", "deploy", "--unheard-of"]) != 0
+    assert "unheard-of" in capfd.readouterr().err
 
 
 def test_keygen_does_not_load_what_dev_needs():

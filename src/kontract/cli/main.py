@@ -8,7 +8,8 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 
-# name -> (module, one line of help). A module offers configure(parser) and run(args) -> int.
+# name -> (module, one line of help). A module offers configure(parser) and run(args) -> int, and may offer PARSER,
+# arguments for its parser.
 COMMANDS = {
     "dev": ("kontract.cli.dev", "set up and run everything on this machine"),
     "setup": ("kontract.cli.setup", "install and vendor what `dev` and the tests need, and stop there"),
@@ -16,6 +17,7 @@ COMMANDS = {
     "build": ("kontract.cli.build", "compile the route table (wrangler runs it by itself)"),
     "migrate": ("kontract.cli.migrate", "bring a database to the schema that the application needs"),
     "table": ("kontract.cli.table", "register, list and adopt tables"),
+    "wrangler": ("kontract.cli.wrangler", "run Cloudflare's wrangler with this environment's Node"),
     "keygen": ("kontract.cli.keygen", "print a fresh KONTRACT_SECRET"),
     "token": ("kontract.cli.token", "make or read a session token"),
     "doctor": ("kontract.cli.doctor", "look for mistakes in the configuration"),
@@ -33,10 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, (path, summary) in COMMANDS.items():
         if importlib.util.find_spec(path) is None:
             continue
-        command = commands.add_parser(name, help=summary, description=summary)
-        if name == chosen:
-            module = importlib.import_module(path)
-            module.configure(command)
+        found = importlib.import_module(path) if name == chosen else None
+        command = commands.add_parser(name, help=summary, description=summary, **getattr(found, "PARSER", {}))
+        if found:
+            found.configure(command)
+            module = found
     options = parser.parse_args(arguments)
     if module is None:  # `--` and the like let argparse find a command that the look-ahead did not
         parser.error("name the command first")
