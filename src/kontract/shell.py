@@ -1,6 +1,6 @@
 """The shell around a coordinator: it brings time, durability and the database to the pure state machine.
 
-Each runtime gives it a :class:`Journal`; everything else is the same for the Durable Object and for one CPython process.
+Each runtime gives it a :class:`Journal`; everything else is the same for the Durable Object and one CPython process.
 After every call it carries out the effects in their order: journal, answers, then what may take time.
 """
 

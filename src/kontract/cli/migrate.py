@@ -41,8 +41,8 @@ async def migrate(database_url: str, report: Callable[[str], None]) -> None:
             f"The database cannot be reached: {error}.", "Check DATABASE_URL, and that PostgreSQL runs there."
         ) from error
     try:
-        # Two runs at once would race on CREATE TABLE IF NOT EXISTS; the lock ends with this session. It is the one place
-        # that needs a session: connect to PostgreSQL itself, not to a transaction pooler.
+        # Two runs at once would race on CREATE TABLE IF NOT EXISTS; the lock ends with this session. It is the one
+        # place that needs a session: connect to PostgreSQL itself, not to a transaction pooler.
         await connection.execute("SELECT pg_advisory_lock(hashtext('kontract migrate'))")
         before = await _tables(connection)
         await connection.execute(path.read_text())

@@ -35,7 +35,7 @@ class SessionObject:
         try:
             shell = self._shell_of(owner)
             answer = await shell.ask(decode_request(text))
-            self._set_alarm(shell)
+            await self._set_alarm(shell)
             return encode(answer)
         except Exception as error:
             # The caller learns only that there was no answer: exceptions lose their type on the way.
@@ -50,7 +50,7 @@ class SessionObject:
             return
         shell = self._shell_of(str(rows[0][0]))
         await shell.wake()
-        self._set_alarm(shell)
+        await self._set_alarm(shell)
 
     def _shell_of(self, owner: str) -> CoordinatorShell:
         if self._shell is None:
@@ -61,8 +61,8 @@ class SessionObject:
                 self._sql.exec("INSERT INTO owner (name) VALUES (?)", owner)
         return self._shell
 
-    def _set_alarm(self, shell: CoordinatorShell) -> None:
+    async def _set_alarm(self, shell: CoordinatorShell) -> None:
         due = shell.next_tick
         if due is not None and not self._alarm_set:
             self._alarm_set = True
-            self._storage.setAlarm(due + ALARM_SLACK_MS)
+            await self._storage.setAlarm(due + ALARM_SLACK_MS)

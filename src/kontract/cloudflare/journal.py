@@ -14,11 +14,11 @@ from kontract.core.coordinator import Drop, JournalEntry, PutBlock, PutRecord, R
 from kontract.core.recovery import Saved
 
 SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS head (one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL, "
-    "last_txid INTEGER NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS head (
+         one INTEGER PRIMARY KEY CHECK (one = 1), epoch INTEGER NOT NULL, last_txid INTEGER NOT NULL)""",
     # call is NULL for calls without an Idempotency-Key, so that the index holds the others only
-    "CREATE TABLE IF NOT EXISTS records (txid INTEGER PRIMARY KEY, call TEXT, settled_at INTEGER NOT NULL, "
-    "record TEXT NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS records (
+         txid INTEGER PRIMARY KEY, call TEXT, settled_at INTEGER NOT NULL, record TEXT NOT NULL)""",
     "CREATE INDEX IF NOT EXISTS records_by_call ON records (call, txid) WHERE call IS NOT NULL",
 )
 

@@ -38,7 +38,7 @@ class FieldPerm(Struct, frozen=True):
 
 
 def perm(bits: int) -> FieldPerm:
-    """Say what callers may do with a field: ``Annotated[str, perm(perms.R__)]`` can be read, not written."""
+    """Mark what callers may do with a field; one with ``perm(perms.R__)`` can be read and not written."""
     return FieldPerm(int(bits))
 
 
@@ -81,9 +81,9 @@ def backend(
 ) -> Callable[[F], F]:
     """Make an async function callable as ``POST /rpc/<name>``, as one transaction.
 
-    ``perm``: what the function may do; without the W or X bit it runs read-only and never conflicts. ``public``: callable
-    without a token. ``isolation="snapshot"`` gives up serializability for fewer conflicts. ``max_attempts``: how often it
-    runs before a conflict is reported. Its docstring becomes its API documentation.
+    ``perm``: what the function may do; without the W or X bit it runs read-only and never conflicts. ``public``:
+    callable without a token. ``isolation="snapshot"`` gives up serializability for fewer conflicts. ``max_attempts``:
+    how often it runs before a conflict is reported. Its docstring becomes its API documentation.
     """
     meta = BackendMeta(name, ugroup, int(perm), egroup, public, isolation, max_attempts)
 

@@ -7,7 +7,7 @@ these errors are written for callers: they never contain SQL, stack traces or se
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class Fault(Enum):
@@ -40,7 +40,7 @@ class Code(Enum):
     FENCED = (503, False, Fault.SERVER)
     DEADLINE_EXCEEDED = (504, True, Fault.SERVER)
 
-    def __new__(cls, status: int, retryable: bool, fault: Fault) -> Code:  # noqa: FBT001 - the row of a table
+    def __new__(cls, status: int, retryable: bool, fault: Fault) -> Self:  # noqa: FBT001 - the row of a table
         """Give members with equal rows distinct values: Enum would make them aliases."""
         member = object.__new__(cls)
         member._value_ = len(cls.__members__)

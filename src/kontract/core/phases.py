@@ -8,9 +8,9 @@ A transaction, from the moment its prepare record is in the journal::
     DOUBTED  --FENCE_OURS-> COMMITTED        the fence in PostgreSQL carries this txid
     DOUBTED  --FENCE_VOID-> ABORTED          the fence says: never (and a late apply will meet it)
 
-Only the fence decides. A worker may say "it is committed", because it read the database's reply; it can never say "it is
-aborted": a statement that seemed to fail may have succeeded. So everything but APPLIED leads through DOUBTED, where the
-resolver writes or reads the fence.
+Only the fence decides. A worker may say "it is committed", because it read the database's reply; it can never say "it
+is aborted": a statement that seemed to fail may have succeeded. So everything but APPLIED leads through DOUBTED, where
+the resolver writes or reads the fence.
 
 The coordinator itself::
 

@@ -20,8 +20,8 @@ async def start(owner: str, saved: Saved | None, store: SqlStore) -> Coordinator
     """Return a coordinator for ``owner``.
 
     With a journal it goes on in the journal's epoch; PostgreSQL is not asked, because the apply statement checks the
-    epoch anyway. Without one it takes the owner over: it raises the epoch, so that nothing of an earlier coordinator can
-    commit any more, and only then reads which txids are in use. Raises what the database raises.
+    epoch anyway. Without one it takes the owner over: it raises the epoch, so that nothing of an earlier coordinator
+    can commit any more, and only then reads which txids are in use. Raises what the database raises.
     """
     if saved is not None:
         return Coordinator(saved.epoch, saved.last_txid, saved.records)

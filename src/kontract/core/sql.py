@@ -128,21 +128,20 @@ def _rows(
     )
     if not pending:
         return f"WITH rows AS ({table} AND {condition})", params
-    params.append(
-        json.dumps(
-            [{"id": p.id, "data": None if p.data is None else json.loads(p.data)} for p in pending], ensure_ascii=False
-        )
-    )
+    own_rows = [f'{{"id":{json.dumps(p.id, ensure_ascii=False)},"data":{p.data or "null"}}}' for p in pending]
+    params.append(f"[{','.join(own_rows)}]")
     # New rows come after all others in insertion order; changed rows keep their place.
     own = (
-        "SELECT p.id, p.data, 0::bigint AS _txid, ''::text AS _owner, "
-        f"coalesce((SELECT t._order FROM {quote(pointer.ptr)} AS t WHERE t.id = p.id AND {visible('$1')}), 4611686018427387904 + p.n) AS position "
+        "SELECT p.id, p.data, 0::bigint AS _txid, ''::text AS _owner, coalesce("
+        f"(SELECT t._order FROM {quote(pointer.ptr)} AS t WHERE t.id = p.id AND {visible('$1')}), "
+        "4611686018427387904 + p.n) AS position "
         "FROM own AS p WHERE p.data IS NOT NULL"
     )
     text = (
         "WITH own AS MATERIALIZED (SELECT e.value->>'id' AS id, nullif(e.value->'data', 'null'::jsonb) AS data, e.n "
         "FROM jsonb_array_elements($4::jsonb) WITH ORDINALITY AS e(value, n)), "
-        f"rows AS (SELECT * FROM ({table} AND id NOT IN (SELECT id FROM own) UNION ALL {own}) AS merged WHERE {condition})"
+        f"rows AS (SELECT * FROM ({table} AND id NOT IN (SELECT id FROM own) UNION ALL {own}) AS merged "
+        f"WHERE {condition})"
     )
     return text, params
 
@@ -173,7 +172,8 @@ def query(
     params.append(page.limit)
     order = f"{field} {direction}, {by_id} {direction}" if field else f"{by_id} {direction}"
     text = (
-        f"{prefix} SELECT * FROM (SELECT {COLUMNS} FROM rows {position} ORDER BY {order} LIMIT ${len(params)}::bigint) AS page"
+        f"{prefix} SELECT * FROM (SELECT {COLUMNS} FROM rows {position} ORDER BY {order} "
+        f"LIMIT ${len(params)}::bigint) AS page"
         f"{_too_old_marker(pointer, '$1')}"
     )
     return Statement(text, tuple(params))
@@ -184,7 +184,8 @@ def end_row(pointer: TablePointer, snapshot: Snapshot, pending: Sequence[Pending
     prefix, params = _rows(pointer, Filter(), snapshot, pending)
     direction = "DESC" if last else "ASC"
     text = (
-        f'{prefix} SELECT * FROM (SELECT {COLUMNS} FROM rows ORDER BY position {direction}, id COLLATE "C" {direction} LIMIT 1) AS row'
+        f"{prefix} SELECT * FROM (SELECT {COLUMNS} FROM rows "
+        f'ORDER BY position {direction}, id COLLATE "C" {direction} LIMIT 1) AS row'
         f"{_too_old_marker(pointer, '$1')}"
     )
     return Statement(text, tuple(params))
@@ -273,7 +274,8 @@ _PLAIN = """, old{n} AS (
 _CHECK = """
   WHEN (SELECT count(*) FROM old{n} WHERE seen > 0) <> (SELECT count(*) FROM w{n} WHERE seen > 0)
     OR (SELECT count(*) FROM new{n}) <> (SELECT count(*) FROM w{n} WHERE data IS NOT NULL)
-  THEN ('KONTRACT_STALE ' || {literal} || ' ' || (SELECT count(*) FROM old{n}) || ' ' || (SELECT count(*) FROM new{n}))::int"""
+  THEN ('KONTRACT_STALE ' || {literal} || ' ' || (SELECT count(*) FROM old{n}) || ' '
+        || (SELECT count(*) FROM new{n}))::int"""
 
 
 class ApplyPlan(Struct, frozen=True):
@@ -344,7 +346,10 @@ SELECT coalesce(max(abs(create_txid)), 0) FROM trxs
 WHERE owner = $1::text AND sid NOT LIKE 'epoch/%' AND now() IS NOT NULL
 """
 
-POINTERS = "SELECT DISTINCT ptr FROM storage WHERE owner = $1::text AND to_regclass(quote_ident(ptr)) IS NOT NULL AND now() IS NOT NULL"
+POINTERS = """
+SELECT DISTINCT ptr FROM storage
+WHERE owner = $1::text AND to_regclass(quote_ident(ptr)) IS NOT NULL AND now() IS NOT NULL
+"""
 
 
 def resolve(sid: str, owner: str, txid: int) -> Statement:

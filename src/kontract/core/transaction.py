@@ -7,7 +7,8 @@ database before prepare has answered. :meth:`Transaction.commit` is the commit p
     apply     PostgreSQL: one statement, all or nothing
     finish    coordinator: make visible, or find out what happened
 
-Once prepare has answered only the fence in PostgreSQL decides, and this module never reports an outcome it did not read.
+Once prepare has answered only the fence in PostgreSQL decides, and this module never reports an outcome it did not
+read.
 """
 
 from __future__ import annotations

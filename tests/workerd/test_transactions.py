@@ -1,0 +1,169 @@
+"""The transaction protocol through real workerd, a real Durable Object and a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import re
+
+import asyncpg
+import httpx
+import pytest
+
+from kontract.cli.toolchain.wrangler import DevServer
+
+names = itertools.count()
+
+
+@pytest.fixture
+async def api(worker: DevServer):
+    async with httpx.AsyncClient(
+        base_url=worker.url, timeout=60, limits=httpx.Limits(max_connections=100), trust_env=False
+    ) as client:
+        yield client
+
+
+async def rpc(api: httpx.AsyncClient, function: str, *args, **headers: str) -> httpx.Response:
+    return await api.post(f"/rpc/{function}", json=list(args), headers=headers)
+
+
+async def result(api: httpx.AsyncClient, function: str, *args):
+    response = await rpc(api, function, *args)
+    assert response.status_code == 200, response.text
+    return response.json()["result"]
+
+
+def costs(response: httpx.Response) -> tuple[int, int, int]:
+    """Coordinator calls, SQL statements and attempts of a call."""
+    found = re.findall(r'desc="(\d+)', response.headers["server-timing"])
+    return int(found[0]), int(found[1]), int(found[2])
+
+
+async def live_versions(worker: DevServer, table: str) -> list[tuple[str, int]]:
+    """Ids of which more than one version is live: there must never be one."""
+    connection = await asyncpg.connect(worker.database_url)
+    try:
+        ptr = await connection.fetchval("SELECT ptr FROM storage WHERE id = $1", table)
+        rows = await connection.fetch(
+            f"SELECT id, count(*) FROM {ptr} WHERE _deleted_txid IS NULL GROUP BY id HAVING count(*) > 1"
+        )
+        return [tuple(row) for row in rows]
+    finally:
+        await connection.close()
+
+
+async def ten_accounts(api: httpx.AsyncClient) -> list[str]:
+    tag = f"t{next(names)}"
+    accounts = [f"{tag}-{n}" for n in range(10)]
+    for account in accounts:
+        await result(api, "open_account", account, 1000)
+    return accounts
+
+
+async def test_round_trips_of_a_read_and_of_a_blind_write(api):
+    """A read costs one coordinator call and one query, a blind write two calls and one statement."""
+    created = await rpc(api, "create_task", "count me")
+    task = created.json()["result"]["id"]
+    await rpc(api, "get_task", task)  # by now the pointer is cached
+    assert costs(await rpc(api, "get_task", task)) == (1, 1, 1)
+    assert costs(await rpc(api, "create_task", "and me")) == (2, 1, 1)
+    assert costs(await rpc(api, "rename_task", task, "changed")) == (3, 2, 1)
+
+
+async def test_a_write_is_seen_by_the_next_call(api):
+    """Whoever was answered is seen by everybody who calls afterwards, with a txid that grows."""
+    created = await rpc(api, "create_task", "first")
+    task = created.json()["result"]
+    renamed = await rpc(api, "rename_task", task["id"], "second")
+    assert (await result(api, "get_task", task["id"]))["title"] == "second"
+    assert int(renamed.headers["x-kontract-txid"]) > int(created.headers["x-kontract-txid"])
+
+
+async def test_a_handler_that_raises_leaves_no_trace(api):
+    """A transfer that fails after reading changes neither account."""
+    accounts = await ten_accounts(api)
+    response = await rpc(api, "transfer", accounts[0], accounts[1], 5000)
+    assert response.status_code == 400
+    assert await result(api, "balance", accounts[0]) == 1000
+
+
+async def test_a_hundred_concurrent_transfers_keep_the_total(api, worker):
+    """100 transfers at once between 10 accounts: all succeed, the total holds, no row is live twice."""
+    accounts = await ten_accounts(api)
+    before = await result(api, "total")
+    dice = random.Random(7)
+    pairs = [dice.sample(accounts, 2) for _ in range(100)]
+    answers = await asyncio.gather(*(rpc(api, "transfer", src, dst, dice.randint(1, 9)) for src, dst in pairs))
+    assert [answer.status_code for answer in answers if answer.status_code >= 500] == []
+    assert {answer.status_code for answer in answers} == {200}
+    assert await result(api, "total") == before
+    assert await live_versions(worker, "accounts") == []
+    txids = [int(answer.headers["x-kontract-txid"]) for answer in answers]
+    assert len(set(txids)) == 100
+
+
+async def test_a_repeated_call_with_its_key_applies_once(api):
+    """The same Idempotency-Key gives the first answer again and writes nothing."""
+    accounts = await ten_accounts(api)
+    key = {"Idempotency-Key": f"pay-{accounts[0]}"}
+    first = await rpc(api, "transfer", accounts[0], accounts[1], 100, **key)
+    again = await rpc(api, "transfer", accounts[0], accounts[1], 100, **key)
+    assert first.json() == again.json()
+    assert again.headers["idempotency-replayed"] == "true"
+    assert await result(api, "balance", accounts[0]) == 900
+
+
+async def test_killed_in_the_middle_the_total_holds_and_no_acknowledged_transfer_is_lost(api, worker):
+    """SIGKILL of wrangler and workerd during transfers, then a restart on the same state."""
+    accounts = await ten_accounts(api)
+    before = await result(api, "total")
+    dice = random.Random(11)
+    acknowledged: list[int] = []
+    killed = asyncio.Event()
+
+    async def keep_transferring() -> None:
+        while not killed.is_set():
+            src, dst = dice.sample(accounts, 2)
+            try:
+                answer = await rpc(api, "transfer", src, dst, dice.randint(1, 9))
+            except httpx.TransportError:
+                return
+            if answer.status_code == 200:
+                acknowledged.append(int(answer.headers["x-kontract-txid"]))
+
+    workers = [asyncio.create_task(keep_transferring()) for _ in range(10)]
+    while len(acknowledged) < 30:
+        await asyncio.sleep(0.02)
+    await asyncio.to_thread(worker.kill)
+    killed.set()
+    await asyncio.gather(*workers)
+    await asyncio.to_thread(worker.start)
+
+    assert await result(api, "total") == before
+    connection = await asyncpg.connect(worker.database_url)
+    try:
+        fences = await connection.fetch("SELECT create_txid FROM trxs WHERE sid NOT LIKE 'epoch/%'")
+    finally:
+        await connection.close()
+    committed = [row[0] for row in fences if row[0] > 0]
+    assert set(acknowledged) <= set(committed)
+    assert len(committed) == len(set(committed))
+    moved = await rpc(api, "transfer", accounts[0], accounts[1], 1)
+    assert moved.status_code == 200, moved.text
+    assert int(moved.headers["x-kontract-txid"]) > max(committed)
+    assert await live_versions(worker, "accounts") == []
+
+
+async def test_every_request_leaves_one_json_log_line(api, worker):
+    """The log line carries the request's id, function, owner, status and costs."""
+    response = await rpc(api, "create_task", "log me", **{"X-Request-Id": "find-this-one"})
+    assert response.headers["x-request-id"] == "find-this-one"
+    for _ in range(50):
+        lines = [line for line in worker.log_text().splitlines() if '"find-this-one"' in line]
+        if lines:
+            break
+        await asyncio.sleep(0.1)
+    line = json.loads(lines[0])
+    assert (line["function"], line["owner"], line["status"], line["attempts"]) == ("create_task", "tenant-1", 200, 1)
