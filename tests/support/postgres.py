@@ -34,6 +34,7 @@ class Postgres:
     @contextmanager
     def started(cls, checkout: Checkout, reaper: Reaper) -> Iterator[Postgres]:
         folder = Path(tempfile.mkdtemp(prefix="kontract-tests-"))
+        reaper.watch_folder(folder)
         folder.chmod(0o755)  # as root, PostgreSQL runs as another user, who must be able to get in
         cluster = Cluster(folder / "postgres", settings=dict(THROW_AWAY))
         try:

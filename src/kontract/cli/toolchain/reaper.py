@@ -1,20 +1,23 @@
 """Ends what a command started, when the command itself was killed too hard to do it.
 
 `kontract dev` and the tests start this as a small process of its own and tell it, line by line on its stdin, what they
-run: `group 123` for a process group, `postgres 456` for a server. `forget ...` takes a line back. When the pipe closes
-and something is left, its owner has died, whatever the signal, and this process stops the rest.
+run: `group 123` for a process group, `postgres 456` for a server, `folder /tmp/x` for files that are worthless then.
+`forget ...` takes a line back. When the pipe closes and something is left, its owner has died, whatever the signal, and
+this process stops the rest.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-_POSTGRES = "postgres"
+_GROUP, _POSTGRES, _FOLDER = "group", "postgres", "folder"
+_ORDER = (_GROUP, _POSTGRES, _FOLDER)  # clients first, then what they use
 
 
 class Reaper:
@@ -33,16 +36,19 @@ class Reaper:
         )
 
     def watch_group(self, group: int) -> None:
-        self._tell(f"group {group}")
+        self._tell(f"{_GROUP} {group}")
 
     def forget_group(self, group: int) -> None:
-        self._tell(f"forget group {group}")
+        self._tell(f"forget {_GROUP} {group}")
 
     def watch_postgres(self, pid: int) -> None:
         self._tell(f"{_POSTGRES} {pid}")
 
     def forget_postgres(self, pid: int) -> None:
         self._tell(f"forget {_POSTGRES} {pid}")
+
+    def watch_folder(self, path: Path) -> None:
+        self._tell(f"{_FOLDER} {path}")
 
     def close(self) -> None:
         """The owner stops what it started itself; what it forgot about is stopped here."""
@@ -73,12 +79,13 @@ def main() -> None:
             watched.pop(what.removeprefix("forget "), None)
         else:
             watched[what] = None
-    for what in sorted(watched):  # "group" before "postgres": clients first
-        kind, _, number_text = what.partition(" ")
-        if kind == _POSTGRES:
-            stop_server(int(number_text))
+    for kind, _, name in sorted((what.partition(" ") for what in watched), key=lambda parts: _ORDER.index(parts[0])):
+        if kind == _GROUP:
+            stop_group(int(name), grace=3.0)
+        elif kind == _POSTGRES:
+            stop_server(int(name))
         else:
-            stop_group(int(number_text), grace=3.0)
+            shutil.rmtree(name, ignore_errors=True)
 
 
 if __name__ == "__main__":
