@@ -1,7 +1,7 @@
 """PostgreSQL refuses to run as root. As root, its programs are started as the user `nobody`.
 
-A checkout in a private folder (root's home, a temporary folder) is closed to that user. Nothing's permissions are changed:
-the program keeps, of root's rights, those to look into folders (Linux; inherited as "ambient" capabilities).
+A checkout in a private folder (root's home, a temporary folder) is closed to that user. No permission is changed for
+it: the program keeps, of root's rights, those to look into folders (Linux; inherited as "ambient" capabilities).
 """
 
 from __future__ import annotations
