@@ -37,6 +37,7 @@ def prepare(checkout: Checkout, tell: Say = say) -> mode.Runtime:
                     raise
                 warn(f"  {problem.what} Falling back to packages from PyPI.")
                 source = mode.Source.OFFLINE
+                mode.remember(checkout, source)  # and do not wait for the same failure at every start
         if source is mode.Source.OFFLINE:
             vendor.install(checkout, tell)
         return mode.prepare(checkout, source, tell)

@@ -19,6 +19,7 @@ from kontract.cli.toolchain.pyodide_bundle.assemble import assemble
 # workerd's bundle, and the index and interpreter that pywrangler needs. All three, or none is of use.
 HOSTS = ("pyodide-capnp-bin.edgeworker.net", "index.pyodide.org", "github.com")
 _PROBE_SECONDS = 2.5
+_CACHE = "pyodide-source"
 _REMEMBERED_SECONDS = 24 * 3600  # a laptop that was offline this morning need not be tomorrow
 # The version named `dev` is selected by these two flags; wrangler.toml carries neither.
 DEVELOPMENT_FLAGS = ("python_workers_development", "experimental")
@@ -44,14 +45,19 @@ def choose(checkout: Checkout) -> Source:
     """KONTRACT_PYODIDE if set; else what an earlier run in this checkout found; else a probe of the download hosts."""
     if wanted := forced():
         return wanted
-    cache = checkout.state / "pyodide-source"
+    cache = checkout.state / _CACHE
     if cache.is_file() and time.time() - cache.stat().st_mtime < _REMEMBERED_SECONDS:
         known = cache.read_text().strip()
         if known in (source.value for source in Source):
             return Source(known)
     source = Source.ONLINE if reachable(HOSTS) else Source.OFFLINE
-    write_atomically(cache, source.value)
+    remember(checkout, source)
     return source
+
+
+def remember(checkout: Checkout, source: Source) -> None:
+    """Keep what was found for the next runs of this checkout."""
+    write_atomically(checkout.state / _CACHE, source.value)
 
 
 def forced() -> Source | None:
