@@ -1,9 +1,9 @@
 """PostgreSQL's protocol as pg8000 speaks it, over a workerd socket that is awaited.
 
-pg8000 reads and writes a blocking socket. In workerd that works through stack switching, which suspends the whole Python
-stack at every read; some fifty suspended stacks at once corrupt the interpreter (measured: "function signature mismatch",
-and the isolate is gone). So the bytes move here, with ordinary awaits, and pg8000 only makes and reads messages:
-start-up, authentication, binding and errors are its code.
+pg8000 reads and writes a blocking socket. In workerd that works through stack switching, which suspends the whole
+Python stack at every read; some fifty suspended stacks at once corrupt the interpreter (measured: "function signature
+mismatch", and the isolate is gone). So the bytes move here, with ordinary awaits, and pg8000 only makes and reads
+messages: start-up, authentication, binding and errors are its code.
 
 A statement goes out in one piece (parse, bind, describe, execute, sync) and costs one network turn, where pg8000 itself
 takes two. That also makes it safe behind a transaction pooler, which may change servers after every sync (PostgreSQL

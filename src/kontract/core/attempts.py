@@ -65,6 +65,7 @@ class Attempts:
         self._coordinator = coordinator
         self._store = store
         self._max_attempts = max_attempts
+        self._conflicts = 0
         self._started = platform.clock.elapsed()
 
     async def run(self, handler: Callable[[Transaction], Awaitable[str]], function: str) -> Outcome:
@@ -118,9 +119,11 @@ class Attempts:
 
     async def _pause(self, loss: RetryError, function: str) -> None:
         self.last_loss = loss
-        pause = min(limits.BACKOFF_FIRST_MS * 2 ** (self.number - 1), limits.BACKOFF_LAST_MS)
+        # Only conflicts count as attempts: a coordinator that restarts, or is busy, costs time and nothing else.
+        self._conflicts += bool(loss.table)
+        pause = min(limits.BACKOFF_FIRST_MS * 2.0 ** min(self.number - 1, 16), limits.BACKOFF_LAST_MS)
         pause *= self._platform.random.uniform()
-        if self.number >= self._max_attempts or pause >= self._remaining():
+        if self._conflicts >= self._max_attempts or pause >= self._remaining():
             raise self._give_up(loss, function)
         await self._platform.clock.sleep(pause)
 
