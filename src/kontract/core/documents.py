@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import msgspec
@@ -13,6 +14,31 @@ from kontract.core.errors import InvalidRequestError, PayloadTooLargeError
 _encode = msgspec.json.Encoder().encode
 
 
+_STRING_OR_BRACKET = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}]', re.DOTALL)
+
+
+def check_depth(text: bytes, what: str) -> None:
+    """Raise InvalidRequestError if JSON text is nested too deep, before anything decodes it.
+
+    A decoder recurses in C, and in workerd its stack is small: 100,000 open brackets end the isolate for everybody.
+    """
+    if text.count(b"[") + text.count(b"{") <= limits.JSON_DEPTH:
+        return
+    depth = 0
+    for found in _STRING_OR_BRACKET.finditer(text):
+        token = found[0]
+        if token in (b"[", b"{"):
+            depth += 1
+            if depth > limits.JSON_DEPTH:
+                raise _too_deep(what)
+        elif token in (b"]", b"}"):
+            depth -= 1
+
+
+def _too_deep(what: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{what} is nested deeper than {limits.JSON_DEPTH} levels")
+
+
 def check(value: Any, what: str) -> None:
     """Raise InvalidRequestError if jsonb would refuse or change ``value`` (decoded JSON). ``what`` names it."""
     _check(value, what, 1)
@@ -20,8 +46,7 @@ def check(value: Any, what: str) -> None:
 
 def _check(value: Any, where: str, depth: int) -> None:
     if depth > limits.JSON_DEPTH:
-        message = f"{where} is nested deeper than {limits.JSON_DEPTH} levels"
-        raise InvalidRequestError(message)
+        raise _too_deep(where)
     if isinstance(value, str):
         check_text(value, where)
     elif isinstance(value, float):

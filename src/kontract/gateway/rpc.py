@@ -51,13 +51,11 @@ def decode_arguments(body: bytes) -> list[Any]:
     """Return the arguments in a request body: its array, or its one value in an array; none when it is empty."""
     if not body.strip():
         return []
+    documents.check_depth(body, "the request body")
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         message = f"the request body is not valid JSON: {error}"
-        raise InvalidRequestError(message) from None
-    except RecursionError:
-        message = f"the arguments are nested deeper than {limits.JSON_DEPTH} levels"
         raise InvalidRequestError(message) from None
     arguments = value if isinstance(value, list) else [value]
     documents.check(arguments, "arguments")
