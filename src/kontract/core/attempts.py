@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from kontract.core import limits
-from kontract.core.errors import ConflictError, DeadlineExceededError, UnavailableError
+from kontract.core.errors import Code, ConflictError, DeadlineExceededError, UnavailableError
 from kontract.core.messages import Leave
 from kontract.core.transaction import Call, ReplayedError, RetryError, Transaction
 from kontract.core.types import Txid
@@ -131,7 +131,7 @@ class Attempts:
         if loss.reason == "busy":
             headers = {"Retry-After": str(limits.BUSY_RETRY_SECONDS)}
             return UnavailableError(
-                "too many transactions of this tenant are waiting; try again shortly", headers=headers
+                "too many transactions of this tenant are waiting; try again shortly", code=Code.BUSY, headers=headers
             )
         if not loss.table:
             return UnavailableError(f"this call could not commit: {loss.reason}", headers={"Retry-After": "1"})
@@ -157,5 +157,5 @@ class Attempts:
 def _first_result(replayed: ReplayedError, attempts: int) -> Outcome:
     if replayed.result is None:
         message = "this call was applied before, but its result is no longer known"
-        raise ConflictError(message)
+        raise ConflictError(message, code=Code.ALREADY_APPLIED)
     return Outcome(replayed.result, replayed.txid, attempts, replayed=True)

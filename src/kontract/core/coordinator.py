@@ -237,7 +237,11 @@ class Coordinator:
         elif fence == txid:
             self._settle(live, Event.FENCE_OURS, now)
         else:
-            # -txid: aborted now. Anything else: the fence belongs to an earlier attempt of the same idempotent call.
+            if fence > 0:
+                # Only without its journal can a coordinator prepare an idempotent call again that has been applied.
+                for ticket, _ in live.waiters:
+                    self._answer(ticket, Replayed(Txid(fence), None))
+                live.waiters.clear()
             self._settle(live, Event.FENCE_VOID, now)
         return self._flush(now)
 
@@ -358,7 +362,10 @@ class Coordinator:
         if txid > self._block_end:
             self._block_end = txid + limits.TXID_BLOCK - 1
             self._out.journal.append(PutBlock(self._block_end))
-        number = known.number + 1 if known is not None else message.attempt
+        number = message.attempt
+        if message.idempotent:
+            # Numbered by fences in use, so that a coordinator which lost its journal meets the fences of before.
+            number = known.number + 1 if known is not None else 1
         record = Record(
             txid=txid,
             sid=f"{message.call}/{number}",

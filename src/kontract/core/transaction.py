@@ -308,6 +308,8 @@ class Transaction:
             return prepared.txid
         if isinstance(answer, Aborted):
             raise RetryError("the database refused the commit", after=prepared.txid)
+        if isinstance(answer, Replayed):
+            raise ReplayedError(answer.txid, answer.result)
         fence = await self._store.resolve(prepared.sid, self.call.owner, prepared.txid)
         if fence is None:
             message = (
@@ -317,6 +319,8 @@ class Transaction:
             raise UnavailableError(message, code=Code.COMMIT_UNKNOWN)
         if fence == prepared.txid:
             return prepared.txid
+        if fence > 0:
+            raise ReplayedError(Txid(fence), None)
         if isinstance(answer, Fenced):
             raise refusal(answer)
         raise RetryError("the database refused the commit", after=prepared.txid)

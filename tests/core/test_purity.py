@@ -1,0 +1,58 @@
+"""The layout says the architecture: the core is pure, and the gateway loads no adapter."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kontract.core
+
+FORBIDDEN = {
+    "asyncio", "socket", "ssl", "threading", "js", "pyodide", "workers", "time", "datetime", "random", "secrets", "os",
+    "subprocess", "asyncpg", "pg8000", "kontract.cloudflare", "kontract.server", "kontract.cli", "kontract.gateway",
+    "kontract.shell",
+}  # fmt: skip
+
+MODULES = sorted(Path(kontract.core.__file__).parent.rglob("*.py"))
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Every name an import statement anywhere in a module may load, with all its parents."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where a name comes from"
+            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Name) and node.id == "__import__":
+            names.add("__import__")
+    return {".".join(name.split(".")[: n + 1]) for name in names for n in range(len(name.split(".")))}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
+def test_the_core_imports_no_platform(path):
+    """A module of the core that could wait, look at a clock or roll dice could not be simulated."""
+    names = imported(ast.parse(path.read_text()))
+    assert names & (FORBIDDEN | {"__import__", "importlib"}) == set()
+
+
+def test_the_check_sees_every_form_of_import():
+    """The test above would pass for ever if it could not see an import inside a function."""
+    source = "def f():\n    from kontract import server\n    import os.path\n    from time import sleep\n"
+    assert {"kontract.server", "os", "time"} <= imported(ast.parse(source))
+
+
+def test_importing_the_gateway_loads_no_adapter():
+    """A Worker uploads neither asyncpg nor the commands: importing the gateway must not ask for them."""
+    code = (
+        "import sys, kontract, kontract.gateway.app\n"
+        "bad = ('kontract.server', 'kontract.cli', 'kontract.cloudflare', 'asyncpg', 'pg8000', 'asyncio')\n"
+        "print([m for m in sys.modules if m in bad or m.startswith(tuple(b + '.' for b in bad))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
