@@ -115,6 +115,60 @@ async def test_a_repeated_call_with_its_key_applies_once(api):
     assert await result(api, "balance", accounts[0]) == 900
 
 
+async def test_32_clients_on_one_pair_of_rows_all_succeed_within_ten_attempts(api):
+    """A hot key makes progress: whoever lost several times is served in order of arrival."""
+    src, dst, *_ = await ten_accounts(api)
+
+    async def five_in_a_row() -> list[httpx.Response]:
+        return [await rpc(api, "transfer", src, dst, 1) for _ in range(5)]
+
+    answers = [answer for one in await asyncio.gather(*(five_in_a_row() for _ in range(32))) for answer in one]
+    assert [answer.text for answer in answers if answer.status_code != 200] == []
+    assert max(costs(answer)[2] for answer in answers) <= 10
+    assert await result(api, "balance", dst) == 1000 + 160
+
+
+async def test_with_connections_cut_at_random_every_answer_is_true(api, worker):
+    """PostgreSQL ends connections in the middle of statements: what was acknowledged is there, the total holds."""
+    accounts = await ten_accounts(api)
+    before = await result(api, "total")
+    dice = random.Random(5)
+    acknowledged: list[int] = []
+    refused: list[httpx.Response] = []
+    cutting = True
+    admin = await asyncpg.connect(worker.database_url)
+
+    async def cut() -> None:
+        while cutting:
+            await admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid() AND random() < 0.3"
+            )
+            await asyncio.sleep(dice.uniform(0.01, 0.1))
+
+    async def transfers() -> None:
+        for _ in range(15):
+            src, dst = dice.sample(accounts, 2)
+            answer = await rpc(api, "transfer", src, dst, dice.randint(1, 9))
+            if answer.status_code == 200:
+                acknowledged.append(int(answer.headers["x-kontract-txid"]))
+            else:
+                refused.append(answer)
+
+    cutter = asyncio.create_task(cut())
+    await asyncio.gather(*(transfers() for _ in range(8)))
+    cutting = False
+    await cutter
+    assert await result(api, "total") == before
+    fences = await admin.fetch("SELECT create_txid FROM trxs WHERE sid NOT LIKE 'epoch/%'")
+    await admin.close()
+    assert set(acknowledged) <= {row[0] for row in fences}
+    assert len(set(acknowledged)) == len(acknowledged)
+    assert refused, "no connection was cut at a bad moment: the test has shown nothing"
+    assert {answer.status_code for answer in refused} <= {409, 503}, [answer.text for answer in refused]
+    assert await live_versions(worker, "accounts") == []
+
+
 async def test_killed_in_the_middle_the_total_holds_and_no_acknowledged_transfer_is_lost(api, worker):
     """SIGKILL of wrangler and workerd during transfers, then a restart on the same state."""
     accounts = await ten_accounts(api)
