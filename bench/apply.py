@@ -1,0 +1,105 @@
+"""What the apply statement costs in PostgreSQL beside a plain upsert of the same rows, side by side in one run.
+
+Planning and execution time come from EXPLAIN (ANALYZE), so neither the network nor Python is in them.
+
+Run: .venv/bin/python bench/apply.py
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import statistics
+import tempfile
+from pathlib import Path
+
+import asyncpg
+from msgspec import Raw
+
+from kontract.cli.toolchain.checkout import Checkout
+from kontract.cli.toolchain.postgres import Cluster
+from kontract.core import sql
+from kontract.core.messages import Write
+from kontract.core.sql import ApplyPlan, Statement
+from kontract.core.types import Epoch, TableKind, TablePointer, Txid
+
+ROUNDS = 200
+POINTER = TablePointer("accounts", "tbl_accounts_9b27e4", TableKind.VERSIONED, 7)
+
+UPSERT = """
+INSERT INTO plain_accounts (id, data)
+SELECT e.value->>'id', e.value->'data' FROM jsonb_array_elements($1::jsonb) AS e(value)
+ON CONFLICT (id) DO UPDATE SET data = excluded.data
+"""
+
+
+async def measure(connection: asyncpg.Connection, statement: Statement) -> tuple[float, float]:
+    """Run a statement under EXPLAIN ANALYZE; return its planning and execution milliseconds."""
+    rows = await connection.fetch(f"EXPLAIN (ANALYZE, TIMING OFF) {statement.text}", *statement.params)
+    text = "\n".join(row[0] for row in rows)
+    found = [re.search(rf"{word} Time: ([0-9.]+) ms", text) for word in ("Planning", "Execution")]
+    planning, execution = (float(match[1]) if match else 0.0 for match in found)
+    return planning, execution
+
+
+async def compare(connection: asyncpg.Connection, size: int) -> None:
+    """Alternate between the two statements and print medians."""
+    times: dict[str, list[tuple[float, float]]] = {"apply": [], "upsert": []}
+    base = await connection.fetchval("SELECT coalesce(max(abs(create_txid)), 0) FROM trxs WHERE sid NOT LIKE 'epoch/%'")
+    seen: dict[str, int | None] = {}
+    for number in range(ROUNDS):
+        txid = base + number + 1
+        ids = [f"account-{(number * size + n) % 50_000}" for n in range(size)]
+        data = Raw(b'{"balance":%d}' % txid)
+        writes = [Write("accounts", POINTER.ptr, one, seen.get(one), data) for one in ids]
+        plan = ApplyPlan(f"bench-{size}-{number}", "tenant-1", "bench", Txid(txid), Epoch(1), [(POINTER, writes)])
+        times["apply"].append(await measure(connection, sql.apply(plan)))
+        seen.update(dict.fromkeys(ids, txid))
+        rows = json.dumps([{"id": one, "data": {"balance": txid}} for one in ids])
+        times["upsert"].append(await measure(connection, Statement(UPSERT, (rows,))))
+    medians = {
+        name: [statistics.median(part) for part in zip(*measured[20:], strict=True)] for name, measured in times.items()
+    }
+    for name, (planning, execution) in medians.items():
+        print(f"  {size:>3} rows  {name:<7} planning {planning:6.3f} ms   execution {execution:6.3f} ms")
+    ratio = sum(medians["apply"]) / sum(medians["upsert"])
+    print(f"  {size:>3} rows  ratio of server time: {ratio:.1f}")
+
+
+async def run(url: str, schema: str) -> None:
+    """Fill two tables with 50,000 rows each, then compare."""
+    connection = await asyncpg.connect(url, statement_cache_size=0)
+    try:
+        await connection.execute(schema)
+        await connection.execute("CREATE TABLE plain_accounts (id TEXT PRIMARY KEY, data JSONB NOT NULL)")
+        await connection.execute("CREATE INDEX ON plain_accounts USING gin (data jsonb_path_ops)")
+        rows = "SELECT 'account-' || n, '{\"balance\": 1}'::jsonb FROM generate_series(0, 49999) AS n"
+        await connection.execute(f"INSERT INTO plain_accounts {rows}")
+        await connection.execute(
+            f"INSERT INTO {POINTER.ptr} (id, data, _txid, _owner) SELECT a, b, 0, 'bench' FROM ({rows}) AS r(a, b)"
+        )
+        await connection.execute("INSERT INTO trxs VALUES ('epoch/tenant-1', 'tenant-1', 1)")
+        await connection.execute("ANALYZE")
+        print((await connection.fetchval("SELECT version()")).split(" on ")[0])
+        for size in (1, 2, 10, 100):
+            await compare(connection, size)
+    finally:
+        await connection.close()
+
+
+def main() -> None:
+    """Start a throw-away cluster and compare in it."""
+    schema = (Checkout.find().root / "sql" / "init.sql").read_text()
+    with tempfile.TemporaryDirectory(prefix="kontract-bench-") as folder:
+        Path(folder).chmod(0o755)
+        cluster = Cluster(Path(folder) / "postgres")
+        try:
+            cluster.start()
+            asyncio.run(run(cluster.url("postgres"), schema))
+        finally:
+            cluster.stop()
+
+
+if __name__ == "__main__":
+    main()
