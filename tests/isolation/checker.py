@@ -174,6 +174,11 @@ class _History:
                 if op.key in last:
                     self.intermediate.add((op.key, last[op.key]))
                 last[op.key] = op.value
+        registers = {key for key, _ in self.writer} - self.lists
+        for txn in self.txns.values():
+            for op in txn.ops:
+                if isinstance(op, Read) and isinstance(op.value, tuple) and op.key not in registers:
+                    self.lists.add(op.key)  # nobody appended to it
 
     def committed(self, txn_id: Hashable) -> bool:
         outcome = self.txns[txn_id].outcome
