@@ -428,6 +428,12 @@ def test_after_a_restart_txids_go_on_above_the_block():
     assert again.prepare("blind", write("zz", 1)).txid == 2 * limits.TXID_BLOCK + 1
 
 
+def test_a_record_above_the_block_counts():
+    """Whatever the journal shows to be in use is not given again, even if the entry of its block is missing."""
+    desk = Desk(last_txid=2, journal=crashed().records())
+    assert desk.prepare("blind", write("z", 1)).txid == 5
+
+
 def test_after_a_restart_without_the_database_begins_are_told():
     """Holding them back until the database returns would only run into their time limit."""
     desk = restarted(crashed())

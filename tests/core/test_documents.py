@@ -58,3 +58,12 @@ def test_the_size_of_a_row():
     assert documents.encode({"a": 1}, "row") == '{"a":1}'
     with pytest.raises(PayloadTooLargeError):
         documents.encode({"a": "x" * limits.WRITE_SET_BYTES}, "row")
+
+
+def test_one_field_of_a_row():
+    """The place in an ordered query is told to the database digit for digit."""
+    row = '{"a": 0.1000000000000000055511151231257827, "b": {"a": 1}, "c": null}'
+    assert documents.part(row, "a") == "0.1000000000000000055511151231257827"
+    assert documents.part(row, "b") == '{"a": 1}'
+    assert documents.part(row, "c") == "null"
+    assert documents.part(row, "d") is None

@@ -32,7 +32,7 @@ def everything(kind: TableKind) -> list[sql.Statement]:
         sql.lookup(EVIL, EVIL),
         sql.read_row(table, EVIL, 5),
         *(
-            sql.query(table, wanted, 5, Page(order, descending, after, 10), own)
+            sql.query(table, wanted, 5, Page(order, descending, after, 10, EVIL), own)
             for order in (None, EVIL)
             for descending in (False, True)
             for after in (None, EVIL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kontract.core import documents
 from kontract.core.sql import Page, Pending
 from kontract.core.store import SqlStore, TableMissingError
 from kontract.core.types import EVERY_ROW, Filter
@@ -85,13 +86,13 @@ async def test_pages_cover_everything_once(world, order_by, descending, own):
     everything = await ids(world, 1, Page(order_by, descending), pending=pending)
     assert len(everything) == len(set(everything)) == 12
     assert ("r55" in everything) is own
-    pages, after = [], None
+    pages, after, value = [], None, None
     while True:
-        page = await ids(world, 1, Page(order_by, descending, after, 5), pending=pending)
-        pages += page
+        page = await world.store.query(world.table, EVERY_ROW, 1, Page(order_by, descending, after, 5, value), pending)
+        pages += [row.id for row in page]
         if len(page) < 5:
             break
-        after = page[-1]
+        after, value = page[-1].id, documents.part(page[-1].data, "n")
     assert pages == everything
 
 

@@ -106,12 +106,17 @@ def read_row(pointer: TablePointer, row_id: str, snapshot: Snapshot) -> Statemen
 
 
 class Page(Struct, frozen=True):
-    """Which part of a query's rows to fetch: rows after the row ``after`` in the given order, at most ``limit``."""
+    """Which part of a query's rows to fetch: rows after the row ``after`` in the given order, at most ``limit``.
+
+    ``after_value``: what that row holds under ``order_by``, as JSON text (None: nothing). It is told, not looked up,
+    because a row that is changed while its query goes on may not match the query any more.
+    """
 
     order_by: str | None = None
     descending: bool = False
     after: str | None = None
     limit: int = limits.QUERY_ROWS
+    after_value: str | None = None
 
 
 def _rows(
@@ -168,7 +173,8 @@ def query(
         if page.order_by is None:
             position = f"WHERE {by_id} {beyond} {after}"
         else:
-            position = f"WHERE ({field}, {by_id}) {beyond} (SELECT {field}, {by_id} FROM rows WHERE id = {after})"
+            params.append(page.after_value or "null")
+            position = f"WHERE ({field}, {by_id}) {beyond} (${len(params)}::jsonb, {after})"
     params.append(page.limit)
     order = f"{field} {direction}, {by_id} {direction}" if field else f"{by_id} {direction}"
     text = (

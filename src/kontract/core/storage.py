@@ -142,13 +142,19 @@ class Table:
             raise InvalidRequestError(message)
         position = None if after is None else documents.check_id(after, self.name)
         pointer = await self._locate(self.name)
-        if field is not None and position is not None and await self._transaction.get(pointer, position) is None:
-            message = f"after: table {self.name!r} has no row {position!r} any more; start again from the first page"
-            raise InvalidRequestError(message)
+        value = None
+        if field is not None and position is not None:
+            last = await self._transaction.get(pointer, position)
+            if last is None:
+                message = (
+                    f"after: table {self.name!r} has no row {position!r} any more; start again from the first page"
+                )
+                raise InvalidRequestError(message)
+            value = documents.part(last.data, field)
         left = limit
         while left is None or left > 0:
             size = limits.QUERY_ROWS if left is None else min(left, limits.QUERY_ROWS)
-            page = Page(field, descending, position, size)
+            page = Page(field, descending, position, size, value)
             versions = await self._transaction.page(
                 pointer, wanted, page, ordered=limit is not None or field is not None
             )
@@ -157,6 +163,7 @@ class Table:
             if len(versions) < size:
                 return
             position = versions[-1].id
+            value = None if field is None else documents.part(versions[-1].data, field)
             if left is not None:
                 left -= len(versions)
 
