@@ -10,10 +10,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from kontract.core import recovery
+from kontract.core import limits, recovery
+from kontract.core.collection import Collection, Job, Mark, Stage
 from kontract.core.coordinator import Coordinator, Effects, JournalEntry, Record
 from kontract.core.messages import Answer, Begin, Prepare, Request, Unready
 from kontract.core.phases import ProtocolError
+from kontract.core.phases import Stage as CoordinatorStage
 from kontract.core.recovery import Saved
 from kontract.core.store import SqlStore
 from kontract.ports import Clock, Database, DatabaseError, DatabaseUnavailableError, Log
@@ -38,20 +40,42 @@ class Journal(Protocol):
         """Return the newest record of an idempotent call."""
         ...
 
+    def marks(self) -> list[Mark]:
+        """Return the collection's marks; :meth:`start` forgets them."""
+        ...
+
+    def write_marks(self, marks: list[Mark]) -> None:
+        """Keep marks by their watermark; one that is done may go as soon as there is a newer one."""
+        ...
+
 
 class CoordinatorShell:
     """Runs the coordinator of one owner."""
 
     def __init__(
-        self, owner: str, journal: Journal, open_database: Callable[[], Database], clock: Clock, log: Log
+        self,
+        owner: str,
+        journal: Journal,
+        open_database: Callable[[], Database],
+        clock: Clock,
+        log: Log,
+        *,
+        alarm: bool = False,
     ) -> None:
-        """Wait for the first message; starting needs the database, which may not answer yet."""
+        """Wait for the first message; starting needs the database, which may not answer yet.
+
+        ``alarm``: the platform calls :meth:`wake` at :attr:`next_wake`. Then no timer of the process waits for the
+        collection, which may be a day away: it would keep a Durable Object in memory.
+        """
         self._owner = owner
         self._journal = journal
         self._open_database = open_database
         self._clock = clock
         self._log = log
+        self._alarm = alarm
         self._coordinator: Coordinator | None = None
+        self._collection = Collection()
+        self._collecting = False
         self._starting: asyncio.Future[None] | None = None
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._last_ticket = 0
@@ -92,14 +116,33 @@ class CoordinatorShell:
         if self._coordinator is None:
             await self._start()
         assert self._coordinator is not None
-        self._carry_out(self._coordinator.tick(self._clock.now()))
+        self._tick(self._coordinator)
         while self._tasks:
             await asyncio.wait(list(self._tasks))
 
     @property
-    def next_tick(self) -> int | None:
+    def next_wake(self) -> int | None:
         """When :meth:`wake` has something to do, in milliseconds since the Unix epoch."""
+        times = [due for due in (self._next_tick, self._next_collection) if due is not None]
+        return min(times, default=None)
+
+    @property
+    def _next_tick(self) -> int | None:
         return self._coordinator.next_tick() if self._coordinator is not None else None
+
+    @property
+    def _next_collection(self) -> int | None:
+        coordinator = self._coordinator
+        if coordinator is None or coordinator.stage is not CoordinatorStage.SERVING or self._collecting:
+            return None
+        return self._collection.due(coordinator.watermark)
+
+    def _tick(self, coordinator: Coordinator) -> None:
+        self._carry_out(coordinator.tick(self._clock.now()))
+        due = self._next_collection
+        if due is not None and due <= self._clock.now():
+            self._collecting = True
+            self._spawn(self._collect(coordinator))
 
     async def _start(self) -> None:
         # Everybody who arrives meanwhile waits for the same start.
@@ -122,6 +165,7 @@ class CoordinatorShell:
             await store.aclose()
         if saved is None:
             self._journal.start(coordinator.epoch, coordinator.watermark)
+        self._collection = Collection(self._journal.marks())
         self._coordinator = coordinator
         self._log("info", "coordinator_started", owner=self._owner, epoch=coordinator.epoch, fresh=saved is None)
         self._carry_out(coordinator.recover(self._clock.now()))
@@ -137,7 +181,73 @@ class CoordinatorShell:
             self._spawn(self._resolve(question.sid, question.txid))
         if effects.check_epoch:
             self._spawn(self._check_epoch())
+        self._observe()
         self._set_timer()
+
+    def _observe(self) -> None:
+        coordinator = self._coordinator
+        if coordinator is not None and coordinator.stage is CoordinatorStage.SERVING:
+            mark = self._collection.observe(coordinator.watermark, self._clock.now())
+            if mark is not None:
+                self._journal.write_marks([mark])
+
+    async def _collect(self, coordinator: Coordinator) -> None:
+        """Remove what may go, one job after the other."""
+        collection = self._collection
+        store = SqlStore(self._open_database())
+        statements = limits.COLLECT_STATEMENTS
+        try:
+            while statements > 0 and self._coordinator is coordinator:
+                job = collection.job(coordinator.oldest_snapshot, self._clock.now())
+                if job is None:
+                    return
+                statements = await self._remove(job, coordinator, store, statements)
+                if statements > 0 and self._coordinator is coordinator:
+                    self._journal.write_marks(collection.done(job))
+            collection.postpone(self._clock.now() + limits.COLLECT_PAUSE_MS)
+        except (DatabaseError, DatabaseUnavailableError) as error:
+            self._log("warning", "collection", owner=self._owner, error=str(error))
+            collection.postpone(self._clock.now() + limits.COLLECT_PAUSE_MS)
+        finally:
+            self._collecting = False
+            await store.aclose()
+            self._set_timer()
+
+    async def _remove(self, job: Job, coordinator: Coordinator, store: SqlStore, statements: int) -> int:
+        """Run statements until nothing is left to remove; returns how many may still be run, 0 if that was cut off."""
+        if job.stage is Stage.FENCES:
+            # The highest txid stays on record for a coordinator that starts without a journal.
+            up_to = min(job.up_to, await store.highest_fence(self._owner) - 1)
+            return await self._remove_from(None, up_to, coordinator, store, statements)
+        for ptr in await store.pointers(self._owner):
+            try:
+                statements = await self._remove_from(ptr, job.up_to, coordinator, store, statements)
+            except DatabaseError as error:
+                # One table that is not as it should be, or is locked, does not keep the others from being cleaned.
+                self._log("warning", "collection", owner=self._owner, table=ptr, error=str(error))
+            if statements <= 0:
+                break
+        return statements
+
+    async def _remove_from(
+        self, ptr: str | None, up_to: int, coordinator: Coordinator, store: SqlStore, statements: int
+    ) -> int:
+        removed = 0
+        while statements > 0 and self._coordinator is coordinator:
+            statements -= 1
+            if ptr is None:
+                batch = await store.collect_fences(self._owner, coordinator.epoch, up_to)
+            else:
+                batch = await store.collect_versions(self._owner, coordinator.epoch, ptr, up_to)
+            if batch is None:
+                await self._check_epoch()
+                return 0
+            removed += batch
+            if batch < limits.COLLECT_ROWS:
+                break
+        if removed:
+            self._log("info", "collected", owner=self._owner, table=ptr or "trxs", rows=removed, up_to=up_to)
+        return statements
 
     async def _resolve(self, sid: str, txid: int) -> None:
         store = SqlStore(self._open_database())
@@ -179,11 +289,12 @@ class CoordinatorShell:
         self._log("warning", "database_replaced", owner=self._owner, epoch=fresh.epoch)
         self._carry_out(old.epoch_read(fresh.epoch, self._clock.now()))  # whoever waits must ask again
         self._journal.start(fresh.epoch, fresh.watermark)
+        self._collection = Collection()
         self._coordinator = fresh
         self._carry_out(fresh.recover(self._clock.now()))
 
     def _set_timer(self) -> None:
-        due = self.next_tick
+        due = self._next_tick if self._alarm else self.next_wake
         if due is None:
             return
         if self._timer is not None and not self._timer.done():
@@ -197,7 +308,7 @@ class CoordinatorShell:
         await self._clock.sleep(max(1, due - self._clock.now()))
         self._timer = None
         if self._coordinator is not None:
-            self._carry_out(self._coordinator.tick(self._clock.now()))
+            self._tick(self._coordinator)
 
     def _spawn(self, work: object) -> None:
         task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]

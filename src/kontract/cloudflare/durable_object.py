@@ -28,7 +28,7 @@ class SessionObject:
         self._journal = SqliteJournal(self._sql)
         self._connect = connector(env)
         self._shell: CoordinatorShell | None = None
-        self._alarm_set = False
+        self._alarm_due: int | None = None
 
     async def ask(self, owner: str, text: str) -> str:
         """Answer one message of a worker, as JSON text."""
@@ -44,7 +44,7 @@ class SessionObject:
 
     async def alarm(self) -> None:
         """Do what was due; workerd calls it at least once, also after a restart."""
-        self._alarm_set = False
+        self._alarm_due = None
         rows = self._sql.exec("SELECT name FROM owner").raw().toArray()
         if len(rows) == 0:
             return
@@ -55,14 +55,15 @@ class SessionObject:
     def _shell_of(self, owner: str) -> CoordinatorShell:
         if self._shell is None:
             self._shell = CoordinatorShell(
-                owner, self._journal, lambda: HyperdriveDatabase(self._connect), WorkerClock(), log_line
+                owner, self._journal, lambda: HyperdriveDatabase(self._connect), WorkerClock(), log_line, alarm=True
             )
             if len(self._sql.exec("SELECT name FROM owner").raw().toArray()) == 0:
                 self._sql.exec("INSERT INTO owner (name) VALUES (?)", owner)
         return self._shell
 
     async def _set_alarm(self, shell: CoordinatorShell) -> None:
-        due = shell.next_tick
-        if due is not None and not self._alarm_set:
-            self._alarm_set = True
+        due = shell.next_wake
+        # The object has one alarm: an earlier one replaces it, a later one waits until it has rung.
+        if due is not None and (self._alarm_due is None or due < self._alarm_due):
+            self._alarm_due = due
             await self._storage.setAlarm(due + ALARM_SLACK_MS)

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from kontract.core.collection import Mark, Stage
 from kontract.core.coordinator import Drop, JournalEntry, PutBlock, PutRecord, Record
 from kontract.core.recovery import Saved
 
@@ -20,6 +21,7 @@ SCHEMA = (
     """CREATE TABLE IF NOT EXISTS records (
          txid INTEGER PRIMARY KEY, call TEXT, settled_at INTEGER NOT NULL, record TEXT NOT NULL)""",
     "CREATE INDEX IF NOT EXISTS records_by_call ON records (call, txid) WHERE call IS NOT NULL",
+    "CREATE TABLE IF NOT EXISTS marks (watermark INTEGER PRIMARY KEY, time INTEGER NOT NULL, stage INTEGER NOT NULL)",
 )
 
 _encode = msgspec.json.Encoder().encode
@@ -48,6 +50,7 @@ class SqliteJournal:
     def start(self, epoch: int, last_txid: int) -> None:
         """Forget everything and begin in ``epoch``."""
         self._sql.exec("DELETE FROM records")
+        self._sql.exec("DELETE FROM marks")
         self._sql.exec("INSERT OR REPLACE INTO head (one, epoch, last_txid) VALUES (1, ?, ?)", epoch, last_txid)
 
     def write(self, entries: list[JournalEntry]) -> None:
@@ -78,6 +81,24 @@ class SqliteJournal:
         """Return the newest record of an idempotent call."""
         rows = self._rows("SELECT record FROM records WHERE call = ? ORDER BY txid DESC LIMIT 1", call)
         return _decode(rows[0][0]) if rows else None
+
+    def marks(self) -> list[Mark]:
+        """Return the collection's marks."""
+        rows = self._rows("SELECT watermark, time, stage FROM marks ORDER BY watermark")
+        return [Mark(int(watermark), int(time), int(stage)) for watermark, time, stage in rows]
+
+    def write_marks(self, marks: list[Mark]) -> None:
+        """Keep marks; one that is done goes as soon as there is a newer one."""
+        for mark in marks:
+            self._sql.exec(
+                "INSERT OR REPLACE INTO marks (watermark, time, stage) VALUES (?, ?, ?)",
+                mark.watermark,
+                mark.time,
+                int(mark.stage),
+            )
+        self._sql.exec(
+            "DELETE FROM marks WHERE stage >= ? AND watermark < (SELECT max(watermark) FROM marks)", int(Stage.FENCES)
+        )
 
     def _rows(self, statement: str, *params: Any) -> list[list[Any]]:
         return [list(row) for row in self._sql.exec(statement, *params).raw().toArray()]

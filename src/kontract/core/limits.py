@@ -59,6 +59,15 @@ RETENTION_MS = 600_000
 FENCE_RETENTION_MS = 86_400_000
 """How long fences, and with them idempotency keys and their results, are kept: 24 hours."""
 
+COLLECT_ROWS = 1_000
+"""Rows removed by one statement of the collection: a few milliseconds, far below STATEMENT_MS."""
+
+COLLECT_STATEMENTS = 100
+"""Such statements in a row. Then the collection rests for COLLECT_PAUSE_MS, so that it never keeps an object busy."""
+
+COLLECT_PAUSE_MS = 10_000
+"""Rest of the collection when there is more to remove, or after the database did not answer."""
+
 BACKOFF_FIRST_MS = 5
 """First pause before a conflicting handler runs again; doubled each time, jittered over its full length."""
 

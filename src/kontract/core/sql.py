@@ -56,8 +56,18 @@ def quote(identifier: str) -> str:
 
 # --- looking up ------------------------------------------------------------------------------------------------------
 
+ADOPTED = "kontract: adopted "
+"""The comment of an adopted table's primary key: this, and the time in seconds of PostgreSQL's clock."""
+
+JUST_ADOPTED = 3
+"""In place of the number of key columns: adopted less than a minute ago, longer than any snapshot is in use."""
+
 LOOKUP = """
-SELECT s.ptr, s.permissions, i.indnkeyatts
+SELECT s.ptr, s.permissions, CASE
+    WHEN now() < to_timestamp(
+      substring(obj_description(i.indexrelid, 'pg_class') FROM '^kontract: adopted ([0-9]{1,12})$')::bigint
+    ) + interval '60 seconds' THEN 3
+    ELSE i.indnkeyatts END
 FROM storage AS s
 LEFT JOIN pg_catalog.pg_index AS i ON i.indrelid = to_regclass(quote_ident(s.ptr)) AND i.indisprimary
 WHERE s.owner = $1::text AND s.id IN ($2::text, $1::text || '/' || $2::text) AND now() IS NOT NULL
@@ -67,7 +77,10 @@ LIMIT 1
 
 
 def lookup(owner: str, name: str) -> Statement:
-    """(ptr, permissions, columns of the primary key) of a logical table; no row when the owner has no such table."""
+    """(ptr, permissions, columns of the primary key) of a logical table; no row when the owner has no such table.
+
+    In the first minute after its adoption the third column is JUST_ADOPTED.
+    """
     return Statement(LOOKUP, (owner, name))
 
 
@@ -86,8 +99,8 @@ def visible(current: str) -> str:
 
 
 def _too_old_marker(pointer: TablePointer, current: str, where: str = "true") -> str:
-    """Return the part of a read of a plain table that reports a version the snapshot cannot see past."""
-    if pointer.kind is TableKind.VERSIONED:
+    """Return the part of a read of a plain or just adopted table that reports a version the snapshot cannot pass."""
+    if pointer.kind is TableKind.VERSIONED and not pointer.just_adopted:
         return ""
     # chr(1) || 'too old' is TOO_OLD_ID
     return (
@@ -277,6 +290,12 @@ _PLAIN = """, old{n} AS (
   SELECT id FROM added{n} UNION ALL SELECT id FROM old{n} WHERE kept
 )"""
 
+# A plain write of a table that was adopted meanwhile would change a version in place.
+_CHECK_PLAIN = """
+  WHEN (SELECT indnkeyatts FROM pg_catalog.pg_index WHERE indrelid = to_regclass({literal}) AND indisprimary)
+    IS DISTINCT FROM 1
+  THEN ('KONTRACT_STALE ' || {literal} || ' is not a plain table: ' || (SELECT count(*) FROM w{n}))::int"""
+
 _CHECK = """
   WHEN (SELECT count(*) FROM old{n} WHERE seen > 0) <> (SELECT count(*) FROM w{n} WHERE seen > 0)
     OR (SELECT count(*) FROM new{n}) <> (SELECT count(*) FROM w{n} WHERE data IS NOT NULL)
@@ -310,8 +329,10 @@ def apply(plan: ApplyPlan) -> Statement:
         literal = f"'{table}'"
         params.append(_writes_as_json(writes))
         text.append(_WRITES.format(n=n, p=len(params)))
-        shape = _VERSIONED if pointer.kind is TableKind.VERSIONED else _PLAIN
-        text.append(shape.format(n=n, table=table, literal=literal))
+        plain = pointer.kind is TableKind.PLAIN
+        text.append((_PLAIN if plain else _VERSIONED).format(n=n, table=table, literal=literal))
+        if plain:
+            checks.append(_CHECK_PLAIN.format(n=n, literal=literal))
         checks.append(_CHECK.format(n=n, literal=literal))
     text.append(
         "\nSELECT CASE WHEN NOT EXISTS (SELECT FROM fence)"
@@ -393,6 +414,53 @@ def highest_txid(ptrs: Sequence[str]) -> Statement:
     return Statement(
         f"SELECT coalesce(max(txid), 0) FROM ({' UNION ALL '.join(parts)}) AS tables WHERE now() IS NOT NULL"
     )
+
+
+# --- collection ------------------------------------------------------------------------------------------------------
+
+# Rows are locked without waiting: the collection neither waits for an apply in flight nor deadlocks with one. The
+# second test of _deleted_txid is for a tombstone of a plain table that was taken over meanwhile.
+_COLLECT_VERSIONS = """
+WITH epoch AS MATERIALIZED (
+  SELECT create_txid AS current FROM trxs WHERE sid = 'epoch/' || $1::text FOR SHARE
+), gone AS (
+  DELETE FROM {table} WHERE _deleted_txid <= $3::bigint AND ctid = ANY (ARRAY(
+    SELECT t.ctid FROM epoch, {table} AS t
+    WHERE epoch.current = $2::bigint AND t._deleted_txid <= $3::bigint
+    LIMIT $4::bigint
+    FOR UPDATE OF t SKIP LOCKED
+  ))
+  RETURNING 1
+)
+SELECT (SELECT current FROM epoch), (SELECT count(*) FROM gone)
+"""
+
+_COLLECT_FENCES = """
+WITH epoch AS MATERIALIZED (
+  SELECT create_txid AS current FROM trxs WHERE sid = 'epoch/' || $1::text FOR SHARE
+), gone AS (
+  DELETE FROM trxs WHERE sid = ANY (ARRAY(
+    SELECT f.sid FROM epoch, trxs AS f
+    WHERE epoch.current = $2::bigint AND f.owner = $1::text AND abs(f.create_txid) <= $3::bigint
+      AND f.sid NOT LIKE 'epoch/%'
+    LIMIT $4::bigint
+    FOR UPDATE OF f SKIP LOCKED
+  ))
+  RETURNING 1
+)
+SELECT (SELECT current FROM epoch), (SELECT count(*) FROM gone)
+"""
+
+
+def collect_versions(owner: str, epoch: int, ptr: str, up_to: int) -> Statement:
+    """Remove a batch of versions (and tombstones) that ended at or below ``up_to``: (epoch in force, rows removed)."""
+    text = _COLLECT_VERSIONS.format(table=quote(ptr))
+    return Statement(text, (owner, epoch, up_to, limits.COLLECT_ROWS), limits.STATEMENT_MS)
+
+
+def collect_fences(owner: str, epoch: int, up_to: int) -> Statement:
+    """Remove a batch of fences of txids at or below ``up_to``: (epoch in force, rows removed)."""
+    return Statement(_COLLECT_FENCES, (owner, epoch, up_to, limits.COLLECT_ROWS), limits.STATEMENT_MS)
 
 
 # --- reading errors --------------------------------------------------------------------------------------------------

@@ -10,6 +10,9 @@ from kontract.core.sql import ApplyPlan, Page, Pending
 from kontract.core.types import Filter, Snapshot, TableKind, TablePointer, Version
 from kontract.ports import ApplyOutcome, Database, DatabaseError, DatabaseUnavailableError, SnapshotTooOldError
 
+KINDS = {1: TableKind.PLAIN, 2: TableKind.VERSIONED, sql.JUST_ADOPTED: TableKind.VERSIONED}
+"""What the lookup says of a table's primary key."""
+
 
 class TableMissingError(Exception):
     """``storage`` points to a physical table that does not exist or cannot hold versions."""
@@ -39,11 +42,11 @@ class SqlStore:
         if not sql.IDENTIFIER.fullmatch(ptr):
             message = f"storage points {name!r} to {ptr!r}, which is not a valid table name"
             raise TableMissingError(message)
-        kind = {1: TableKind.PLAIN, 2: TableKind.VERSIONED}.get(key_columns)
+        kind = KINDS.get(key_columns)
         if kind is None:
             message = f"storage points {name!r} to {ptr!r}, which is not a table with primary key (id) or (id, _txid)"
             raise TableMissingError(message)
-        return TablePointer(name, ptr, kind, permissions)
+        return TablePointer(name, ptr, kind, permissions, just_adopted=key_columns == sql.JUST_ADOPTED)
 
     async def read_row(self, pointer: TablePointer, row_id: str, snapshot: Snapshot) -> Version | None:
         """Read one row at the snapshot."""
@@ -103,11 +106,27 @@ class SqlStore:
         """
         epoch = int((await self._database.run(sql.raise_epoch(owner, at_least)))[0][0])
         highest = int((await self._database.run(sql.highest_fence(owner)))[0][0])
-        ptrs = [row[0] for row in await self._database.run(sql.pointers(owner))]
-        valid = [ptr for ptr in ptrs if sql.IDENTIFIER.fullmatch(ptr)]
-        if valid:
-            highest = max(highest, int((await self._database.run(sql.highest_txid(valid)))[0][0]))
+        ptrs = await self.pointers(owner)
+        if ptrs:
+            highest = max(highest, int((await self._database.run(sql.highest_txid(ptrs)))[0][0]))
         return epoch, highest
+
+    async def pointers(self, owner: str) -> list[str]:
+        """Return the physical tables of an owner; raises what the database raises."""
+        rows = await self._database.run(sql.pointers(owner))
+        return sorted(row[0] for row in rows if sql.IDENTIFIER.fullmatch(row[0]))
+
+    async def collect_versions(self, owner: str, epoch: int, ptr: str, up_to: int) -> int | None:
+        """Remove a batch of dead versions: how many, or None in another epoch. Raises what the database raises."""
+        return _collected(await self._database.run(sql.collect_versions(owner, epoch, ptr, up_to)), epoch)
+
+    async def collect_fences(self, owner: str, epoch: int, up_to: int) -> int | None:
+        """Remove a batch of fences: how many, or None in another epoch. Raises what the database raises."""
+        return _collected(await self._database.run(sql.collect_fences(owner, epoch, up_to)), epoch)
+
+    async def highest_fence(self, owner: str) -> int:
+        """Return the highest txid among the fences; raises what the database raises."""
+        return int((await self._database.run(sql.highest_fence(owner)))[0][0])
 
     async def aclose(self) -> None:
         """Give the connection back."""
@@ -119,6 +138,11 @@ def _versions(rows: Sequence[Sequence[Any]]) -> list[Version]:
     if versions and versions[-1].id == sql.TOO_OLD_ID:
         raise SnapshotTooOldError
     return versions
+
+
+def _collected(rows: Sequence[Sequence[Any]], epoch: int) -> int | None:
+    current, removed = rows[0]
+    return int(removed) if current is not None and int(current) == epoch else None
 
 
 def _only(versions: list[Version]) -> Version | None:

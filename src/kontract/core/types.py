@@ -38,12 +38,17 @@ class TableKind(Enum):
 
 
 class TablePointer(Struct, frozen=True):
-    """Where a logical table of one owner lives: a row of ``storage`` and what the catalog says of it."""
+    """Where a logical table of one owner lives: a row of ``storage`` and what the catalog says of it.
+
+    ``just_adopted``: a versioned table that was plain a moment ago. It is still read like a plain one, because somebody
+    may hold a snapshot whose versions it does not have.
+    """
 
     name: str
     ptr: str
     kind: TableKind
     permissions: int
+    just_adopted: bool = False
 
 
 class Version(Struct, frozen=True):

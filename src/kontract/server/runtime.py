@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from kontract.core.collection import Mark, Stage
 from kontract.core.coordinator import Drop, JournalEntry, PutBlock, PutRecord, Record
 from kontract.core.messages import Answer, Request, decode_answer, decode_request, encode
 from kontract.core.recovery import Saved
@@ -60,6 +61,7 @@ class MemoryJournal:
         """Start as a coordinator that has never run."""
         self._head: tuple[int, int] | None = None
         self._records: dict[int, bytes] = {}
+        self._marks: dict[int, Mark] = {}
 
     def load(self) -> Saved | None:
         """Return what was written."""
@@ -72,6 +74,7 @@ class MemoryJournal:
         """Begin in ``epoch``."""
         self._head = (epoch, last_txid)
         self._records.clear()
+        self._marks.clear()
 
     def write(self, entries: list[JournalEntry]) -> None:
         """Keep entries."""
@@ -92,6 +95,16 @@ class MemoryJournal:
         """Return the newest record of a call."""
         found = [record for record in map(self._decode, self._records.values()) if record.call == call]
         return max(found, key=lambda record: record.txid, default=None)
+
+    def marks(self) -> list[Mark]:
+        """Return the collection's marks."""
+        return list(self._marks.values())
+
+    def write_marks(self, marks: list[Mark]) -> None:
+        """Keep marks; one that is done goes as soon as there is a newer one."""
+        self._marks.update({mark.watermark: mark for mark in marks})
+        newest = max(self._marks, default=0)
+        self._marks = {w: mark for w, mark in self._marks.items() if mark.stage < Stage.FENCES or w == newest}
 
     @staticmethod
     def _decode(raw: bytes) -> Record:

@@ -1,0 +1,203 @@
+"""`kontract table`: list tables, and turn a plain one into a versioned one."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import asyncpg
+
+from kontract.cli.toolchain.problem import Problem
+from kontract.cli.toolchain.progress import say
+from kontract.core import sql
+from kontract.core.store import SqlStore, TableMissingError
+from kontract.core.types import TableKind, TablePointer
+from kontract.server.database import AsyncpgDatabase
+
+DEFAULT_OWNER = "tenant-1"
+
+_CONNECT_SECONDS = 10.0
+
+_LOCK_MS = 2_000
+# How long adopt waits for statements in flight. Those that come later queue behind it, so it must not wait for long.
+
+_COLUMNS = {"id": "text", "data": "jsonb", "_txid": "int8", "_deleted_txid": "int8", "_owner": "text", "_order": "int4"}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A row of `kontract table list`."""
+
+    owner: str
+    name: str
+    ptr: str
+    kind: str
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="action", required=True)
+    listing = actions.add_parser("list", help="show the registered tables and their kinds")
+    adopting = actions.add_parser("adopt", help="turn a plain table (one row per id) into a versioned one")
+    adopting.add_argument("name", help="the logical name of the table")
+    adopting.add_argument("--owner", default=DEFAULT_OWNER, help=f"the tenant (default: {DEFAULT_OWNER})")
+    for command in (listing, adopting):
+        command.add_argument("--database-url", help="postgresql://... (default: DATABASE_URL)")
+
+
+def run(args: argparse.Namespace) -> int:
+    url = args.database_url or os.environ.get("DATABASE_URL", "")
+    if not url:
+        raise Problem("There is no database.", "Set DATABASE_URL, or give --database-url postgresql://user@host/db.")
+    if args.action == "list":
+        asyncio.run(_show(url))
+    else:
+        asyncio.run(adopt(url, args.owner, args.name, say))
+    return 0
+
+
+async def _show(url: str) -> None:
+    tables = await list_tables(url)
+    if not tables:
+        say("No table is registered. `kontract migrate` creates those of the application.")
+        return
+    rows = [("OWNER", "TABLE", "KIND", "IN POSTGRESQL"), *((t.owner, t.name, t.kind, t.ptr) for t in tables)]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    for row in rows:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+async def list_tables(url: str) -> list[Listed]:
+    """All registered tables, with their kinds."""
+    async with _connected(url) as connection:
+        rows = await connection.fetch(
+            """
+            SELECT s.owner, s.id, s.ptr, to_regclass(quote_ident(s.ptr)) IS NOT NULL, i.indnkeyatts
+            FROM storage AS s
+            LEFT JOIN pg_catalog.pg_index AS i ON i.indrelid = to_regclass(quote_ident(s.ptr)) AND i.indisprimary
+            ORDER BY s.owner, s.id
+            """
+        )
+    kinds = {1: TableKind.PLAIN.value, 2: TableKind.VERSIONED.value}
+    return [
+        Listed(owner, name.removeprefix(f"{owner}/"), ptr, kinds.get(key, "unusable") if exists else "missing")
+        for owner, name, ptr, exists, key in rows
+    ]
+
+
+async def adopt(url: str, owner: str, name: str, report: Callable[[str], None]) -> None:
+    """Turn the plain table into a versioned one, in one transaction, while gateways go on."""
+    pointer = await _find(url, owner, name)
+    if pointer.kind is TableKind.VERSIONED:
+        report(f"{name} ({pointer.ptr}) is a versioned table already.")
+        return
+    async with _connected(url) as connection:
+        await _check_columns(connection, pointer)
+        try:
+            async with connection.transaction():
+                await _swap_key(connection, pointer)
+        except asyncpg.LockNotAvailableError as error:
+            raise Problem(
+                f"{pointer.ptr} was in use for {_LOCK_MS // 1000} s without a pause, so it was left as it is.",
+                "Look for long transactions in pg_stat_activity, and run the command again.",
+            ) from error
+        except asyncpg.PostgresError as error:
+            raise Problem(
+                f"{pointer.ptr} could not be adopted: {error} (SQLSTATE {error.sqlstate}).",
+                "It was left as it is. Correct what the message says and run the command again.",
+            ) from error
+        collation = await connection.fetchval(
+            "SELECT c.collname FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_collation AS c "
+            "ON c.oid = a.attcollation WHERE a.attrelid = to_regclass($1) AND a.attname = 'id'",
+            sql.quote(pointer.ptr),
+        )
+    report(f"{name} ({pointer.ptr}) is a versioned table now. Gateways that wrote to it take note by themselves.")
+    if collation != "C":
+        report(
+            f"Note: its column id has the collation {collation!r}. Ids are ordered by their bytes all the same; "
+            "queries in order of ids can use an index after this statement, which locks the table while it runs:\n"
+            f'  ALTER TABLE {sql.quote(pointer.ptr)} ALTER COLUMN id TYPE text COLLATE "C";'
+        )
+
+
+async def _find(url: str, owner: str, name: str) -> TablePointer:
+    store = SqlStore(AsyncpgDatabase(url))
+    async with _connected(url):
+        pass  # says what is wrong with the connection
+    try:
+        pointer = await store.lookup(owner, name)
+    except TableMissingError as error:
+        raise Problem(f"{error}.", "Create the table, or correct the row in storage.") from error
+    finally:
+        await store.aclose()
+    if pointer is None:
+        raise Problem(
+            f"{owner} has no table {name!r}.", "`kontract table list` shows all; --owner chooses another tenant."
+        )
+    return pointer
+
+
+async def _check_columns(connection: asyncpg.Connection, pointer: TablePointer) -> None:
+    rows = await connection.fetch(
+        "SELECT a.attname, t.typname FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t "
+        "ON t.oid = a.atttypid WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped",
+        sql.quote(pointer.ptr),
+    )
+    found = {row[0]: row[1] for row in rows}
+    wrong = [f"{column} {kind}" for column, kind in _COLUMNS.items() if found.get(column) not in (kind, _wider(kind))]
+    if wrong:
+        raise Problem(
+            f"{pointer.ptr} has not the columns of a plain table; missing or of another type: {', '.join(wrong)}.",
+            "Compare it with the CREATE TABLE in docs/transactions.md.",
+        )
+
+
+def _wider(kind: str) -> str:
+    return {"int4": "int8", "text": "varchar"}.get(kind, kind)
+
+
+async def _swap_key(connection: asyncpg.Connection, pointer: TablePointer) -> None:
+    table = sql.quote(pointer.ptr)
+    # Names as sql/init.sql gives them; PostgreSQL cuts identifiers at 63 bytes.
+    live, data, dead = (sql.quote(f"{pointer.ptr[:58]}_{suffix}") for suffix in ("live", "data", "dead"))
+    await connection.execute(f"SET LOCAL lock_timeout = {_LOCK_MS}")
+    # No apply statement is under way from here on, and those that wait find the new key: the plain one then fails.
+    await connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+    key = await connection.fetchrow(
+        "SELECT conname, cardinality(conkey) AS columns FROM pg_catalog.pg_constraint "
+        "WHERE conrelid = to_regclass($1) AND contype = 'p'",
+        table,
+    )
+    if key is None or key["columns"] != 1:
+        return  # somebody was faster
+    constraint = '"' + key["conname"].replace('"', '""') + '"'
+    await connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {constraint}")
+    await connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT {constraint} PRIMARY KEY (id, _txid)")
+    await connection.execute(f"CREATE UNIQUE INDEX {live} ON {table} (id) WHERE _deleted_txid IS NULL")
+    await connection.execute(f"CREATE INDEX IF NOT EXISTS {data} ON {table} USING gin (data jsonb_path_ops)")
+    await connection.execute(
+        f"CREATE INDEX IF NOT EXISTS {dead} ON {table} (_deleted_txid) WHERE _deleted_txid IS NOT NULL"
+    )
+    # Readers of this moment may hold a snapshot from before the last change of a row, whose version was overwritten.
+    # For a minute, longer than any of them lives, the table is read like a plain one (kontract.core.sql.LOOKUP).
+    now = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::bigint")
+    await connection.execute(f"COMMENT ON INDEX {constraint} IS '{sql.ADOPTED}{now}'")
+
+
+@asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    try:
+        connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS, statement_cache_size=0)
+    except (OSError, TimeoutError, asyncpg.PostgresError, ValueError) as error:
+        raise Problem(
+            f"The database cannot be reached: {error}.", "Check DATABASE_URL, and that PostgreSQL runs there."
+        ) from error
+    try:
+        yield connection
+    except asyncpg.UndefinedTableError as error:
+        raise Problem(f"The schema is missing: {error}.", "Run: kontract migrate") from error
+    finally:
+        await connection.close()
