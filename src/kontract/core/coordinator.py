@@ -416,7 +416,7 @@ class Coordinator:
         return touched[0] if touched is not None else None
 
     def _lost(self, message: Prepare, conflict: Conflict, now: int) -> None:
-        """Give a caller that lost repeatedly, or lost to others in line, a place in line for what it works on."""
+        """Give a caller that lost a place in line for what it works on."""
         if message.attempt < limits.CONFLICTS_BEFORE_RESERVING and not conflict.reserved:
             return
         keys = [Key(write.ptr, write.id) for write in message.writes]

@@ -1,8 +1,8 @@
 """Who may go first on contested keys: a queue in order of arrival, so that hot keys make progress.
 
-Optimistic validation alone starves callers on a hot key. A caller that lost several times in a row reserves the keys it
-lost over; while it is first in line, nobody else may write them. Reservations are totally ordered by their arrival and
-a caller holds one at a time, so two callers can never wait for each other.
+Optimistic validation alone starves callers on a hot key. A caller that lost reserves the keys it worked on; while it is
+first in line, nobody else may write them. Reservations are totally ordered by their arrival and a caller holds one at a
+time, so two callers can never wait for each other.
 """
 
 from __future__ import annotations
