@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from kontract.core.messages import Answer, Request
+from kontract.core.select import Selection
 from kontract.core.sql import ApplyPlan, Page, Pending, Statement
 from kontract.core.types import Filter, Snapshot, TablePointer, Version
 
@@ -79,6 +80,19 @@ class Store(Protocol):
 
     async def count(self, pointer: TablePointer, wanted: Filter, snapshot: Snapshot, pending: Sequence[Pending]) -> int:
         """Count rows under one's own writes; raises SnapshotTooOldError."""
+        ...
+
+    async def select(
+        self, pointer: TablePointer, selection: Selection, snapshot: Snapshot, pending: Sequence[Pending]
+    ) -> list[str]:
+        """Run a checked SELECT under one's own writes and return its rows as JSON text, at most one over the limit.
+
+        Raises SnapshotTooOldError, and InvalidRequestError for what PostgreSQL cannot evaluate.
+        """
+        ...
+
+    async def history(self, pointer: TablePointer, row_id: str, snapshot: Snapshot) -> list[tuple[Version, int | None]]:
+        """Read the versions of a row, oldest first, each with the txid that ended it; raises SnapshotTooOldError."""
         ...
 
     async def apply(self, plan: ApplyPlan) -> ApplyOutcome:

@@ -18,19 +18,19 @@ _decode_parts = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _STRING_OR_BRACKET = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}]', re.DOTALL)
 
 
-def check_depth(text: bytes, what: str) -> None:
+def check_depth(text: bytes, what: str, levels: int = limits.JSON_DEPTH) -> None:
     """Raise InvalidRequestError if JSON text is nested too deep, before anything decodes it.
 
     A decoder recurses in C, and in workerd its stack is small: 100,000 open brackets end the isolate for everybody.
     """
-    if text.count(b"[") + text.count(b"{") <= limits.JSON_DEPTH:
+    if text.count(b"[") + text.count(b"{") <= levels:
         return
     depth = 0
     for found in _STRING_OR_BRACKET.finditer(text):
         token = found[0]
         if token in (b"[", b"{"):
             depth += 1
-            if depth > limits.JSON_DEPTH:
+            if depth > levels:
                 raise _too_deep(what)
         elif token in (b"]", b"}"):
             depth -= 1

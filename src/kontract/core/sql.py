@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from kontract.core import limits
 from kontract.core.messages import Write
+from kontract.core.select import VIEW, Selection
 from kontract.core.types import Epoch, Filter, Snapshot, TableKind, TablePointer, Txid
 
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}", re.ASCII)
@@ -215,6 +216,38 @@ def count(pointer: TablePointer, wanted: Filter, snapshot: Snapshot, pending: Se
     prefix, params = _rows(pointer, wanted, snapshot, pending)
     text = f"{prefix} SELECT 'count', NULL::text, count(*), '' FROM rows{_too_old_marker(pointer, '$1')}"
     return Statement(text, tuple(params))
+
+
+def select(
+    pointer: TablePointer, selection: Selection, snapshot: Snapshot, pending: Sequence[Pending] = ()
+) -> Statement:
+    """Rows whose ``data`` are the rows of a checked SELECT over this table as JSON, one more than may be answered."""
+    prefix, params = _rows(pointer, Filter(), snapshot, pending)
+    inner = selection.text(len(params))
+    params += selection.values()
+    text = (
+        f'{prefix}, {VIEW} AS (SELECT id COLLATE "C" AS id, data, _txid, _owner FROM rows) '
+        f"SELECT * FROM (SELECT 'row', to_jsonb(q)::text, 0, '' FROM ({inner}) AS q "
+        f"LIMIT {limits.QUERY_ROWS + 1}) AS page{_too_old_marker(pointer, '$1')}"
+    )
+    return Statement(text, tuple(params), limits.STATEMENT_MS)
+
+
+def has_newer(pointer: TablePointer, snapshot: Snapshot) -> Statement:
+    """Return a row if a version begins after the snapshot."""
+    text = f"SELECT 1 WHERE EXISTS (SELECT FROM {quote(pointer.ptr)} WHERE _txid > $1::bigint) AND now() IS NOT NULL"
+    return Statement(text, (snapshot,))
+
+
+def history(pointer: TablePointer, row_id: str, snapshot: Snapshot) -> Statement:
+    """Return the newest versions of a row, newest first; in place of ``_owner``: which txid ended it, as of S."""
+    ended = "CASE WHEN _deleted_txid < $2::bigint THEN _deleted_txid::text END"
+    text = (
+        f"SELECT * FROM (SELECT id, data::text, _txid, {ended} "
+        f"FROM {quote(pointer.ptr)} WHERE id = $1::text AND _txid < $2::bigint ORDER BY _txid DESC "
+        f"LIMIT {limits.QUERY_ROWS}) AS versions{_too_old_marker(pointer, '$2', 'id = $1::text')}"
+    )
+    return Statement(text, (row_id, snapshot + 1))
 
 
 # --- apply -----------------------------------------------------------------------------------------------------------

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from kontract.core import documents, limits
+from kontract.core import documents, limits, select
 from kontract.core.catalog import Catalog
 from kontract.core.errors import Code, ConflictError, InvalidRequestError, NotFoundError
 from kontract.core.rows import RowType
@@ -166,6 +166,28 @@ class Table:
             value = None if field is None else documents.part(versions[-1].data, field)
             if left is not None:
                 left -= len(versions)
+
+    async def exec(self, sql: str, params: Sequence[select.Param] = ()) -> list[dict[str, Any]]:
+        """Run one SELECT on this table alone, for example ``SELECT id, data->>'title' AS title FROM tasks``.
+
+        It sees the columns id, data (jsonb), _txid and _owner of the rows at the snapshot, under one's own writes
+        (whose _txid is 0), and counts as reading the whole table. ``params`` are bound to $1, $2 and so on. Raises
+        InvalidRequestError for SQL that is not on the list of what exec may do, or that PostgreSQL cannot evaluate.
+        """
+        selection = select.parse(sql, params, self.name)
+        return select.rows(await self._transaction.select(await self._locate(self.name), selection))
+
+    async def history(self, id: str) -> list[dict[str, Any]]:  # noqa: A002 - public name
+        """Return what is kept of a row's versions, oldest first: ``{"txid", "deleted_txid", "value"}``.
+
+        Dead versions are collected after a while; of more than limits.QUERY_ROWS the newest are returned.
+        """
+        row_id = documents.check_id(id, self.name)
+        versions = await self._transaction.history(await self._locate(self.name), row_id)
+        return [
+            {"txid": version.txid, "deleted_txid": ended, "value": self._rows.decode(version)}
+            for version, ended in versions
+        ]
 
     def __aiter__(self) -> AsyncIterator[Any]:
         """Iterate over all rows in order of id."""

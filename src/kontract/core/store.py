@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kontract.core import sql
+from kontract.core.select import Selection, explain
 from kontract.core.sql import ApplyPlan, Page, Pending
 from kontract.core.types import Filter, Snapshot, TableKind, TablePointer, Version
 from kontract.ports import ApplyOutcome, Database, DatabaseError, DatabaseUnavailableError, SnapshotTooOldError
@@ -69,6 +70,27 @@ class SqlStore:
         """Count rows at the snapshot, under one's own writes."""
         counted = _versions(await self._database.run(sql.count(pointer, wanted, snapshot, pending)))
         return counted[0].txid
+
+    async def select(
+        self, pointer: TablePointer, selection: Selection, snapshot: Snapshot, pending: Sequence[Pending]
+    ) -> list[str]:
+        """Run a checked SELECT at the snapshot, under one's own writes; returns rows as JSON text."""
+        try:
+            rows = await self._database.run(sql.select(pointer, selection, snapshot, pending))
+        except DatabaseError as error:
+            refusal = explain(error.sqlstate)
+            if refusal is None:
+                raise
+            # On a plain table the rows may have been wrong, not the SELECT: what was overwritten is missing.
+            if pointer.kind is TableKind.PLAIN and await self._database.run(sql.has_newer(pointer, snapshot)):
+                raise SnapshotTooOldError from None
+            raise refusal from None
+        return [version.data for version in _versions(rows)]
+
+    async def history(self, pointer: TablePointer, row_id: str, snapshot: Snapshot) -> list[tuple[Version, int | None]]:
+        """Read all versions of a row, oldest first, each with the txid that ended it if that is in the snapshot."""
+        versions = _versions(await self._database.run(sql.history(pointer, row_id, snapshot)))
+        return [(version, int(version.owner) if version.owner else None) for version in reversed(versions)]
 
     async def apply(self, plan: ApplyPlan) -> ApplyOutcome:
         """Run the apply statement. FAILED means no more than that success was not read."""

@@ -43,6 +43,7 @@ from kontract.core.messages import (
     Unready,
     Write,
 )
+from kontract.core.select import Selection
 from kontract.core.sql import ApplyPlan, Page, Pending
 from kontract.core.types import EVERY_ROW, Filter, Isolation, Snapshot, TablePointer, Txid, Version
 from kontract.ports import (
@@ -189,6 +190,21 @@ class Transaction:
             snapshot = await self._begin()
             self._depend_on(pointer, wanted, whole=True)
             return await self._reading(self._store.count(pointer, wanted, snapshot, self._pending(pointer)))
+
+    async def select(self, pointer: TablePointer, selection: Selection) -> list[str]:
+        """Run a checked SELECT; returns rows as JSON text."""
+        async with self._mutex:
+            snapshot = await self._begin()
+            self._depend_on(pointer, EVERY_ROW, whole=True)
+            return await self._reading(self._store.select(pointer, selection, snapshot, self._pending(pointer)))
+
+    async def history(self, pointer: TablePointer, row_id: str) -> list[tuple[Version, int | None]]:
+        """Read the versions of a row at the snapshot; one's own writes are none yet."""
+        async with self._mutex:
+            snapshot = await self._begin()
+            self._tables[pointer.ptr] = pointer.name
+            self._looked_for.add(Key(pointer.ptr, row_id))
+            return await self._reading(self._store.history(pointer, row_id, snapshot))
 
     async def take_end(self, pointer: TablePointer, *, last: bool) -> Version | None:
         """Delete and return the row inserted last or first; None when there is no row."""
