@@ -137,6 +137,8 @@ def judge(attempts: list[Attempt], database: Database, journal: dict[int, Any] |
     wrong += [f"stranger: {sid} is in the database" for _, sid in database.committed if sid not in known]
     wrong += [f"twice: sid {sid}" for sid, n in Counter(sid for _, sid in database.committed).items() if n > 1]
     wrong += [f"twice: txid {txid}" for txid, n in Counter(txid for txid, _ in database.committed).items() if n > 1]
+    calls = Counter(attempt.id.partition("#")[0] for attempt in applied)
+    wrong += [f"applied twice: {call}" for call, n in calls.items() if n > 1]
     if journal is not None:
         for txid, sid in database.committed:
             record = journal.get(txid)

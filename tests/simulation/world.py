@@ -20,7 +20,7 @@ from simulation.database import Database, Faults, Store
 from simulation.history import Attempt, Handle, judge
 from simulation.kernel import Crashed, Kernel, Task
 
-HORIZON_MS = 60_000
+HORIZON_MS = 300_000
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,18 @@ class Variant:
     database: type[Database] = Database
     shell: type[Shell] = Shell
     link: type[Link] = Link
+    takeover_gap: int = recovery.TAKEOVER_GAP
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Make the core use this variant's classes."""
-        before = recovery.Coordinator, attempts.Transaction
+        before = recovery.Coordinator, attempts.Transaction, recovery.TAKEOVER_GAP
         recovery.Coordinator, attempts.Transaction = self.coordinator, self.transaction
+        recovery.TAKEOVER_GAP = self.takeover_gap
         try:
             yield
         finally:
-            recovery.Coordinator, attempts.Transaction = before
+            recovery.Coordinator, attempts.Transaction, recovery.TAKEOVER_GAP = before
 
 
 def profile(kernel: Kernel, *, lose_journal: bool) -> Faults:
