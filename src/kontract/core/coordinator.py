@@ -242,6 +242,7 @@ class Coordinator:
                 for ticket, _ in live.waiters:
                     self._answer(ticket, Replayed(Txid(fence), None))
                 live.waiters.clear()
+                live.record.number -= 1  # the fence is in use by that commit: the next repetition must meet it again
             self._settle(live, Event.FENCE_VOID, now)
         return self._flush(now)
 

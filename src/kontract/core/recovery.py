@@ -7,6 +7,9 @@ from msgspec import Struct
 from kontract.core.coordinator import Coordinator, Record
 from kontract.core.store import SqlStore
 
+TAKEOVER_GAP = 1 << 20
+"""Txids left out per lost journal: more than an earlier coordinator can have given without a trace in the database."""
+
 
 class Saved(Struct, frozen=True):
     """What a journal holds: nothing of it may be newer than what its coordinator answered."""
@@ -26,7 +29,9 @@ async def start(owner: str, saved: Saved | None, store: SqlStore) -> Coordinator
     if saved is not None:
         return Coordinator(saved.epoch, saved.last_txid, saved.records)
     epoch, highest = await store.take_over(owner, at_least=1)
-    return Coordinator(epoch, highest)
+    # Snapshots and unapplied transactions of earlier epochs may still be in use, at numbers nothing in the database
+    # tells: above these, no old snapshot can see a new commit change, and no old finish can name a new transaction.
+    return Coordinator(epoch, highest + (epoch - 1) * TAKEOVER_GAP)
 
 
 async def start_anew(owner: str, epoch: int, last_txid: int, store: SqlStore) -> Coordinator:
