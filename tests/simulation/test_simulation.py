@@ -74,3 +74,9 @@ def test_the_runs_contain_what_they_are_meant_to():
     assert len({world.opened.__qualname__ for world in worlds}) == 5
     events = {entry[1] for world in worlds for entry in world.kernel.trace}
     assert {"apply", "resolve", "crash", "start", "failed", "done"} <= events
+
+
+@pytest.mark.parametrize("seed", [0, 125, 351, 722, 955, 1960])
+def test_seeds_that_once_found_an_error(seed):
+    """All with a lost journal: a false acknowledgement, snapshots that changed, a repeated call applied twice."""
+    assert simulate(seed, lose_journal=True).wrong == []
