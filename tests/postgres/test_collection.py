@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
+from types import SimpleNamespace
 
 import asyncpg
 import pytest
 
+from kontract.cloudflare.journal import SqliteJournal
 from kontract.core import limits
 from kontract.core.collection import Collection, Job, Mark, Stage
 from kontract.core.store import SqlStore
@@ -331,3 +334,26 @@ def test_a_job_covers_every_mark_that_is_old_enough_and_no_other():
     collection.done(Job(Stage.FENCES, 9))
     assert collection.marks == [Mark(9, 1_000, Stage.FENCES)]
     assert collection.due(9) is None
+
+
+class Rows(list):
+    """What a Durable Object's ``sql.exec`` returns."""
+
+    def raw(self):
+        return self
+
+    def toArray(self):  # noqa: N802 - the platform's name
+        return self
+
+
+def test_the_journal_of_a_durable_object_keeps_marks_until_they_are_done():
+    database = sqlite3.connect(":memory:", isolation_level=None)
+    journal = SqliteJournal(SimpleNamespace(exec=lambda text, *params: Rows(database.execute(text, params))))
+    journal.write_marks([Mark(5, 1_000), Mark(9, 2_000)])
+    journal.write_marks([Mark(5, 1_000, Stage.FENCES)])
+    assert journal.marks() == [Mark(9, 2_000)]
+    journal.write_marks([Mark(9, 2_000, Stage.FENCES)])
+    assert journal.marks() == [Mark(9, 2_000, Stage.FENCES)]
+    journal.start(2, 100)
+    assert journal.marks() == []
+    database.close()

@@ -106,6 +106,9 @@ class RpcCall:
 
         async def handle(transaction: Transaction) -> str:
             nonlocal response
+            if attempts.last_loss is not None and not attempts.last_loss.table:
+                # Not a conflict: perhaps a table has moved or changed its kind, and this attempt must know.
+                self._catalog.forget(self._session.owner)
             storage = Storage(transaction, store, self._catalog, self._registry.row_type, self._new_id)
             context.start_attempt(transaction, storage)
             response = to_response(await endpoint.function(**bound), endpoint.name)
