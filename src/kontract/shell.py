@@ -251,8 +251,11 @@ class CoordinatorShell:
 
     async def _resolve(self, sid: str, txid: int) -> None:
         store = SqlStore(self._open_database())
+        fence = None
         try:
             fence = await store.resolve(sid, self._owner, txid)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the question must be asked again
+            self._log("error", "resolve", owner=self._owner, txid=txid, error=repr(error))
         finally:
             await store.aclose()
         coordinator = self._coordinator

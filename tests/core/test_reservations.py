@@ -46,10 +46,21 @@ def test_a_turn_lasts_two_seconds_from_when_it_came():
     assert line.next_expiry() == 100 + limits.RESERVATION_MS
     line.expire(99 + limits.RESERVATION_MS)
     assert len(line) == 2
+    assert not line.is_next("second", 99 + limits.RESERVATION_MS), "it still asks for its turn"
     line.expire(100 + limits.RESERVATION_MS)
     assert len(line) == 1
     assert line.is_next("second", 3_000)
     assert line.next_expiry() == 3_000 + limits.RESERVATION_MS
+
+
+def test_a_place_in_line_is_lost_by_who_does_not_ask_for_it():
+    """A caller that died before its turn came blocks nobody for longer than a turn."""
+    line = Reservations()
+    line.reserve("dead", [key("a")], 0)
+    line.reserve("alive", [key("a")], 500)
+    assert not line.is_next("alive", limits.RESERVATION_MS - 1)
+    line.expire(limits.RESERVATION_MS)
+    assert line.is_next("alive", limits.RESERVATION_MS)
 
 
 def test_nobody_stays_in_line_longer_than_a_call_may_last():

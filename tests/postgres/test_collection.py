@@ -14,7 +14,7 @@ from kontract.cloudflare.journal import SqliteJournal
 from kontract.core import limits
 from kontract.core.collection import Collection, Job, Mark, Stage
 from kontract.core.store import SqlStore
-from kontract.core.transaction import Call, Transaction
+from kontract.core.transaction import Call, Transaction, _wire
 from kontract.core.types import Isolation, TableKind, TablePointer
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.runtime import LocalStub, MemoryJournal
@@ -220,8 +220,9 @@ async def test_an_unfinished_transaction_keeps_its_fence_however_old(bench):
     await bench.write(a=1)
     txn = bench.transaction()
     await txn.put(bench.table, "b", "1")
-    prepared = await txn._prepare(list(txn._writes.items()), None)
-    await txn._store.apply(txn._plan(prepared, list(txn._writes.items())))
+    changes = [(buffered.pointer, _wire(key, buffered)) for key, buffered in txn._writes.items()]
+    prepared = await txn._prepare(changes, None)
+    await txn._store.apply(txn._plan(prepared, changes))
     await txn._store.aclose()
     coordinator = bench.shell._coordinator
     bench.shell._collection = Collection([Mark(coordinator.watermark, bench.clock.time - limits.FENCE_RETENTION_MS)])

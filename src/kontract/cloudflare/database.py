@@ -35,7 +35,6 @@ class HyperdriveDatabase:
         self._connect = connect
         self._connecting: asyncio.Future[Connection] | None = None
         self._turn = asyncio.Lock()
-        self._broken = False
 
     def warm(self) -> None:
         """Start connecting."""
@@ -44,12 +43,9 @@ class HyperdriveDatabase:
             self._connecting.add_done_callback(_seen)
 
     async def run(self, statement: Statement) -> Sequence[Sequence[Any]]:
-        """Run one statement."""
+        """Run one statement. After a connection broke, the next statement opens a new one."""
         async with self._turn:
-            if self._broken:
-                message = "the connection broke earlier in this request"
-                raise DatabaseUnavailableError(message)
-            self._broken = True  # unless the statement ends properly: a cancelled one leaves half an answer behind
+            whole = False
             limit = (statement.timeout_ms or limits.TRANSACTION_MS) + CONNECT_MS
             try:
                 async with asyncio.timeout(limit / 1000):
@@ -57,12 +53,17 @@ class HyperdriveDatabase:
                     assert self._connecting is not None
                     connection = await asyncio.shield(self._connecting)
                     rows = await connection.run(statement)
+                whole = True
             except PgDatabaseError as error:
-                self._broken = False
-                raise _database_error(error) from error
+                refused = _database_error(error)
+                # After these the server closes the connection (PostgreSQL documentation, error class 57P).
+                whole = not refused.sqlstate.startswith(("57P", "08", "28", "53"))
+                raise refused from error
             except _BREAKS as error:
                 raise DatabaseUnavailableError(str(error)) from error
-            self._broken = False
+            finally:
+                if not whole:  # also when cancelled: half an answer is left in it
+                    self._connecting = None
             return rows
 
     async def aclose(self) -> None:

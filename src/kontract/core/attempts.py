@@ -119,8 +119,8 @@ class Attempts:
 
     async def _pause(self, loss: RetryError, function: str) -> None:
         self.last_loss = loss
-        # Only conflicts count as attempts: a coordinator that restarts, or is busy, costs time and nothing else.
-        self._conflicts += bool(loss.table)
+        # A coordinator that restarts, or is busy, costs time and no attempts.
+        self._conflicts += loss.counts
         pause = min(limits.BACKOFF_FIRST_MS * 2.0 ** min(self.number - 1, 16), limits.BACKOFF_LAST_MS)
         pause *= self._platform.random.uniform()
         if self._conflicts >= self._max_attempts or pause >= self._remaining():

@@ -265,6 +265,8 @@ class Coordinator:
         """Do what is due by now: deadlines, waiters' patience, reservations, held begins, forgetting."""
         if self.stage is not Stage.FENCED:
             self._doubt_overdue(now)
+            for held in self._held:
+                self._reservations.is_next(held.message.call, now)  # it still waits
             self._reservations.expire(now)
             self._trim(now)
         return self._flush(now)
@@ -503,12 +505,10 @@ class Coordinator:
         under_way = self._by_call.get(call)
         if under_way is not None:
             live = self._live[under_way]
-            if live.phase is Phase.COMMITTED:
-                self._answer(ticket, Replayed(Txid(under_way), live.record.result))
-            elif live.phase is Phase.ABORTED:
+            if live.phase is Phase.ABORTED:
                 return False
-            else:
-                self._answer(ticket, Conflict(live.record.writes[0].ptr, under_way, reserved=True))
+            # Also when it has committed, but is not visible yet: the repetition comes back when it is.
+            self._answer(ticket, Conflict(live.record.writes[0].ptr, under_way, reserved=True))
             return True
         if known is not None and known.phase == Phase.COMMITTED.value:
             self._answer(ticket, Replayed(Txid(known.txid), known.result))

@@ -24,6 +24,7 @@ class Reservation:
     arrived_at: int
     keys: set[Key] = field(default_factory=set)
     granted_at: int | None = None
+    seen_at: int = 0
 
 
 class Reservations:
@@ -42,6 +43,7 @@ class Reservations:
         mine = self._line.get(call)
         if mine is None:
             mine = self._line[call] = Reservation(call, now)
+        mine.seen_at = now
         mine.keys.update(keys[: limits.RESERVED_KEYS - len(mine.keys)])
 
     def release(self, call: str) -> None:
@@ -67,6 +69,7 @@ class Reservations:
         mine = self._line.get(call)
         if mine is None:
             return True
+        mine.seen_at = now
         if self.contested(list(mine.keys), call) is not None:
             return False
         if mine.granted_at is None:
@@ -76,16 +79,18 @@ class Reservations:
     def expire(self, now: int) -> None:
         """Drop those whose time is over: granted too long ago, or waiting longer than a call may last."""
         for call, place in list(self._line.items()):
-            granted_too_long = place.granted_at is not None and now - place.granted_at >= limits.RESERVATION_MS
-            if granted_too_long or now - place.arrived_at >= limits.TRANSACTION_MS:
+            # Whoever waits asks again and again: one that does not has died, or works on something else.
+            since = place.seen_at if place.granted_at is None else place.granted_at
+            if now - since >= limits.RESERVATION_MS or now - place.arrived_at >= limits.TRANSACTION_MS:
                 del self._line[call]
 
     def next_expiry(self) -> int | None:
         """When :meth:`expire` has something to do, in the coordinator's milliseconds."""
         times = [
-            place.granted_at + limits.RESERVATION_MS
-            if place.granted_at is not None
-            else place.arrived_at + limits.TRANSACTION_MS
+            min(
+                (place.seen_at if place.granted_at is None else place.granted_at) + limits.RESERVATION_MS,
+                place.arrived_at + limits.TRANSACTION_MS,
+            )
             for place in self._line.values()
         ]
         return min(times, default=None)

@@ -108,6 +108,11 @@ class RowType:
             except msgspec.ValidationError as error:
                 message = f"{what} is not valid: {error}"
                 raise InvalidRequestError(message) from None
+            if not keep_unknown:
+                for name in document.keys() - set(self._names.values()):
+                    fields = ", ".join(sorted(self._names))
+                    message = f"table {self.name!r} has no field {name!r}; it has {fields}"
+                    raise InvalidRequestError(message)
             known = msgspec.to_builtins(valid)
             del known[self.key]
             document = {**document, **known} if keep_unknown else known

@@ -157,7 +157,7 @@ class SqlStore:
 
 def _versions(rows: Sequence[Sequence[Any]]) -> list[Version]:
     versions = [Version(row[0], row[1] or "", int(row[2]), row[3] or "") for row in rows]
-    if versions and versions[-1].id == sql.TOO_OLD_ID:
+    if any(version.id == sql.TOO_OLD_ID for version in versions):
         raise SnapshotTooOldError
     return versions
 

@@ -66,6 +66,10 @@ T = TypeVar("T")
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
+CONFLICT = "conflict"
+REFUSED = "the database refused the commit"
+
+
 class RetryError(Exception):
     """This attempt cannot commit, another one may: run the handler again once ``after`` is visible."""
 
@@ -76,6 +80,11 @@ class RetryError(Exception):
         self.after = after
         self.table = table
         self.row_id = row_id
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is an attempt that was lost, not only time: conflicts, and commits that the database refused."""
+        return self.reason in (CONFLICT, REFUSED)
 
 
 class ReplayedError(Exception):
@@ -270,11 +279,13 @@ class Transaction:
         writes = [(key, b) for key, b in self._writes.items() if not (b.seen == ABSENT and b.data is None)]
         if not writes:
             return None
-        prepared = await self._prepare(writes, result)
-        outcome = await self._store.apply(self._plan(prepared, writes))
+        # Made once: what is validated and journalled is what is applied, whatever a stray task does meanwhile.
+        changes = [(buffered.pointer, _wire(key, buffered)) for key, buffered in writes]
+        prepared = await self._prepare(changes, result)
+        outcome = await self._store.apply(self._plan(prepared, changes))
         return await self._finish(prepared, outcome)
 
-    async def _prepare(self, writes: list[tuple[Key, _Buffered]], result: str | None) -> Prepared:
+    async def _prepare(self, changes: list[tuple[TablePointer, Write]], result: str | None) -> Prepared:
         serializable = self.call.isolation is Isolation.SERIALIZABLE and self.snapshot is not None
         message = Prepare(
             call=self.call.id,
@@ -283,7 +294,7 @@ class Transaction:
             snapshot=self.snapshot,
             reads=[*self._read, *(self._looked_for - self._read.keys())] if serializable else [],
             predicates=list(self._predicates.values()) if serializable else [],
-            writes=[_wire(key, buffered) for key, buffered in writes],
+            writes=[write for _, write in changes],
             isolation=self.call.isolation.value,
             idempotent=self.call.idempotent,
             result=result,
@@ -298,7 +309,7 @@ class Transaction:
                 return answer
             case Conflict():
                 table = self._tables.get(answer.ptr, answer.ptr)
-                raise RetryError("conflict", after=answer.txid, table=table, row_id=answer.id)
+                raise RetryError(CONFLICT, after=answer.txid, table=table, row_id=answer.id)
             case TooOld():
                 raise RetryError("the snapshot is too old")
             case Busy():
@@ -308,10 +319,10 @@ class Transaction:
             case _:
                 raise refusal(answer)
 
-    def _plan(self, prepared: Prepared, writes: list[tuple[Key, _Buffered]]) -> ApplyPlan:
+    def _plan(self, prepared: Prepared, changes: list[tuple[TablePointer, Write]]) -> ApplyPlan:
         by_table: dict[str, tuple[TablePointer, list[Write]]] = {}
-        for key, buffered in writes:
-            by_table.setdefault(key.ptr, (buffered.pointer, []))[1].append(_wire(key, buffered))
+        for pointer, write in changes:
+            by_table.setdefault(pointer.ptr, (pointer, []))[1].append(write)
         return ApplyPlan(
             prepared.sid, self.call.owner, self.call.user, prepared.txid, prepared.epoch, list(by_table.values())
         )
@@ -323,7 +334,7 @@ class Transaction:
             # The database said so. Without the coordinator's answer the commit may become visible a little later.
             return prepared.txid
         if isinstance(answer, Aborted):
-            raise RetryError("the database refused the commit", after=prepared.txid)
+            raise RetryError(REFUSED, after=prepared.txid)
         if isinstance(answer, Replayed):
             raise ReplayedError(answer.txid, answer.result)
         fence = await self._store.resolve(prepared.sid, self.call.owner, prepared.txid)
@@ -339,7 +350,7 @@ class Transaction:
             raise ReplayedError(Txid(fence), None)
         if isinstance(answer, Fenced):
             raise refusal(answer)
-        raise RetryError("the database refused the commit", after=prepared.txid)
+        raise RetryError(REFUSED, after=prepared.txid)
 
     async def _tell(self, message: Finish) -> Answer | None:
         for trial in range(FINISH_TRIES):

@@ -87,17 +87,17 @@ class RpcCall:
 
     async def run(self, endpoint: Endpoint) -> Response:
         """Decode the arguments, run the function until it commits, and return its answer."""
-        arguments = decode_arguments(await self._request.read())
+        body = await self._request.read()
         context = self._context(endpoint)
-        bound = endpoint.signature.bind(arguments, context)
+        endpoint.signature.bind(decode_arguments(body), context)  # what is wrong is said before anything is opened
         database = MeteredDatabase(self._platform.open_database(), self._meter, self._platform.clock)
         try:
-            return await self._transact(endpoint, context, bound, SqlStore(database))
+            return await self._transact(endpoint, context, body, SqlStore(database))
         finally:
             # Closing a connection takes a network turn that the caller need not wait for.
             self._platform.spawn(database.aclose())
 
-    async def _transact(self, endpoint: Endpoint, context: Context, bound: dict[str, Any], store: SqlStore) -> Response:
+    async def _transact(self, endpoint: Endpoint, context: Context, body: bytes, store: SqlStore) -> Response:
         coordinator = MeteredCoordinator(
             self._platform.coordinator(self._session.owner), self._meter, self._platform.clock
         )
@@ -111,6 +111,8 @@ class RpcCall:
                 self._catalog.forget(self._session.owner)
             storage = Storage(transaction, store, self._catalog, self._registry.row_type, self._new_id)
             context.start_attempt(transaction, storage)
+            # Decoded anew for each attempt: the function may have changed what it was given.
+            bound = endpoint.signature.bind(decode_arguments(body), context)
             response = to_response(await endpoint.function(**bound), endpoint.name)
             if not call.idempotent:
                 return ""

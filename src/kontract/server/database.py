@@ -37,15 +37,21 @@ class AsyncpgDatabase:
                     statement.text, *statement.params, timeout=timeout
                 )
             except asyncpg.PostgresConnectionError as error:
+                self._drop()
                 raise DatabaseUnavailableError(str(error)) from error
             except asyncpg.PostgresError as error:
                 raise DatabaseError(error.sqlstate or "XX000", str(error)) from error
-            except (OSError, asyncpg.InterfaceError, TimeoutError) as error:
+            except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError) as error:
+                self._drop()
                 raise DatabaseUnavailableError(str(error)) from error
             return rows
 
     async def aclose(self) -> None:
         """Close the connection."""
+        self._drop()
+
+    def _drop(self) -> None:
+        """Have no connection: the next statement opens a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
