@@ -30,7 +30,7 @@ dev: $(READY)
 setup: $(READY)
 	@$(BIN)/kontract setup
 
-test: setup
+test: setup build
 	@$(BIN)/pytest $(ARGS)
 
 # wrangler runs this one ([build] in wrangler.toml) before `dev` and `deploy`.
