@@ -1,0 +1,244 @@
+"""The product's Worker beside a hand-written JavaScript Worker and FastAPI in a Python Worker, in one run.
+
+All three run in workerd under `wrangler dev`, on one PostgreSQL, and are asked in turns, so that noise of the machine
+hits all of them. Ratios are taken within a round, against the JavaScript Worker.
+
+Run: .venv/bin/python bench/workerd.py [--commit REVISION] [--rounds N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import statistics
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import load
+from stage import Server, Stage, conditions, tell
+
+from kontract.cli.toolchain.problem import Problem
+
+BASE = "JavaScript"
+PRODUCT = "Kontract"
+NO_LOG = "without log"  # the same without its log line a request: the peers write none
+FASTAPI = "FastAPI"
+
+
+RESTARTS = 4
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One kind of request."""
+
+    function: str
+    concurrency: int
+    requests: int  # in a round
+
+
+SCENARIOS = (
+    Scenario("echo", 1, 100),
+    Scenario("echo", 8, 200),
+    Scenario("get_task", 1, 40),
+    Scenario("get_task", 8, 80),
+)
+
+
+@dataclass
+class Measured:
+    """One peer in one scenario."""
+
+    rounds: list[load.Round] = field(default_factory=list)
+    cpu_seconds: float = 0.0
+    broken: int = 0
+
+    def percentile(self, share: float) -> float:
+        """A latency in milliseconds, over all rounds."""
+        latencies = sorted(latency for one in self.rounds for latency in one.latencies)
+        return latencies[min(len(latencies) - 1, int(len(latencies) * share))] * 1000
+
+    @property
+    def rate(self) -> float:
+        """The median round's requests per second."""
+        return statistics.median(one.rate for one in self.rounds)
+
+    @property
+    def cpu_ms(self) -> float:
+        """Processor milliseconds of workerd a request."""
+        return self.cpu_seconds * 1000 / sum(len(one.latencies) for one in self.rounds)
+
+
+Call = tuple[str, list[str], bytes]  # path, arguments, what the answer must contain
+
+
+class Broken(Exception):  # noqa: N818 - what has happened to a peer
+    """A peer whose workerd ended again and again."""
+
+
+async def ask(name: str, server: Server, call: Call, scenario: Scenario, cell: Measured) -> None:
+    """One round of one peer. What breaks down under the load is started again, and that is said in the report."""
+    path, arguments, expected = call
+    for _ in range(RESTARTS):
+        before = server.cpu_seconds()
+        try:
+            one = await load.run(server.ask_port, path, arguments, scenario.requests, scenario.concurrency, expected)
+        except* (OSError, EOFError, load.WrongAnswerError) as group:
+            cell.broken += 1
+            await asyncio.sleep(1)  # the last words are on their way
+            tell(f"{name}, {scenario}: {group.exceptions[0]!r}")
+            tell("\n".join(server.log_text().splitlines()[-15:]))
+            await asyncio.to_thread(restart, server)
+            await load.run(server.ask_port, path, arguments, 20, 2, expected)
+        else:
+            cell.cpu_seconds += server.cpu_seconds() - before
+            cell.rounds.append(one)
+            return
+    raise Broken(f"{name} did not survive {scenario}")
+
+
+def restart(server: Server) -> None:
+    """Start wrangler anew."""
+    server.stop()
+    server.start()
+    server.find_direct()
+
+
+async def compare(servers: dict[str, Server], task_id: str, rounds: int) -> dict[tuple[Scenario, str], Measured]:
+    """Ask all servers in turns, each round in another order, after a warm-up that is not counted."""
+    calls: dict[str, Call] = {
+        "echo": ("/rpc/echo", ["hello"], b'"hello"'),
+        "get_task": ("/rpc/get_task", [task_id], task_id.encode()),
+    }
+    for server in servers.values():
+        for path, arguments, expected in calls.values():
+            await load.run(server.ask_port, path, arguments, 40, 2, expected)
+    table = {(scenario, name): Measured() for scenario in SCENARIOS for name in servers}
+    names = list(servers)
+    for number in range(rounds):
+        tell(f"  round {number + 1} of {rounds}")
+        order = names[number % len(names) :] + names[: number % len(names)]
+        for scenario in SCENARIOS:
+            for name in order:
+                try:
+                    await ask(name, servers[name], calls[scenario.function], scenario, table[scenario, name])
+                except Broken as broken:
+                    if name in (BASE, PRODUCT):
+                        raise
+                    tell(str(broken))
+    return table
+
+
+def report(table: dict[tuple[Scenario, str], Measured], names: list[str]) -> None:
+    """Print one table."""
+    print(f"{'call':<9} {'clients':>7}  {'peer':<11} {'req/s':>7}  {'ratio (min-max of rounds)':<26}", end="")
+    print(f" {'p50 ms':>7} {'p99 ms':>7} {'cpu ms':>7} {'ratio':>6}")
+    for scenario in SCENARIOS:
+        base = table[scenario, BASE]
+        for name in names:
+            cell = table[scenario, name]
+            if len(cell.rounds) != len(base.rounds):
+                print(f"{scenario.function:<9} {scenario.concurrency:>7}  {name:<11} broke down {cell.broken} times")
+                continue
+            ratios = [one.rate / other.rate for one, other in zip(cell.rounds, base.rounds, strict=True)]
+            ratio = f"{statistics.median(ratios):.2f}  ({min(ratios):.2f}-{max(ratios):.2f})"
+            print(
+                f"{scenario.function:<9} {scenario.concurrency:>7}  {name:<11} {cell.rate:>7.0f}  {ratio:<26}", end=""
+            )
+            print(f" {cell.percentile(0.5):>7.1f} {cell.percentile(0.99):>7.1f}", end="")
+            print(f" {cell.cpu_ms:>7.2f} {cell.cpu_ms / base.cpu_ms:>6.2f}", end="")
+            print(f"  (broke down in {cell.broken} further rounds)" if cell.broken else "")
+
+
+async def round_trips(port: int) -> tuple[str, dict[str, tuple[str, str, str]]]:
+    """Return a new task's id, and what Server-Timing says about one call of each function, once all is warm."""
+    client = load.Client(port)
+
+    async def call(function: str, *arguments: Any) -> load.Answer:
+        answer = await client.call("POST", f"/rpc/{function}", arguments)
+        if answer.status != 200:
+            raise RuntimeError(f"{function} answered {answer.status}: {answer.body[:300]!r}")
+        return answer
+
+    task_id = ""
+    for account in ("bench-a", "bench-b"):
+        await call("open_account", account, 1000)
+    counts = {}
+    for _ in range(2):  # the first calls look tables up; the second ones count
+        created = await call("create_task", "measure twice")
+        task_id = str(created.json()["result"]["id"])
+        answers = {
+            "echo": await call("echo", "hello"),
+            "get_task": await call("get_task", task_id),
+            "create_task": created,
+            "transfer": await call("transfer", "bench-a", "bench-b", 1),
+        }
+        counts = {name: counted(answer.headers.get("server-timing", "")) for name, answer in answers.items()}
+    client.close()
+    return task_id, counts
+
+
+def counted(header: str) -> tuple[str, str, str]:
+    """Coordinator calls, statements and attempts from a Server-Timing header."""
+    patterns = (r'coord;[^,]*desc="(\d+) calls', r'db;[^,]*desc="(\d+) statements', r'attempts;desc="(\d+)"')
+    found = [re.search(pattern, header) for pattern in patterns]
+    calls, statements, attempts = (match[1] if match else "?" for match in found)
+    return calls, statements, attempts
+
+
+def measure(stage: Stage, revision: str | None, rounds: int) -> None:
+    """Start everything, compare, print."""
+    tell("Starting PostgreSQL and the Workers ...")
+    database = stage.database()
+    folders: dict[str, Callable[[], Path]] = {
+        PRODUCT: lambda: stage.product(revision),
+        NO_LOG: lambda: stage.product(revision, log=False),
+        BASE: stage.js_peer,
+        FASTAPI: stage.fastapi_peer,
+    }
+    servers = {name: stage.server(make(), database, python=name != BASE) for name, make in folders.items()}
+    missing: dict[str, Problem] = {}
+    with ThreadPoolExecutor() as pool:
+        starting = {name: pool.submit(server.start) for name, server in servers.items()}
+        for name, start in starting.items():
+            try:
+                start.result()
+                servers[name].find_direct()
+            except Problem as problem:
+                if name != FASTAPI:
+                    raise
+                missing[name] = problem
+                del servers[name]
+    task_id, counts = asyncio.run(round_trips(servers[PRODUCT].ask_port))
+    before = conditions(stage.checkout, revision)
+    table = asyncio.run(compare(servers, task_id, rounds))
+    print(before)
+    behind = "at workerd's own port" if all(one.direct_port for one in servers.values()) else "through wrangler's proxy"
+    print(f"{rounds} rounds, {behind}; ratios are to the {BASE} Worker in the same round; cpu is that of workerd\n")
+    report(table, [name for name in (BASE, PRODUCT, NO_LOG, FASTAPI) if name in servers])
+    for name, problem in missing.items():
+        print(f"{name} was not measured: {problem}")
+    print(f"\nRound trips of {PRODUCT} (Server-Timing): coordinator calls, statements, attempts")
+    for name, (calls, statements, attempts) in counts.items():
+        print(f"  {name:<12} {calls:>2} {statements:>2} {attempts:>2}")
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--commit", metavar="REVISION", help="measure this revision instead of the working tree")
+    parser.add_argument("--rounds", type=int, default=4)
+    arguments = parser.parse_args()
+    try:
+        with Stage.opened() as stage:
+            measure(stage, arguments.commit, arguments.rounds)
+    except Problem as problem:
+        raise SystemExit(f"{problem}\n{problem.detail}") from None
+
+
+if __name__ == "__main__":
+    main()
