@@ -145,6 +145,7 @@ class Stage:
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="kontract-bench-")))
             folder.chmod(0o755)  # as root, PostgreSQL runs as another user, who must be able to get in
             reaper = Reaper()
+            reaper.watch_folder(folder)
             stack.callback(reaper.close)
             yield cls(Checkout.find(Path(__file__).parent), folder, reaper, stack)
 

@@ -238,6 +238,8 @@ def main() -> None:
             measure(stage, arguments.commit, arguments.rounds)
     except Problem as problem:
         raise SystemExit(f"{problem}\n{problem.detail}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":
