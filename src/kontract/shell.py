@@ -18,11 +18,24 @@ from kontract.core.phases import ProtocolError
 from kontract.core.phases import Stage as CoordinatorStage
 from kontract.core.recovery import Saved
 from kontract.core.store import SqlStore
-from kontract.ports import Clock, Database, DatabaseError, DatabaseUnavailableError, Log
+from kontract.ports import (
+    Clock,
+    CoordinatorUnavailableError,
+    Database,
+    DatabaseError,
+    DatabaseUnavailableError,
+    Log,
+)
+
+STARTS_AGAIN = "the coordinator starts again"
 
 
 class Journal(Protocol):
-    """Where a coordinator's state survives. Writes are synchronous: durable before any later message leaves."""
+    """Where a coordinator's state survives. Writes are synchronous: durable before any later message leaves.
+
+    A write that raises ends the coordinator's life in memory: what is kept is read again before anything is answered.
+    Every prefix of its entries must therefore be a state that a coordinator can start from; all entries are.
+    """
 
     def load(self) -> Saved | None:
         """Return what is there; None when this coordinator has never run."""
@@ -33,7 +46,7 @@ class Journal(Protocol):
         ...
 
     def write(self, entries: list[JournalEntry]) -> None:
-        """Make entries durable, all or none."""
+        """Make entries durable, in their order."""
         ...
 
     def newest(self, call: str) -> Record | None:
@@ -84,7 +97,7 @@ class CoordinatorShell:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def ask(self, request: Request) -> Answer:
-        """Answer one message of a worker."""
+        """Answer one message of a worker; raises CoordinatorUnavailableError when it has to be asked again."""
         if self._coordinator is None:
             try:
                 await self._start()
@@ -92,7 +105,8 @@ class CoordinatorShell:
                 self._log("error", "coordinator_start", owner=self._owner, error=str(error))
                 return Unready("the database does not answer, or its schema is missing (run: kontract migrate)")
         coordinator = self._coordinator
-        assert coordinator is not None
+        if coordinator is None:
+            raise CoordinatorUnavailableError(STARTS_AGAIN)
         known = None
         if isinstance(request, (Begin, Prepare)) and request.idempotent:
             known = self._journal.newest(request.call)
@@ -101,11 +115,8 @@ class CoordinatorShell:
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting[ticket] = answer
         try:
-            self._carry_out(coordinator.handle(ticket, request, self._clock.now(), known))
+            self._run(lambda: coordinator.handle(ticket, request, self._clock.now(), known))
             return await answer
-        except ProtocolError as error:
-            self._log("error", "protocol", owner=self._owner, error=str(error))
-            return Unready("the coordinator met a contradiction; its log has it")
         finally:
             del self._waiting[ticket]
             if not answer.done():
@@ -115,8 +126,8 @@ class CoordinatorShell:
         """Do what is due (an alarm rang), and wait until the questions to the database have been answered."""
         if self._coordinator is None:
             await self._start()
-        assert self._coordinator is not None
-        self._tick(self._coordinator)
+        if self._coordinator is not None:
+            self._tick(self._coordinator)
         while self._tasks:
             await asyncio.wait(list(self._tasks))
 
@@ -138,7 +149,7 @@ class CoordinatorShell:
         return self._collection.due(coordinator.watermark)
 
     def _tick(self, coordinator: Coordinator) -> None:
-        self._carry_out(coordinator.tick(self._clock.now()))
+        self._run(lambda: coordinator.tick(self._clock.now()))
         due = self._next_collection
         if due is not None and due <= self._clock.now():
             self._collecting = True
@@ -168,17 +179,43 @@ class CoordinatorShell:
         self._collection = Collection(self._journal.marks())
         self._coordinator = coordinator
         self._log("info", "coordinator_started", owner=self._owner, epoch=coordinator.epoch, fresh=saved is None)
-        self._carry_out(coordinator.recover(self._clock.now()))
+        self._run(lambda: coordinator.recover(self._clock.now()))
+
+    def _run(self, step: Callable[[], Effects]) -> None:
+        """Take one step of the coordinator and carry out its effects; what it cannot survive ends its life."""
+        try:
+            effects = step()
+            if effects.journal:
+                self._journal.write(effects.journal)
+        except ProtocolError as error:
+            self._abandon("contradiction", error)
+        except Exception as error:  # noqa: BLE001 - a journal may fail in any way, and a defect must not live on
+            self._abandon("coordinator_failed", error)
+        else:
+            self._carry_out(effects)
+
+    def _abandon(self, event: str, error: Exception) -> None:
+        """Forget the coordinator: it is ahead of its journal, or was told two things that exclude each other.
+
+        The next message starts another one from the journal and from the fences of everything unsettled. Nobody gets
+        an answer that the journal does not hold.
+        """
+        self._log("error", event, owner=self._owner, error=repr(error))
+        self._coordinator = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(CoordinatorUnavailableError(STARTS_AGAIN))
 
     def _carry_out(self, effects: Effects) -> None:
-        if effects.journal:
-            self._journal.write(effects.journal)
         for ticket, answer in effects.answers:
             waiting = self._waiting.get(ticket) if isinstance(ticket, int) else None
             if waiting is not None and not waiting.done():
                 waiting.set_result(answer)
         for question in effects.resolve:
-            self._spawn(self._resolve(question.sid, question.txid))
+            self._spawn(self._resolve(self._coordinator, question.sid, question.txid))
         if effects.check_epoch:
             self._spawn(self._check_epoch())
         self._observe()
@@ -189,7 +226,13 @@ class CoordinatorShell:
         if coordinator is not None and coordinator.stage is CoordinatorStage.SERVING:
             mark = self._collection.observe(coordinator.watermark, self._clock.now())
             if mark is not None:
-                self._journal.write_marks([mark])
+                self._keep([mark])
+
+    def _keep(self, marks: list[Mark]) -> None:
+        try:
+            self._journal.write_marks(marks)
+        except Exception as error:  # noqa: BLE001 - as in _run
+            self._abandon("coordinator_failed", error)
 
     async def _collect(self, coordinator: Coordinator) -> None:
         """Remove what may go, one job after the other."""
@@ -203,7 +246,7 @@ class CoordinatorShell:
                     return
                 statements = await self._remove(job, coordinator, store, statements)
                 if statements > 0 and self._coordinator is coordinator:
-                    self._journal.write_marks(collection.done(job))
+                    self._keep(collection.done(job))
             collection.postpone(self._clock.now() + limits.COLLECT_PAUSE_MS)
         except (DatabaseError, DatabaseUnavailableError) as error:
             self._log("warning", "collection", owner=self._owner, error=str(error))
@@ -249,7 +292,7 @@ class CoordinatorShell:
             self._log("info", "collected", owner=self._owner, table=ptr or "trxs", rows=removed, up_to=up_to)
         return statements
 
-    async def _resolve(self, sid: str, txid: int) -> None:
+    async def _resolve(self, coordinator: Coordinator | None, sid: str, txid: int) -> None:
         store = SqlStore(self._open_database())
         fence = None
         try:
@@ -258,21 +301,19 @@ class CoordinatorShell:
             self._log("error", "resolve", owner=self._owner, txid=txid, error=repr(error))
         finally:
             await store.aclose()
-        coordinator = self._coordinator
-        if coordinator is None:
-            return
+        if coordinator is None or coordinator is not self._coordinator:
+            return  # another one has taken its place, and has asked for itself
         self._log("info", "resolved", owner=self._owner, txid=txid, sid=sid, fence=fence)
-        try:
-            self._carry_out(coordinator.resolved(txid, fence, self._clock.now()))
-        except ProtocolError as error:
-            self._log("error", "protocol", owner=self._owner, error=str(error))
+        self._run(lambda: coordinator.resolved(txid, fence, self._clock.now()))
 
     async def _check_epoch(self) -> None:
         store = SqlStore(self._open_database())
         try:
-            current = await store.read_epoch(self._owner)
             coordinator = self._coordinator
+            current = await store.read_epoch(self._owner)
             if current is None or coordinator is None or current == coordinator.epoch:
+                return
+            if coordinator is not self._coordinator:
                 return
             if current == 0:
                 await self._start_anew(coordinator, store)
@@ -280,7 +321,7 @@ class CoordinatorShell:
         finally:
             await store.aclose()
         self._log("error", "fenced", owner=self._owner, epoch=coordinator.epoch, current=current)
-        self._carry_out(coordinator.epoch_read(current, self._clock.now()))
+        self._run(lambda: coordinator.epoch_read(current, self._clock.now()))
 
     async def _start_anew(self, old: Coordinator, store: SqlStore) -> None:
         """Begin again for a database that has no epoch row: it is not the one this journal was written for."""
@@ -290,11 +331,17 @@ class CoordinatorShell:
             self._log("error", "coordinator_start", owner=self._owner, error=str(error))
             return
         self._log("warning", "database_replaced", owner=self._owner, epoch=fresh.epoch)
-        self._carry_out(old.epoch_read(fresh.epoch, self._clock.now()))  # whoever waits must ask again
-        self._journal.start(fresh.epoch, fresh.watermark)
+        if self._coordinator is not old:
+            return
+        self._run(lambda: old.epoch_read(fresh.epoch, self._clock.now()))  # whoever waits must ask again
+        try:
+            self._journal.start(fresh.epoch, fresh.watermark)
+        except Exception as error:  # noqa: BLE001 - as in _run
+            self._abandon("coordinator_failed", error)
+            return
         self._collection = Collection()
         self._coordinator = fresh
-        self._carry_out(fresh.recover(self._clock.now()))
+        self._run(lambda: fresh.recover(self._clock.now()))
 
     def _set_timer(self) -> None:
         due = self._next_tick if self._alarm else self.next_wake

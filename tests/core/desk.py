@@ -73,11 +73,13 @@ class Desk:
         return self.ask(Begin(call, after=after))
 
     def prepare(self, call: str, *writes: Write, snapshot: int | None = None, **more: Any) -> Answer | None:
-        return self.ask(Prepare(call=call, writes=list(writes), snapshot=snapshot, **more))
+        return self.ask(
+            Prepare(call=call, writes=list(writes), snapshot=snapshot, **{"epoch": self.coordinator.epoch, **more})
+        )
 
     def finish(self, txid: int, *, applied: bool = True) -> int:
         """Report on an apply and return the ticket."""
-        return self.send(Finish(txid, applied))
+        return self.send(Finish(txid, self.coordinator.epoch, applied))
 
     def commit(self, call: str, *writes: Write, **more: Any) -> int:
         """Prepare and finish; returns the txid."""

@@ -365,7 +365,7 @@ def test_a_caller_who_has_gone_is_not_answered(desk):
 def test_a_worker_that_met_another_epoch_makes_the_coordinator_look(desk):
     """FENCED is a report, not a fact: the epoch row decides."""
     desk.prepare("a", write("x", 1))
-    desk.send(Finish(1, applied=False, fenced=True))
+    desk.send(Finish(1, 1, applied=False, fenced=True))
     assert desk.epoch_checks == 1
     desk.take(desk.coordinator.epoch_read(1, desk.now))
     assert desk.begin() == Began(0, 1)
@@ -378,7 +378,7 @@ def test_a_superseded_coordinator_stops(desk):
     waiter, held = desk.finish(2), desk.send(Begin("r", after=2))
     desk.take(desk.coordinator.epoch_read(7, desk.now))
     assert desk.answers[waiter] == desk.answers[held] == Fenced(7)
-    for message in (Begin("c"), Prepare("c", [write("z", 1)]), Finish(1, applied=True), Leave("c"), Status()):
+    for message in (Begin("c"), Prepare("c", [write("z", 1)]), Finish(1, 1, applied=True), Leave("c"), Status()):
         assert desk.ask(message) == Fenced(7)
     assert desk.coordinator.next_tick() is None
     assert desk.last.journal == []
@@ -736,3 +736,11 @@ def test_whatever_happens_no_shell_spins_and_everybody_is_answered(seed):
     assert [ticket for ticket in [*asked, *told] if ticket not in desk.answers] == []
     published = [record.txid for record in desk.published]
     assert published == sorted(set(published))
+
+
+def test_a_snapshot_of_another_epoch_is_too_old_whatever_its_number():
+    """Numbers of a coordinator that lost its journal say nothing about what this one remembers."""
+    desk = Desk(epoch=2)
+    desk.commit("first", write("x", 1))
+    assert desk.prepare("late", write("y", 1), snapshot=desk.coordinator.watermark, epoch=1) == TooOld()
+    assert desk.prepare("fresh", write("y", 1), snapshot=desk.coordinator.watermark).txid == 2

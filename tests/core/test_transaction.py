@@ -91,7 +91,7 @@ async def test_nothing_reaches_the_database_before_prepare_has_answered(tx, coor
     assert store.applied == []
     assert await tx.commit() == 8
     assert [type(m) for m in coordinator.heard] == [Begin, Prepare, Finish]
-    assert coordinator.heard[-1] == Finish(8, applied=True)
+    assert coordinator.heard[-1] == Finish(8, 1, applied=True)
     [plan] = store.applied
     assert (plan.sid, plan.owner, plan.user, plan.txid, plan.epoch) == ("call/1", "tenant", "ann", 8, 1)
 
@@ -392,7 +392,7 @@ async def test_a_fenced_apply_is_reported_as_such(tx, coordinator, store):
     coordinator.answers[Finish] = [Fenced(9)]
     with pytest.raises(HttpError):
         await tx.commit()
-    assert coordinator.heard[-1] == Finish(8, applied=False, fenced=True)
+    assert coordinator.heard[-1] == Finish(8, 1, applied=False, fenced=True)
 
 
 async def test_writes_are_grouped_by_table(tx, store):

@@ -142,7 +142,7 @@ class _FinishFirst:
         self._tell = tell
 
     async def apply(self, plan):
-        await self._tell(Finish(plan.txid, applied=True))
+        await self._tell(Finish(plan.txid, plan.epoch, applied=True))
         return await self._apply(plan)
 
 

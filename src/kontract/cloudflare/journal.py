@@ -49,9 +49,10 @@ class SqliteJournal:
 
     def start(self, epoch: int, last_txid: int) -> None:
         """Forget everything and begin in ``epoch``."""
+        # The head first: records of an earlier epoch below a new head would only be resolved once more.
+        self._sql.exec("INSERT OR REPLACE INTO head (one, epoch, last_txid) VALUES (1, ?, ?)", epoch, last_txid)
         self._sql.exec("DELETE FROM records")
         self._sql.exec("DELETE FROM marks")
-        self._sql.exec("INSERT OR REPLACE INTO head (one, epoch, last_txid) VALUES (1, ?, ?)", epoch, last_txid)
 
     def write(self, entries: list[JournalEntry]) -> None:
         """Write entries; the runtime makes all writes up to the next await one transaction."""

@@ -351,7 +351,7 @@ class Coordinator:
         if self.unfinished >= limits.PREPARED:
             self._answer(ticket, Busy())
             return
-        if message.snapshot is not None and message.snapshot < self._log.floor:
+        if message.snapshot is not None and (message.epoch != self.epoch or message.snapshot < self._log.floor):
             self._answer(ticket, TooOld())
             return
         conflict = self._validate(message)
@@ -432,7 +432,7 @@ class Coordinator:
 
     def _finish(self, ticket: Ticket, message: Finish, now: int) -> None:
         live = self._live.get(message.txid)
-        if live is None:
+        if live is None or message.epoch != self.epoch:
             self._answer_for_the_past(ticket, message)
             return
         live.waiters.append((ticket, now))
@@ -448,8 +448,8 @@ class Coordinator:
         self._ask(live, now)
 
     def _answer_for_the_past(self, ticket: Ticket, message: Finish) -> None:
-        """Answer a finish that is repeated after its transaction was settled and published."""
-        if message.txid >= self._next_txid:
+        """Answer a finish that is repeated after its transaction was settled, or that belongs to another epoch."""
+        if message.epoch == self.epoch and message.txid >= self._next_txid:
             error = f"transaction {message.txid} was never prepared"
             raise ProtocolError(error)
         if message.applied:

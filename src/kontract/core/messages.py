@@ -72,7 +72,8 @@ class Begin(Struct, frozen=True, tag="begin", omit_defaults=True):
 class Prepare(Struct, frozen=True, tag="prepare", omit_defaults=True):
     """Ask to be validated, numbered and journalled. ``snapshot`` is None when nothing was read.
 
-    ``result`` is the encoded answer of an idempotent call, kept for repeated calls.
+    ``epoch``: of the snapshot; numbers of different epochs do not compare. ``result`` is the encoded answer of an
+    idempotent call, kept for repeated calls.
     """
 
     call: str
@@ -80,6 +81,7 @@ class Prepare(Struct, frozen=True, tag="prepare", omit_defaults=True):
     user: str = ""
     attempt: int = 1
     snapshot: int | None = None
+    epoch: int = 0
     reads: list[Key] = []
     predicates: list[Predicate] = []
     isolation: str = "serializable"
@@ -90,10 +92,11 @@ class Prepare(Struct, frozen=True, tag="prepare", omit_defaults=True):
 class Finish(Struct, frozen=True, tag="finish", omit_defaults=True):
     """Report on the apply statement: it succeeded, or this worker does not know that it did.
 
-    ``fenced``: the statement met another epoch than the one prepare gave.
+    ``epoch``: the one prepare gave. ``fenced``: the statement met another one in the database.
     """
 
     txid: int
+    epoch: int
     applied: bool
     fenced: bool = False
 

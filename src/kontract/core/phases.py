@@ -17,9 +17,9 @@ The coordinator itself::
     RECOVERING --SETTLED----> SERVING        every transaction found prepared in the journal has been resolved
     RECOVERING/SERVING --SUPERSEDED--> FENCED   the epoch row in PostgreSQL is not ours: stop for good
 
-A pair that is not in a table is a contradiction (the fence said never, and somebody read a commit): the coordinator
-stops rather than guess. ``docs/transactions.md`` shows these tables as diagrams; ``tests/core/test_phases.py`` walks
-every pair.
+A pair that is not in a table is a contradiction (the fence said never, and somebody read a commit): this coordinator
+ends rather than guess, and the shell starts another one from the journal and the fences. ``docs/transactions.md`` shows
+these tables; ``tests/core/test_phases.py`` walks every pair.
 """
 
 from __future__ import annotations

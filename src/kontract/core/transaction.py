@@ -45,7 +45,7 @@ from kontract.core.messages import (
 )
 from kontract.core.select import Selection
 from kontract.core.sql import ApplyPlan, Page, Pending
-from kontract.core.types import EVERY_ROW, Filter, Isolation, Snapshot, TablePointer, Txid, Version
+from kontract.core.types import EVERY_ROW, Epoch, Filter, Isolation, Snapshot, TablePointer, Txid, Version
 from kontract.ports import (
     ApplyOutcome,
     Clock,
@@ -154,6 +154,7 @@ class Transaction:
         self.call = call
         self.attempt = attempt
         self.snapshot: Snapshot | None = None
+        self._epoch = Epoch(0)
         self._coordinator = coordinator
         self._store = store
         self._clock = clock
@@ -292,6 +293,7 @@ class Transaction:
             attempt=self.attempt,
             user=self.call.user,
             snapshot=self.snapshot,
+            epoch=self._epoch,
             reads=[*self._read, *(self._looked_for - self._read.keys())] if serializable else [],
             predicates=list(self._predicates.values()) if serializable else [],
             writes=[write for _, write in changes],
@@ -329,7 +331,7 @@ class Transaction:
 
     async def _finish(self, prepared: Prepared, outcome: ApplyOutcome) -> Txid:
         applied = outcome is ApplyOutcome.APPLIED
-        answer = await self._tell(Finish(prepared.txid, applied, fenced=outcome is ApplyOutcome.FENCED))
+        answer = await self._tell(Finish(prepared.txid, prepared.epoch, applied, fenced=outcome is ApplyOutcome.FENCED))
         if applied or isinstance(answer, Committed):
             # The database said so. Without the coordinator's answer the commit may become visible a little later.
             return prepared.txid
@@ -376,7 +378,7 @@ class Transaction:
             raise self._doomed(RetryError("the coordinator did not answer")) from error
         match answer:
             case Began():
-                self.snapshot = answer.snapshot
+                self.snapshot, self._epoch = answer.snapshot, answer.epoch
                 return self.snapshot
             case Replayed():
                 raise self._doomed(ReplayedError(answer.txid, answer.result))
