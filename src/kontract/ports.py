@@ -11,6 +11,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, Protocol
 
+from kontract.core.errors import HttpError
 from kontract.core.messages import Answer, Request
 from kontract.core.select import Selection
 from kontract.core.sql import ApplyPlan, Page, Pending, Statement
@@ -18,13 +19,17 @@ from kontract.core.types import Filter, Snapshot, TablePointer, Version
 
 
 class DatabaseError(Exception):
-    """PostgreSQL answered with an error: the statement has had no effect. ``sqlstate`` is its five-character code."""
+    """PostgreSQL answered with an error: the statement has had no effect. ``sqlstate`` is its five-character code.
 
-    def __init__(self, sqlstate: str, message: str) -> None:
+    ``constraint``: the name of the constraint or unique index that was violated, if that is what happened.
+    """
+
+    def __init__(self, sqlstate: str, message: str, constraint: str = "") -> None:
         """Keep code and message; neither may reach a caller."""
         super().__init__(f"{sqlstate}: {message}")
         self.sqlstate = sqlstate
         self.message = message
+        self.constraint = constraint
 
 
 class DatabaseUnavailableError(Exception):
@@ -96,7 +101,7 @@ class Store(Protocol):
         ...
 
     async def apply(self, plan: ApplyPlan) -> ApplyOutcome:
-        """Run the apply statement; never raises for the database's doing."""
+        """Run the apply statement; raises ApplyRefusedError when the database answered with an error."""
         ...
 
     async def resolve(self, sid: str, owner: str, txid: int) -> int | None:
@@ -110,6 +115,19 @@ class Store(Protocol):
 
 class SnapshotTooOldError(Exception):
     """A version newer than the snapshot has replaced what it would have shown (plain tables): begin again."""
+
+
+class ApplyRefusedError(Exception):
+    """PostgreSQL refused the apply statement; its DatabaseError is the cause.
+
+    ``answer``: what the caller is told when no other attempt can do better, for example a constraint of the table.
+    Another apply of the same transaction may still have succeeded: the fence decides, as always.
+    """
+
+    def __init__(self, answer: HttpError | None) -> None:
+        """Carry the answer, None when another attempt may succeed."""
+        super().__init__("the database refused the commit")
+        self.answer = answer
 
 
 class ApplyOutcome(Enum):

@@ -67,6 +67,8 @@ def test_the_table_it_writes_is_python_and_always_the_same(app):
         ("@backend()\nasync def f(ctx: Context, x): ...", 2, "parameter x of f has no type"),
         ("@backend()\nasync def f(*args: int): ...", 2, "* or **"),
         ("@backend\nasync def f(ctx: Context): ...", 2, "parentheses"),
+        ("@backend()\nasync def f(ctx: Context, *, a: int = 1, b: int): ...", 2, "parameter b of f has no default"),
+        ("@backend()\nasync def f(a: int = 1, *, ctx: Context, b: int): ...", 2, "parameter b of f has no default"),
         ("@backend(name=N)\nasync def f(ctx: Context): ...", 2, "string in quotes"),
         ("@table\nclass T: ...", 2, '@table("tasks")'),
         ("@table(NAME)\nclass T: ...", 2, "string in quotes"),

@@ -96,3 +96,15 @@ def test_functions_that_cannot_be_called_over_rpc():
     for function, words in ((star, r"\*rest"), (stars, r"\*rest"), (bare, "type annotation")):
         with pytest.raises(TypeError, match=words):
             Signature(function, "f", Ctx)
+
+
+def test_a_required_parameter_after_an_optional_one_is_refused():
+    """Python allows it for keyword-only parameters, but the arguments of a call have an order."""
+
+    async def odd(ctx: Ctx, *, a: int = 1, b: int): ...
+
+    async def fine(a: int = 1, *, ctx: Ctx): ...
+
+    with pytest.raises(TypeError, match="f: parameter b has no default but follows one that has"):
+        bind(odd)
+    assert bind(fine) == {"a": 1, "ctx": "the context"}

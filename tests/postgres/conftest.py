@@ -14,7 +14,7 @@ from kontract.core.messages import ABSENT, NOTHING, Write
 from kontract.core.sql import ApplyPlan
 from kontract.core.store import SqlStore
 from kontract.core.types import TableKind, TablePointer
-from kontract.ports import ApplyOutcome
+from kontract.ports import ApplyOutcome, ApplyRefusedError
 from kontract.server.database import AsyncpgDatabase
 from support.postgres import Postgres
 
@@ -37,6 +37,7 @@ class World:
         self.table = table
         self.other = TablePointer("accounts", "tbl_accounts_9b27e4", TableKind.VERSIONED, 7)
         self.epoch = 1
+        self.refused: ApplyRefusedError | None = None
 
     def write(self, row_id: str, value: Any = None, *, seen: int | None = None, table: TablePointer | None = None):
         """A write of ``value``; None deletes. ``seen`` None: blind."""
@@ -51,7 +52,12 @@ class World:
         for table, write in writes:
             by_table.setdefault(table.ptr, (table, []))[1].append(write)
         plan = ApplyPlan(sid or f"s/{txid}", OWNER, user, txid, epoch or self.epoch, list(by_table.values()))
-        outcome = await self.store.apply(plan)
+        self.refused = None
+        try:
+            outcome = await self.store.apply(plan)
+        except ApplyRefusedError as error:
+            self.refused = error
+            outcome = ApplyOutcome.FAILED
         await self.check()
         return outcome
 

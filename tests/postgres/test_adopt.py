@@ -25,6 +25,7 @@ from kontract.ports import ApplyOutcome, SnapshotTooOldError
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.runtime import SingleProcess
 from routes import ROUTES, TABLES
+from support.postgres import apply as apply_plan
 
 OWNER = "tenant-1"
 PTR = "tbl_purses_1"
@@ -68,7 +69,7 @@ async def apply(store: SqlStore, table: TablePointer, txid: int, **rows) -> Appl
         Write("purses", PTR, row_id, None, NOTHING if value is None else Raw(json.dumps(value).encode()))
         for row_id, value in rows.items()
     ]
-    return await store.apply(ApplyPlan(f"s/{txid}", OWNER, "ann", txid, 1, [(table, writes)]))
+    return await apply_plan(store, ApplyPlan(f"s/{txid}", OWNER, "ann", txid, 1, [(table, writes)]))
 
 
 async def versions(connection) -> list[tuple]:

@@ -13,6 +13,7 @@ from kontract.core.sql import ApplyPlan, Statement
 from kontract.core.store import SqlStore
 from kontract.ports import ApplyOutcome, DatabaseError, DatabaseUnavailableError
 from kontract.server.database import AsyncpgDatabase
+from support.postgres import apply
 
 OWNER = "tenant-1"
 APPLIED, FAILED, FENCED = ApplyOutcome.APPLIED, ApplyOutcome.FAILED, ApplyOutcome.FENCED
@@ -226,7 +227,7 @@ async def test_two_applies_of_one_sid_at_once(world):
     """A worker that sends twice, on two connections: one of them wins."""
     stores = [SqlStore(AsyncpgDatabase(world.url)) for _ in range(4)]
     plan = ApplyPlan("same", OWNER, "ann", 1, 1, [(world.table, [world.write("a", {"n": 1})[1]])])
-    outcomes = await asyncio.gather(*(store.apply(plan) for store in stores))
+    outcomes = await asyncio.gather(*(apply(store, plan) for store in stores))
     assert sorted(outcome.value for outcome in outcomes) == ["applied", "failed", "failed", "failed"]
     await world.check()
     for store in stores:
@@ -257,7 +258,7 @@ async def test_a_connection_that_is_cut_is_not_an_answer(versioned):
     while not world.store._database._connection.is_closed():
         await asyncio.sleep(0.01)
     assert await world.store.resolve("s/1", OWNER, 1) is None
-    assert await world.store.apply(ApplyPlan("s/2", OWNER, "ann", 2, 1, [])) is FAILED
+    assert await apply(world.store, ApplyPlan("s/2", OWNER, "ann", 2, 1, [])) is FAILED
 
 
 async def test_no_error_of_the_driver_gets_through(versioned, monkeypatch):

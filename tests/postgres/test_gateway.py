@@ -106,8 +106,19 @@ async def collect(ctx: Context, names: list[str]) -> list[str]:
     return names
 
 
+@backend(perm=perms.RW_)
+async def put_account(ctx: Context, name: str, value: dict) -> None:
+    await ctx.storage["anything"].set(name, value)
+
+
+@backend(perm=perms.RW_)
+async def wait_for_elsewhere(ctx: Context) -> None:
+    await ctx.storage.accounts.set("w", {"balance": 1})
+    raise TimeoutError("elsewhere")
+
+
 HERE = [explode, plan_actions, write_without_leave, unencodable, other_status, read_own_writes, bump, no_such_table]
-HERE += [close_all, next_page, collect]
+HERE += [close_all, next_page, collect, put_account, wait_for_elsewhere]
 
 
 class Api:
@@ -473,3 +484,58 @@ async def test_actions_after_the_commit_run_once(api):
     assert max(line.get("attempts", 0) for line in api.log) > 1, "no attempt lost: the test shows nothing"
     assert ran == ["once"] * 8
     assert await api.result("balance", "once") == 8
+
+
+async def own_table(api) -> None:
+    """A table of the user's own making, with rules of its own."""
+    await api.sql.execute(
+        """CREATE TABLE tbl_own_1 (id TEXT NOT NULL, data JSONB NOT NULL DEFAULT '{}', _txid BIGINT NOT NULL,
+             _deleted_txid BIGINT, _owner TEXT NOT NULL, _order SERIAL, PRIMARY KEY (id, _txid),
+             CONSTRAINT not_negative CHECK ((data->>'n')::numeric >= 0));
+           CREATE UNIQUE INDEX tbl_own_1_live ON tbl_own_1 (id) WHERE _deleted_txid IS NULL;
+           CREATE UNIQUE INDEX one_of_a_mail ON tbl_own_1 ((data->>'mail')) WHERE _deleted_txid IS NULL;
+           CREATE INDEX by_age ON tbl_own_1 (((data->>'age')::int));
+           CREATE INDEX by_text ON tbl_own_1 ((data->>'text'));
+           INSERT INTO storage (id, ptr, owner) VALUES ('anything', 'tbl_own_1', 'tenant-1')"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "code", "says"),
+    [
+        ({"n": -1}, 400, "INVALID_REQUEST", "constraint 'not_negative' of the database refuses these values"),
+        ({"mail": "a@b"}, 409, "ALREADY_EXISTS", "constraint 'one_of_a_mail' of the database"),
+        ({"age": "old"}, 400, "INVALID_REQUEST", "cannot take these values"),
+        ({"text": "x7" * 4}, 413, "PAYLOAD_TOO_LARGE", "larger than an index"),
+    ],
+)
+async def test_what_a_rule_of_the_database_refuses_is_said_at_once(api, value, status, code, says):
+    """A constraint or index of the user's own is no conflict: one attempt, a sentence, and nothing is written."""
+    await own_table(api)
+    await api.result("put_account", "first", {"n": 1, "mail": "a@b", "age": 3})
+    if "text" in value:  # random, so that it cannot be compressed to fit
+        value = {"text": random.Random(1).randbytes(6000).hex()}
+    refused = await api.rpc("put_account", "second", value)
+    assert says in check_error(refused, status, code)["message"]
+    assert api.log[-1]["attempts"] == 1
+    assert "tbl_own" not in refused.body.decode()
+    assert await api.sql.fetchval("SELECT count(*) FROM tbl_own_1") == 1
+    # The refused call leaves nothing behind that others would have to wait for.
+    await api.result("put_account", "second", {"n": 1, "mail": "c@d"})
+
+
+async def test_a_timeout_of_something_the_function_waited_for_is_its_own_error(api):
+    """Only the end of the call's own time is a 504; another TimeoutError is a defect like any other."""
+    await api.error(500, "INTERNAL", "wait_for_elsewhere")
+    assert "TimeoutError: elsewhere" in api.log[-1]["exception"]
+    assert await api.database() == ([], [])
+
+
+async def test_a_row_of_storage_that_points_to_something_else_does_not_stop_the_owner(api):
+    """A first start asks all tables for their txids; one that holds no versions is none of its business."""
+    await api.sql.execute(
+        """CREATE TABLE tbl_odd (id TEXT PRIMARY KEY); CREATE VIEW tbl_view AS SELECT 1 AS _txid;
+           INSERT INTO storage (id, ptr, owner) VALUES ('odd', 'tbl_odd', 'tenant-1'), ('v', 'tbl_view', 'tenant-1')"""
+    )
+    assert await api.result("create_task", "x")
+    assert (await api.rpc("no_such_table")).status == 404

@@ -16,6 +16,7 @@ from kontract.core.store import SqlStore
 from kontract.core.types import TableKind, TablePointer
 from kontract.ports import ApplyOutcome
 from kontract.server.database import AsyncpgDatabase
+from support.postgres import apply
 
 OWNER = "racer"
 ROUNDS = 1_000
@@ -55,8 +56,8 @@ async def test_two_applies_and_a_resolver_on_one_sid(arena):
     for txid in range(1, ROUNDS + 1):
         sid = f"call-{txid}/1"
         steps = [
-            stores[0].apply(plan(pointer, epoch, txid, sid)),
-            stores[1].apply(plan(pointer, epoch, txid, sid)),
+            apply(stores[0], plan(pointer, epoch, txid, sid)),
+            apply(stores[1], plan(pointer, epoch, txid, sid)),
             stores[2].resolve(sid, OWNER, txid),
         ]
         places = list(range(3))
@@ -82,12 +83,12 @@ async def test_a_new_epoch_against_applies_in_flight(arena):
         txid = 10 * round_number + 1
         sid = f"late-{round_number}/1"
         outcome, (raised, highest) = await asyncio.gather(
-            stores[0].apply(plan(pointer, epoch, txid, sid)), stores[1].take_over(OWNER, 1)
+            apply(stores[0], plan(pointer, epoch, txid, sid)), stores[1].take_over(OWNER, 1)
         )
         assert raised == epoch + 1
         assert (highest >= txid) == (outcome is ApplyOutcome.APPLIED)
         assert outcome in (ApplyOutcome.APPLIED, ApplyOutcome.FENCED)
-        late = await stores[0].apply(plan(pointer, epoch, txid + 1, f"late-{round_number}/2"))
+        late = await apply(stores[0], plan(pointer, epoch, txid + 1, f"late-{round_number}/2"))
         assert late is ApplyOutcome.FENCED
         epoch = raised
     assert await admin.fetchval(sql.READ_EPOCH, OWNER) == epoch

@@ -18,6 +18,9 @@ import asyncpg
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.postgres import THROW_AWAY, Cluster, create_database
 from kontract.cli.toolchain.reaper import Reaper
+from kontract.core.sql import ApplyPlan
+from kontract.core.store import SqlStore
+from kontract.ports import ApplyOutcome, ApplyRefusedError
 
 _TEMPLATE = "kontract_template"
 
@@ -80,3 +83,11 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine to its end from anywhere, also from inside an asynchronous test."""
     with ThreadPoolExecutor(1) as pool:
         pool.submit(asyncio.run, work).result()
+
+
+async def apply(store: SqlStore, plan: ApplyPlan) -> ApplyOutcome:
+    """Apply; what the database refuses is a failure like any other, whose reason does not matter here."""
+    try:
+        return await store.apply(plan)
+    except ApplyRefusedError:
+        return ApplyOutcome.FAILED

@@ -122,10 +122,30 @@ def _function(node: ast.stmt, decorator: ast.expr, module: str, where: str) -> D
             f"{where}: parameter {unannotated[0]} of {node.name} has no type.",
             "Annotate it; calls are validated by it.",
         )
+    late = _required_after_optional(node.args)
+    if late is not None:
+        raise Problem(
+            f"{where}: parameter {late} of {node.name} has no default but follows one that has.",
+            "The arguments of a call have an order: put the parameters without a default first.",
+        )
     if node.args.vararg or node.args.kwarg:
         raise Problem(f"{where}: {node.name} takes * or ** parameters.", "Name its parameters.")
     name = _keyword(decorator, "name", where) or node.name
     return Declared("backend", name, module, node.name, where)
+
+
+def _required_after_optional(arguments: ast.arguments) -> str | None:
+    """Return the first keyword-only parameter that is required after one that is not; Python itself allows it."""
+    optional = bool(arguments.defaults)
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        if default is None and optional and not _is_context(argument):
+            return argument.arg
+        optional = optional or default is not None
+    return None
+
+
+def _is_context(argument: ast.arg) -> bool:
+    return ast.unparse(argument.annotation).split(".")[-1] == "Context" if argument.annotation is not None else False
 
 
 def _table(node: ast.stmt, decorator: ast.expr, module: str, where: str) -> Declared:

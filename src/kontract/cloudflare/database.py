@@ -89,7 +89,7 @@ def _seen(future: asyncio.Future[Connection]) -> None:
 
 def _database_error(error: PgDatabaseError) -> DatabaseError:
     fields = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
-    return DatabaseError(fields.get("C", "XX000"), fields.get("M", "unknown"))
+    return DatabaseError(fields.get("C", "XX000"), fields.get("M", "unknown"), fields.get("n", ""))
 
 
 def connector(env: Any) -> Connect:

@@ -109,7 +109,9 @@ class Attempts:
 
     async def _handle(self, handler: Callable[[Transaction], Awaitable[str]], transaction: Transaction) -> str:
         try:
-            result: str = await self._platform.within(self._remaining(), handler(transaction))
+            result: str = await self._platform.within(self._remaining(), _its_own_timeouts(handler(transaction)))
+        except _HandlerTimeoutError as error:
+            raise error.original from None
         except TimeoutError:
             raise self._too_late() from None
         # A handler that never awaits cannot be interrupted: look at the clock before anything is committed.
@@ -124,7 +126,7 @@ class Attempts:
         pause = min(limits.BACKOFF_FIRST_MS * 2.0 ** min(self.number - 1, 16), limits.BACKOFF_LAST_MS)
         pause *= self._platform.random.uniform()
         if self._conflicts >= self._max_attempts or pause >= self._remaining():
-            raise self._give_up(loss, function)
+            raise self._give_up(loss, function) from loss
         await self._platform.clock.sleep(pause)
 
     def _give_up(self, loss: RetryError, function: str) -> Exception:
@@ -152,6 +154,21 @@ class Attempts:
             await self._coordinator.ask(Leave(self.call.id))
         except CoordinatorUnavailableError:
             return  # the place in line expires by itself
+
+
+class _HandlerTimeoutError(Exception):
+    """The handler itself raised TimeoutError, from something it waited for: that is not the end of its own time."""
+
+    def __init__(self, original: TimeoutError) -> None:
+        super().__init__(str(original))
+        self.original = original
+
+
+async def _its_own_timeouts(handler: Awaitable[str]) -> str:
+    try:
+        return await handler
+    except TimeoutError as error:
+        raise _HandlerTimeoutError(error) from error
 
 
 def _first_result(replayed: ReplayedError, attempts: int) -> Outcome:

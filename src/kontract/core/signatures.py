@@ -31,6 +31,12 @@ class Signature:
                 continue
             self._check(parameter, hint)
             self.parameters.append(parameter.name)
+            if parameter.default is inspect.Parameter.empty and any(len(field) == 3 for field in fields):
+                message = (
+                    f"{name}: parameter {parameter.name} has no default but follows one that has; the arguments of a "
+                    "call have an order, so put it first"
+                )
+                raise TypeError(message)
             if parameter.default is inspect.Parameter.empty:
                 fields.append((parameter.name, hint))
             else:

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 
 from kontract.core import limits
+from kontract.core.errors import Code, ConflictError, HttpError, InvalidRequestError, PayloadTooLargeError
 from kontract.core.messages import Write
 from kontract.core.select import VIEW, Selection
 from kontract.core.types import Epoch, Filter, Snapshot, TableKind, TablePointer, Txid
@@ -407,8 +408,11 @@ WHERE owner = $1::text AND sid NOT LIKE 'epoch/%' AND now() IS NOT NULL
 """
 
 POINTERS = """
-SELECT DISTINCT ptr FROM storage
-WHERE owner = $1::text AND to_regclass(quote_ident(ptr)) IS NOT NULL AND now() IS NOT NULL
+SELECT DISTINCT s.ptr FROM storage AS s
+WHERE s.owner = $1::text AND now() IS NOT NULL AND 2 = (
+  SELECT count(*) FROM pg_catalog.pg_attribute AS a
+  WHERE a.attrelid = to_regclass(quote_ident(s.ptr)) AND a.attname IN ('_txid', '_deleted_txid') AND NOT a.attisdropped
+)
 """
 
 
@@ -437,7 +441,7 @@ def highest_fence(owner: str) -> Statement:
 
 
 def pointers(owner: str) -> Statement:
-    """Return the physical tables of an owner."""
+    """Return the physical tables of an owner, those that exist and hold versions."""
     return Statement(POINTERS, (owner,))
 
 
@@ -505,4 +509,28 @@ def verdict(sqlstate: str, message: str) -> str | None:
         for word in (FENCED, STALE):
             if word in message:
                 return word
+    return None
+
+
+OWN_CONSTRAINT = re.compile(r"\w*(?:_pkey|_live)[0-9]*", re.ASCII)
+"""Names of the keys that the protocol itself checks; PostgreSQL numbers them when there would be two of one name."""
+
+
+def refusal(sqlstate: str, constraint: str) -> HttpError | None:
+    """Return what a caller is told of an error that comes from the written values, None when a retry may help.
+
+    A table may have constraints, unique indexes and expression indexes of the user's own. What they refuse they refuse
+    every time (SQLSTATE classes 22, 23 and 54), except where the clash is with the protocol's own keys.
+    """
+    named = f"constraint {constraint!r}" if constraint else "a constraint"
+    if sqlstate in ("23505", "23P01"):
+        if OWN_CONSTRAINT.fullmatch(constraint):
+            return None
+        return ConflictError(f"{named} of the database: there is such a row already", code=Code.ALREADY_EXISTS)
+    if sqlstate.startswith("23"):
+        return InvalidRequestError(f"{named} of the database refuses these values")
+    if sqlstate == "54000":
+        return PayloadTooLargeError("a value is larger than an index of the database takes")
+    if sqlstate.startswith("22"):
+        return InvalidRequestError("an index or a generated column of the database cannot take these values")
     return None

@@ -9,7 +9,14 @@ from kontract.core import sql
 from kontract.core.select import Selection, explain
 from kontract.core.sql import ApplyPlan, Page, Pending
 from kontract.core.types import Filter, Snapshot, TableKind, TablePointer, Version
-from kontract.ports import ApplyOutcome, Database, DatabaseError, DatabaseUnavailableError, SnapshotTooOldError
+from kontract.ports import (
+    ApplyOutcome,
+    ApplyRefusedError,
+    Database,
+    DatabaseError,
+    DatabaseUnavailableError,
+    SnapshotTooOldError,
+)
 
 KINDS = {1: TableKind.PLAIN, 2: TableKind.VERSIONED, sql.JUST_ADOPTED: TableKind.VERSIONED}
 """What the lookup says of a table's primary key."""
@@ -93,13 +100,15 @@ class SqlStore:
         return [(version, int(version.owner) if version.owner else None) for version in reversed(versions)]
 
     async def apply(self, plan: ApplyPlan) -> ApplyOutcome:
-        """Run the apply statement. FAILED means no more than that success was not read."""
+        """Run the apply statement. FAILED means no more than that success was not read; see ApplyRefusedError."""
         try:
             await self._database.run(sql.apply(plan))
         except DatabaseError as error:
             if sql.verdict(error.sqlstate, error.message) == sql.FENCED:
                 return ApplyOutcome.FENCED
-            return ApplyOutcome.FAILED
+            if sql.verdict(error.sqlstate, error.message) == sql.STALE:
+                raise ApplyRefusedError(None) from error
+            raise ApplyRefusedError(sql.refusal(error.sqlstate, error.constraint)) from error
         except DatabaseUnavailableError:
             return ApplyOutcome.FAILED
         return ApplyOutcome.APPLIED

@@ -48,6 +48,7 @@ from kontract.core.sql import ApplyPlan, Page, Pending
 from kontract.core.types import EVERY_ROW, Epoch, Filter, Isolation, Snapshot, TablePointer, Txid, Version
 from kontract.ports import (
     ApplyOutcome,
+    ApplyRefusedError,
     Clock,
     CoordinatorStub,
     CoordinatorUnavailableError,
@@ -130,6 +131,13 @@ def refusal(answer: Answer) -> HttpError:
         return UnavailableError(message, code=Code.FENCED)
     reason = answer.reason if isinstance(answer, Unready) else f"unexpected answer {type(answer).__name__}"
     return UnavailableError(f"the coordinator cannot work now: {reason}", headers={"Retry-After": "1"})
+
+
+def _never_applied(prepared: Prepared, refused: ApplyRefusedError | None) -> Exception:
+    """Return the error of an attempt whose fence says never."""
+    if refused is not None and refused.answer is not None:
+        return refused.answer
+    return RetryError(REFUSED, after=prepared.txid)
 
 
 def _wire(key: Key, buffered: _Buffered) -> Write:
@@ -283,8 +291,12 @@ class Transaction:
         # Made once: what is validated and journalled is what is applied, whatever a stray task does meanwhile.
         changes = [(buffered.pointer, _wire(key, buffered)) for key, buffered in writes]
         prepared = await self._prepare(changes, result)
-        outcome = await self._store.apply(self._plan(prepared, changes))
-        return await self._finish(prepared, outcome)
+        refused = None
+        try:
+            outcome = await self._store.apply(self._plan(prepared, changes))
+        except ApplyRefusedError as error:
+            outcome, refused = ApplyOutcome.FAILED, error
+        return await self._finish(prepared, outcome, refused)
 
     async def _prepare(self, changes: list[tuple[TablePointer, Write]], result: str | None) -> Prepared:
         serializable = self.call.isolation is Isolation.SERIALIZABLE and self.snapshot is not None
@@ -329,14 +341,14 @@ class Transaction:
             prepared.sid, self.call.owner, self.call.user, prepared.txid, prepared.epoch, list(by_table.values())
         )
 
-    async def _finish(self, prepared: Prepared, outcome: ApplyOutcome) -> Txid:
+    async def _finish(self, prepared: Prepared, outcome: ApplyOutcome, refused: ApplyRefusedError | None) -> Txid:
         applied = outcome is ApplyOutcome.APPLIED
         answer = await self._tell(Finish(prepared.txid, prepared.epoch, applied, fenced=outcome is ApplyOutcome.FENCED))
         if applied or isinstance(answer, Committed):
             # The database said so. Without the coordinator's answer the commit may become visible a little later.
             return prepared.txid
         if isinstance(answer, Aborted):
-            raise RetryError(REFUSED, after=prepared.txid)
+            raise _never_applied(prepared, refused) from refused
         if isinstance(answer, Replayed):
             raise ReplayedError(answer.txid, answer.result)
         fence = await self._store.resolve(prepared.sid, self.call.owner, prepared.txid)
@@ -352,7 +364,7 @@ class Transaction:
             raise ReplayedError(Txid(fence), None)
         if isinstance(answer, Fenced):
             raise refusal(answer)
-        raise RetryError(REFUSED, after=prepared.txid)
+        raise _never_applied(prepared, refused) from refused
 
     async def _tell(self, message: Finish) -> Answer | None:
         for trial in range(FINISH_TRIES):

@@ -40,7 +40,8 @@ class AsyncpgDatabase:
                 self._drop()
                 raise DatabaseUnavailableError(str(error)) from error
             except asyncpg.PostgresError as error:
-                raise DatabaseError(error.sqlstate or "XX000", str(error)) from error
+                constraint = getattr(error, "constraint_name", None)
+                raise DatabaseError(error.sqlstate or "XX000", str(error), constraint or "") from error
             except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError) as error:
                 self._drop()
                 raise DatabaseUnavailableError(str(error)) from error
