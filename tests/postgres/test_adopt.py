@@ -286,7 +286,7 @@ async def test_adoption_under_way_loses_no_write_and_shows_no_hole(url, connecti
     async def add_up():
         while going:
             status, answer = await bank("total")
-            assert status in (200, 500, 503), bank.errors  # an error is no wrong sum
+            assert status == 200, bank.errors
             if status == 200:
                 assert answer["result"] == PURSES * FULL
             await asyncio.sleep(0.01)
@@ -301,7 +301,7 @@ async def test_adoption_under_way_loses_no_write_and_shows_no_hole(url, connecti
 
     assert sum(status == 200 for status, _ in seen[:after]) > 10
     assert sum(status == 200 for status, _ in seen[after + 4 :]) > 10
-    assert {status for status, _ in seen} <= {200, 400, 409, 500, 503}, bank.errors
+    assert {status for status, _ in seen} <= {200, 400, 409}, bank.errors
     rows = await connection.fetch(f"SELECT id, data->>'balance' FROM {PTR} WHERE _deleted_txid IS NULL")
     assert {row[0]: int(row[1]) for row in rows} == expected
     assert len(rows) == PURSES
