@@ -1,12 +1,17 @@
 """What would be deployed, asked of wrangler itself (`deploy --dry-run`: no account, no network)."""
 
+import re
 import subprocess
 import tomllib
+from pathlib import Path
 
 import pytest
 
+import kontract
 from kontract.cli.toolchain import node, setup
 
+SOURCE = Path(kontract.__file__).parents[1]
+MODULE = "kontract/cloudflare/crypto.js"
 ENVIRONMENTS = (None, "development", "staging", "production")
 
 
@@ -67,6 +72,14 @@ def test_the_worker_is_uploaded_and_the_tests_are_not(dry_run):
     assert {"entry.py", "session_do.py", "kontract/__init__.py", "python_modules/workers/__init__.py"} <= uploaded
     assert not [name for name in uploaded if name.startswith("tests/") or name.endswith((".pyc", ".pyi"))]
     assert not [name for name in uploaded if "dev.vars" in name]
+
+
+def test_native_cryptography_is_uploaded_as_a_module(dry_run):
+    """The Worker imports it by name at its first use: a missing one would fail there, not at the deployment."""
+    said, out = dry_run
+
+    assert (out / MODULE).read_bytes() == (SOURCE / MODULE).read_bytes()
+    assert re.search(rf"{re.escape(MODULE)} +│ esm ", said)
 
 
 def test_each_environment_is_a_worker_of_its_own_with_its_routes(config):

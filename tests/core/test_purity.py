@@ -17,7 +17,8 @@ FORBIDDEN = {
     "kontract.shell",
 }  # fmt: skip
 
-MODULES = sorted(Path(kontract.core.__file__).parent.rglob("*.py"))
+CORE = Path(kontract.core.__file__).parent
+MODULES = sorted(CORE.rglob("*.py"))
 
 
 def imported(tree: ast.AST) -> set[str]:
@@ -34,7 +35,7 @@ def imported(tree: ast.AST) -> set[str]:
     return {".".join(name.split(".")[: n + 1]) for name in names for n in range(len(name.split(".")))}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(CORE)))
 def test_the_core_imports_no_platform(path):
     """A module of the core that could wait, look at a clock or roll dice could not be simulated."""
     names = imported(ast.parse(path.read_text()))

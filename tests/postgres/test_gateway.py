@@ -354,7 +354,15 @@ async def test_outside_development_nobody_is_let_in(make_api):
     assert (await production.send("GET", "/health")).status == 200
 
 
-@pytest.mark.parametrize("change", [{"KONTRACT_SECRET": ""}, {"KONTRACT_SECRET": "zz"}, {"KONTRACT_OWNER": "a b"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"KONTRACT_SECRET": ""},
+        {"KONTRACT_SECRET": "zz"},
+        {"KONTRACT_SECRET_PREVIOUS": "zz"},
+        {"KONTRACT_OWNER": "a b"},
+    ],
+)
 async def test_a_wrong_configuration_says_what_to_do(make_api, change):
     """503 for everything, with the name of the variable and never its value."""
     body = check_error(await make_api(DEVELOPMENT | change).rpc("total"), 503, "UNAVAILABLE")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import support
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.reaper import Reaper
 from kontract.cli.toolchain.wrangler import DevServer
+from support.laboratory import Laboratory, running_laboratory
 from support.postgres import Postgres
 from support.worker import running_worker
 
@@ -24,3 +27,12 @@ def worker(
     """
     with running_worker(checkout, postgres.create_database(), tmp_path_factory.mktemp("worker"), reaper) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def laboratory(checkout: Checkout, reaper: Reaper, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]:
+    """A Worker of the tests' own, without a database: it runs functions of `support/in_workerd.py` in workerd."""
+    folder = Path(support.__file__).parent
+    modules = [folder / name for name in ("in_workerd.py", "crypto_operations.py")]
+    with running_laboratory(checkout, tmp_path_factory.mktemp("laboratory"), reaper, modules) as running:
+        yield running

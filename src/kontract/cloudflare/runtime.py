@@ -13,6 +13,7 @@ import js
 import msgspec
 from pyodide.ffi import JsException
 
+from kontract.cloudflare.crypto import NativeCrypto
 from kontract.cloudflare.database import HyperdriveDatabase, connector
 from kontract.core.messages import Answer, Request, decode_answer, encode
 from kontract.ports import CoordinatorStub, CoordinatorUnavailableError, Database, Mutex
@@ -83,6 +84,7 @@ class WorkerPlatform:
         """Use the request's bindings."""
         self.clock = WorkerClock()
         self.random = WorkerRandomness()
+        self.crypto = NativeCrypto()
         self.log = log_line
         self.environment = variables(env)
         self._env = env

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from kontract.core import keys
+from kontract.core.keys import KeyRing
+
 SECRET = re.compile(r"[0-9a-fA-F]{64}")
 
 OWNER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -22,23 +25,26 @@ class Config(Struct, frozen=True):
     development: bool
     owner: str
     cors_origins: frozenset[str]
+    keys: KeyRing
 
 
-def check_secret(environment: Mapping[str, str]) -> str:
-    """Return KONTRACT_SECRET; raises ConfigurationError."""
+def read_keys(environment: Mapping[str, str]) -> KeyRing:
+    """Return the keys of KONTRACT_SECRET and, if it is set, KONTRACT_SECRET_PREVIOUS; raises ConfigurationError."""
     secret = environment.get("KONTRACT_SECRET", "")
     if not secret:
         message = "KONTRACT_SECRET is not set; run: wrangler secret put KONTRACT_SECRET (kontract keygen makes one)"
         raise ConfigurationError(message)
-    if not SECRET.fullmatch(secret):
-        message = "KONTRACT_SECRET must be 64 hexadecimal digits (32 bytes); kontract keygen makes one"
-        raise ConfigurationError(message)
-    return secret
+    previous = environment.get("KONTRACT_SECRET_PREVIOUS", "")
+    for name, value in [("KONTRACT_SECRET", secret), ("KONTRACT_SECRET_PREVIOUS", previous or secret)]:
+        if not SECRET.fullmatch(value):
+            message = f"{name} must be 64 hexadecimal digits (32 bytes); kontract keygen makes one"
+            raise ConfigurationError(message)
+    return keys.ring(bytes.fromhex(secret), bytes.fromhex(previous) if previous else None)
 
 
 def read(environment: Mapping[str, str]) -> Config:
     """Check everything; raises ConfigurationError."""
-    check_secret(environment)
+    ring = read_keys(environment)
     development = environment.get("KONTRACT_ENV", "production") == "development"
     owner = environment.get("KONTRACT_OWNER", "")
     if development and not OWNER.fullmatch(owner):
@@ -52,4 +58,4 @@ def read(environment: Mapping[str, str]) -> Config:
                 "https://app.example.com, without a path and without *"
             )
             raise ConfigurationError(message)
-    return Config(development, owner, origins)
+    return Config(development, owner, origins, ring)

@@ -17,6 +17,7 @@ from kontract.core.coordinator import Drop, JournalEntry, PutBlock, PutRecord, R
 from kontract.core.messages import Answer, Request, decode_answer, decode_request, encode
 from kontract.core.recovery import Saved
 from kontract.ports import CoordinatorStub, Database, Mutex
+from kontract.server.crypto import NativeCrypto
 from kontract.shell import CoordinatorShell
 
 
@@ -138,6 +139,7 @@ class SingleProcess:
         """Serve with databases that ``open_database`` makes."""
         self.clock = SystemClock()
         self.random = SystemRandomness()
+        self.crypto = NativeCrypto()
         self.log = log_line
         self.environment = environment
         self.open_database = open_database

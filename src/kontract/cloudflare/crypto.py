@@ -1,0 +1,74 @@
+"""Native cryptography in workerd: crypto.js beside this file, which is node:crypto.
+
+WebCrypto would do without the JavaScript module, but has no ChaCha20 and no scrypt, and answers asynchronously only.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from pyodide.ffi import JsException, to_js
+from workers import import_from_javascript
+
+from kontract.ports import Cipher, CryptoError
+
+MODULE = "./kontract/cloudflare/crypto.js"
+"""Its name in the Worker: the path below src/. ``[[rules]]`` in wrangler.toml attaches it."""
+
+TAG_BYTES = 16
+
+
+class NativeCrypto:
+    """Implements :class:`kontract.ports.Crypto`. Usable inside a request only: JavaScript modules load there."""
+
+    def x25519_public(self, private: bytes) -> bytes:
+        """Return the public key."""
+        _check("a private key", private, 32)
+        return _bytes(_module().x25519Public(to_js(private)))
+
+    def x25519(self, private: bytes, public: bytes) -> bytes:
+        """Return the shared secret. BoringSSL refuses the one that is all zero."""
+        _check("a private key", private, 32)
+        _check("a public key", public, 32)
+        try:
+            return _bytes(_module().x25519(to_js(private), to_js(public)))
+        except JsException:
+            raise CryptoError from None
+
+    def seal(self, cipher: Cipher, key: bytes, nonce: bytes, plaintext: bytes, associated: bytes) -> bytes:
+        """Encrypt and authenticate."""
+        _check("a key", key, 32)
+        _check("a nonce", nonce, 12)
+        return _bytes(_module().seal(cipher.value, to_js(key), to_js(nonce), to_js(plaintext), to_js(associated)))
+
+    def open(self, cipher: Cipher, key: bytes, nonce: bytes, sealed: bytes, associated: bytes) -> bytes:
+        """Verify and decrypt."""
+        _check("a key", key, 32)
+        _check("a nonce", nonce, 12)
+        if len(sealed) < TAG_BYTES:
+            raise CryptoError
+        try:
+            return _bytes(_module().open(cipher.value, to_js(key), to_js(nonce), to_js(sealed), to_js(associated)))
+        except JsException:
+            raise CryptoError from None
+
+    async def scrypt(self, password: bytes, salt: bytes, n: int, r: int, p: int, length: int) -> bytes:
+        """Derive. workerd does it on the isolate's own thread, so one at a time whoever asks."""
+        return _bytes(await _module().scrypt(to_js(password), to_js(salt), n, r, p, length))
+
+
+@cache
+def _module() -> Any:
+    """Load the JavaScript once an isolate."""
+    return import_from_javascript(MODULE)
+
+
+def _bytes(array: Any) -> bytes:
+    return bytes(array.to_bytes())
+
+
+def _check(what: str, value: bytes, size: int) -> None:
+    if len(value) != size:
+        message = f"{what} has {size} bytes, not {len(value)}"
+        raise ValueError(message)
