@@ -49,7 +49,35 @@ CREATE INDEX IF NOT EXISTS tbl_accounts_9b27e4_data ON tbl_accounts_9b27e4 USING
 CREATE INDEX IF NOT EXISTS tbl_accounts_9b27e4_dead ON tbl_accounts_9b27e4 (_deleted_txid)
   WHERE _deleted_txid IS NOT NULL;
 
+-- Accounts and sessions of all tenants (POST /auth/...). They belong to the gateway: no token names their owner.
+CREATE TABLE IF NOT EXISTS tbl_users_c41d7a (
+  id            TEXT COLLATE "C" NOT NULL,
+  data          JSONB  NOT NULL DEFAULT '{}',
+  _txid         BIGINT NOT NULL,
+  _deleted_txid BIGINT,
+  _owner        TEXT   NOT NULL,
+  _order        SERIAL,
+  PRIMARY KEY (id, _txid)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS tbl_users_c41d7a_live ON tbl_users_c41d7a (id) WHERE _deleted_txid IS NULL;
+CREATE INDEX IF NOT EXISTS tbl_users_c41d7a_dead ON tbl_users_c41d7a (_deleted_txid) WHERE _deleted_txid IS NOT NULL;
+
+CREATE TABLE IF NOT EXISTS tbl_sessions_e08b53 (
+  id            TEXT COLLATE "C" NOT NULL,
+  data          JSONB  NOT NULL DEFAULT '{}',
+  _txid         BIGINT NOT NULL,
+  _deleted_txid BIGINT,
+  _owner        TEXT   NOT NULL,
+  _order        SERIAL,
+  PRIMARY KEY (id, _txid)
+);
+CREATE UNIQUE INDEX IF NOT EXISTS tbl_sessions_e08b53_live ON tbl_sessions_e08b53 (id) WHERE _deleted_txid IS NULL;
+CREATE INDEX IF NOT EXISTS tbl_sessions_e08b53_dead ON tbl_sessions_e08b53 (_deleted_txid)
+  WHERE _deleted_txid IS NOT NULL;
+
 INSERT INTO storage (id, ptr, owner, permissions) VALUES
+  ('__users', 'tbl_users_c41d7a', '__system', 7),
+  ('__sessions', 'tbl_sessions_e08b53', '__system', 7),
   ('tasks', 'tbl_tasks_5f0c1d', 'tenant-1', 7),
   ('accounts', 'tbl_accounts_9b27e4', 'tenant-1', 7)
 ON CONFLICT (id) DO NOTHING;

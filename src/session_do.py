@@ -15,5 +15,8 @@ class KontractSessionDO(DurableObject):
     async def ask(self, owner, text):
         return await self._session.ask(owner, text)
 
+    async def shared(self, text):
+        return await self._session.shared(text)
+
     async def alarm(self, *_info):
         await self._session.alarm()

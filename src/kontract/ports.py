@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from kontract.core.errors import HttpError
 from kontract.core.messages import Answer, Request
 from kontract.core.select import Selection
+from kontract.core.shared import SharedAnswer, SharedRequest
 from kontract.core.sql import ApplyPlan, Page, Pending, Statement
 from kontract.core.types import Filter, Snapshot, TablePointer, Version
 
@@ -146,6 +147,14 @@ class CoordinatorStub(Protocol):
         ...
 
 
+class DOStub(Protocol):
+    """The state that all requests of one owner share, wherever it is kept (the owner's Durable Object)."""
+
+    async def shared(self, request: SharedRequest) -> SharedAnswer:
+        """Send one request and wait for its answer; raises CoordinatorUnavailableError."""
+        ...
+
+
 class Clock(Protocol):
     """Time of one process, in milliseconds."""
 
@@ -265,6 +274,10 @@ class RuntimeAdapter(Protocol):
 
     def coordinator(self, owner: str) -> CoordinatorStub:
         """Return the way to the coordinator of ``owner``."""
+        ...
+
+    def shared(self, owner: str) -> DOStub:
+        """Return the way to the shared state of ``owner``."""
         ...
 
     def open_database(self) -> Database:

@@ -17,7 +17,7 @@ def test_a_missing_file_is_written_private_and_with_a_fresh_secret(tmp_path):
     assert values[0]["KONTRACT_SECRET"] != values[1]["KONTRACT_SECRET"]
     for value in values:
         assert dev_vars.SECRET_FORM.fullmatch(value.pop("KONTRACT_SECRET"))
-        assert value == {"KONTRACT_ENV": "development", "KONTRACT_OWNER": "tenant-1"}
+        assert value == {}
     assert first.stat().st_mode & 0o777 == 0o600
 
 
@@ -43,7 +43,7 @@ def test_a_malformed_secret_is_refused_and_not_shown(tmp_path, secret):
     assert "kontract keygen" in caught.value.fix
 
 
-@pytest.mark.parametrize("text", ["", "KONTRACT_ENV=development\n", "KONTRACT_SECRET=\n", "# KONTRACT_SECRET=abc\n"])
+@pytest.mark.parametrize("text", ["", "OTHER=1\n", "KONTRACT_SECRET=\n", "# KONTRACT_SECRET=abc\n"])
 def test_a_missing_secret_says_how_to_get_one(tmp_path, text):
     path = tmp_path / ".dev.vars"
     path.write_text(text)

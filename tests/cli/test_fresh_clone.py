@@ -41,12 +41,12 @@ def test_make_dev_in_a_fresh_clone(clone):
     port = free_port()
     with dev(clone, port=port, command=("make", "dev")) as first:
         first.wait_for("Kontract is ready on", 500)
-        health, create, read = first.curl_lines()
+        health, token, create, read = first.curl_lines()
 
         assert paste(health)["status"] == "ok"
-        made = paste(create)["result"]
+        made = paste(f"{token}\n{create}")["result"]
         assert made["title"] == "Buy milk"
-        assert made in paste(read)["result"]
+        assert made in paste(f"{token}\n{read}")["result"]
 
         first.send(signal.SIGINT)
         first.wait()
@@ -57,7 +57,7 @@ def test_make_dev_in_a_fresh_clone(clone):
     with dev(clone, port=port, command=("make", "dev")) as second:
         second.wait_for("Kontract is ready on")
         seconds = time.monotonic() - started
-        assert made in paste(read)["result"], "Ctrl-C loses nothing"
+        assert made in paste(f"{token}\n{read}")["result"], "Ctrl-C loses nothing"
         second.send(signal.SIGINT)
         second.wait()
     print(f"second start: {seconds:.1f} s")

@@ -9,6 +9,7 @@ import pytest
 
 import kontract
 from kontract.cli.toolchain import node, setup
+from kontract.gateway.config import read
 
 SOURCE = Path(kontract.__file__).parents[1]
 MODULE = "kontract/cloudflare/crypto.js"
@@ -58,11 +59,15 @@ def test_every_binding_is_there_in_every_environment(dry_run, config):
     assert "This is not what you probably want" not in said
 
 
-def test_nothing_that_lets_a_caller_in_without_a_token_is_deployed(dry_run):
+def test_no_secret_is_deployed_with_the_code(dry_run):
     said, _ = dry_run
+    assert "KONTRACT_SECRET" not in said
 
-    for name in ("KONTRACT_ENV", "KONTRACT_OWNER", "KONTRACT_SECRET"):
-        assert name not in said
+
+def test_every_environment_says_who_may_sign_up(config):
+    for environment in (config, *config["env"].values()):
+        assert environment["vars"].keys() == {"KONTRACT_CORS_ORIGINS", "KONTRACT_OWNER", "KONTRACT_SIGN_UP"}
+        read({"KONTRACT_SECRET": "0" * 64, **environment["vars"]})
 
 
 def test_the_worker_is_uploaded_and_the_tests_are_not(dry_run):

@@ -26,8 +26,8 @@ class Spy:
     def __init__(self):
         self.asked = []
 
-    async def locate(self, name):
-        self.asked.append(name)
+    async def locate(self, rows, _need):
+        self.asked.append(rows.name)
 
     async def select(self, pointer, selection):
         self.asked.append(selection)
@@ -162,8 +162,8 @@ async def test_what_was_read_is_validated():
     call = Call(id="c", owner="o", user="ann")
     transaction = Transaction(call, 1, coordinator, store, None, asyncio.Lock())
 
-    async def locate(name):
-        return TablePointer(name, "tbl", TableKind.VERSIONED, 7)
+    async def locate(rows, _need):
+        return TablePointer(rows.name, "tbl", TableKind.VERSIONED, 7)
 
     tasks = Table("tasks", RowType("tasks"), transaction, locate, lambda: "new")
     await tasks.set("own", {})

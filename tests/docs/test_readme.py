@@ -19,13 +19,15 @@ import pytest
 import app
 from kontract.cli.build import render, scan
 from kontract.cli.main import COMMANDS
-from kontract.cli.toolchain import dev_vars, node, setup
+from kontract.cli.toolchain import node, setup
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import Request
 from kontract.gateway.routes import Registry
+from kontract.gateway.shared import Shared
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.runtime import SingleProcess
+from support.sessions import ENVIRONMENT, bearer
 from support.worker import running_worker
 
 ROOT = Checkout.find().root
@@ -65,7 +67,8 @@ def the_one(kind):
 
 
 def test_every_block_says_what_it_is():
-    assert {block.kind for block in blocks()} == {"bash", "bash account", "console", "python", "sql", "text"}
+    kinds = {"bash", "bash account", "console", "python", "python middleware", "sql", "text"}
+    assert {block.kind for block in blocks()} == kinds
     assert README.count("```") == 2 * len(list(blocks()))
 
 
@@ -100,19 +103,42 @@ class Renamed:
 def test_the_session_answers_as_shown(fresh_worker):
     told, answered = Renamed(), Renamed()
     shown, typed = [], []
+    shell = Shell()
     for block in of_kind("console"):
         for command, answer in exchanges(block.text):
-            assert SHOWN_URL in command
             real = {name: found for found, name in answered.names.items()}
             line = IDS.sub(lambda found, real=real: real[told(found[0])], command)
             line = line.replace(SHOWN_URL, fresh_worker.url)
-            done = subprocess.run(
-                ["bash", "-c", line], capture_output=True, text=True, check=True, timeout=60, env=without_proxy()
-            )
+            done = shell(line)
             shown += [f"$ {command}", told(answer)]
             typed += [f"$ {command}", answered(done.stdout.strip())]
     assert len(shown) > 20
     assert typed == shown
+
+
+class Shell:
+    """A shell that one types into: what a line sets or defines is there in the next."""
+
+    def __init__(self):
+        self._before = ""
+
+    def __call__(self, line):
+        token = re.match(r"(\w+)=", line)
+        done = subprocess.run(
+            ["bash", "-c", f"{self._before}\n{line}" + (f'; printf %s "${token[1]}"' if token else "")],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+            env=without_proxy(),
+        )
+        if token:
+            assert done.stdout, line
+            self._before += f"{token[1]}='{done.stdout}'\n"
+            done.stdout = ""
+        elif re.match(r"\w+\(\)", line):
+            self._before += f"{line}\n"
+        return done
 
 
 def without_proxy():
@@ -218,15 +244,16 @@ class Calls:
     """POST /rpc/<function> to a gateway in this process, over a real database."""
 
     def __init__(self, registry, database_url, **more):
-        environment = {"KONTRACT_SECRET": dev_vars.new_secret(), **more}
+        environment = {**ENVIRONMENT, **more}
         self._platform = SingleProcess(lambda: AsyncpgDatabase(database_url), environment)
         self._gateway = Gateway(registry)
+        self.headers = bearer()
 
     async def __call__(self, function, *arguments):
         async def body(_at_most):
             return json.dumps(arguments).encode()
 
-        response = await self._gateway.handle(Request("POST", f"/rpc/{function}", {}, body), self._platform)
+        response = await self._gateway.handle(Request("POST", f"/rpc/{function}", self.headers, body), self._platform)
         return response.status, json.loads(response.body)
 
 
@@ -246,7 +273,7 @@ async def test_the_example_is_an_application(example, postgres):
         await connection.execute(the_one("sql"))  # "any number of times"
     finally:
         await connection.close()
-    call = Calls(registry, url, KONTRACT_ENV="development", KONTRACT_OWNER="tenant-1")
+    call = Calls(registry, url)
 
     assert (await call("pinned_note"))[0] == 404
     ids = []
@@ -266,10 +293,31 @@ async def test_the_example_is_an_application(example, postgres):
     assert (await call("pin_note", "no such note"))[0] == 404
 
 
-async def test_nothing_but_development_answers_without_a_token(example, postgres):
-    _, registry = example
+async def test_the_middleware_runs_around_the_functions_that_it_names(tmp_path, monkeypatch, postgres):
+    folder = tmp_path / "src" / "app"
+    folder.mkdir(parents=True)
+    for name in ("accounts.py", "tasks.py"):
+        (folder / name).write_text((ROOT / "src" / "app" / name).read_text())
+    (folder / "around.py").write_text(the_one("python middleware"))
+    monkeypatch.setattr(app, "__path__", [*app.__path__, str(folder)])
+    tables = {}
+    exec(compile(render(scan(tmp_path / "src")), "routes.py", "exec"), tables)
+    assert tables["ROUTES"]["transfer"].middleware == ("app.around:limit", "app.around:remember")
+    assert tables["ROUTES"]["balance"].middleware == ("app.around:limit",)
 
-    for more in ({}, {"KONTRACT_OWNER": "tenant-1"}, {"KONTRACT_ENV": "production", "KONTRACT_OWNER": "tenant-1"}):
-        call = Calls(registry, postgres.url, **more)
-        status, answer = await call("pinned_note")
-        assert (status, answer["error"]) == (401, "UNAUTHORIZED")
+    call = Calls(Registry(tables["ROUTES"], tables["TABLES"]), postgres.create_database())
+    await call("open_account", "a", 10)
+    await call("open_account", "b")
+    assert (await call("transfer", "a", "b", 1))[0] == 200
+    shared = Shared(call._platform.shared("tenant-1"))
+    assert await shared.get("transfers") == 1
+    answers = [(await call("balance", "a"))[0] for _ in range(101)]
+    assert answers == [200] * 100 + [429]
+
+
+async def test_nobody_is_answered_without_a_token(example, postgres):
+    _, registry = example
+    call = Calls(registry, postgres.url)
+    call.headers = {}
+    status, answer = await call("pinned_note")
+    assert (status, answer["error"]) == (401, "UNAUTHORIZED")

@@ -12,7 +12,6 @@ from msgspec import Raw
 
 from kontract.cli.main import main
 from kontract.cli.table import adopt, list_tables
-from kontract.cli.toolchain import dev_vars
 from kontract.cli.toolchain.problem import Problem
 from kontract.core.messages import NOTHING, Write
 from kontract.core.sql import ApplyPlan
@@ -26,6 +25,7 @@ from kontract.server.database import AsyncpgDatabase
 from kontract.server.runtime import SingleProcess
 from routes import ROUTES, TABLES
 from support.postgres import apply as apply_plan
+from support.sessions import ENVIRONMENT, bearer
 
 OWNER = "tenant-1"
 PTR = "tbl_purses_1"
@@ -243,8 +243,7 @@ class Bank:
     """The demo application in this process, with its accounts in a plain table."""
 
     def __init__(self, url: str) -> None:
-        environment = {"KONTRACT_SECRET": dev_vars.new_secret(), "KONTRACT_ENV": "development", "KONTRACT_OWNER": OWNER}
-        self.platform = SingleProcess(lambda: AsyncpgDatabase(url), environment)
+        self.platform = SingleProcess(lambda: AsyncpgDatabase(url), ENVIRONMENT)
         self.errors: list[str] = []
         self.platform.log = self.log
         self.gateway = Gateway(Registry(ROUTES, TABLES))
@@ -258,7 +257,7 @@ class Bank:
         async def body(_at_most):
             return json.dumps(arguments).encode()
 
-        response = await self.gateway.handle(Request("POST", f"/rpc/{function}", {}, body), self.platform)
+        response = await self.gateway.handle(Request("POST", f"/rpc/{function}", bearer(), body), self.platform)
         return response.status, json.loads(response.body)
 
 

@@ -5,22 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import sys
-import types
 
-import asyncpg
 import pytest
 
 from kontract import Context, HttpResp, backend, perms
-from kontract.cli.build import render, scan
 from kontract.core import limits
-from kontract.gateway.app import Gateway
-from kontract.gateway.http import Request, Response
-from kontract.gateway.routes import Registry, Route
 from kontract.server.database import AsyncpgDatabase
-from kontract.server.runtime import SingleProcess
-
-DEVELOPMENT = {"KONTRACT_SECRET": "0" * 64, "KONTRACT_ENV": "development", "KONTRACT_OWNER": "tenant-1"}
+from support.api import Api, apis, check_error
+from support.sessions import ENVIRONMENT
 
 # --- functions that misbehave, beside those of the demo --------------------------------------------------------------
 
@@ -121,78 +113,10 @@ HERE = [explode, plan_actions, write_without_leave, unencodable, other_status, r
 HERE += [close_all, next_page, collect, put_account, wait_for_elsewhere]
 
 
-class Api:
-    """The gateway without a socket."""
-
-    def __init__(self, gateway: Gateway, platform: SingleProcess, sql: asyncpg.Connection) -> None:
-        self.gateway, self.platform, self.sql = gateway, platform, sql
-        self.log: list[dict] = []
-
-    async def send(self, method: str, path: str, body: bytes = b"", **headers: str) -> Response:
-        async def read(limit: int) -> bytes:
-            return body[: limit + 1]
-
-        sent = {name.lower().replace("_", "-"): value for name, value in headers.items()}
-        response = await self.gateway.handle(Request(method, path, sent, read), self.platform)
-        while self.platform._tasks:
-            await asyncio.wait(list(self.platform._tasks))
-        return response
-
-    async def rpc(self, function: str, *args, **headers: str) -> Response:
-        return await self.send("POST", f"/rpc/{function}", json.dumps(args).encode(), **headers)
-
-    async def result(self, function: str, *args):
-        response = await self.rpc(function, *args)
-        assert response.status == 200, response.body
-        return json.loads(response.body)["result"]
-
-    async def error(self, status: int, code: str, function: str, *args) -> dict:
-        response = await self.rpc(function, *args)
-        return check_error(response, status, code)
-
-    async def database(self) -> tuple:
-        rows = await self.sql.fetch("SELECT id, _txid, _deleted_txid FROM tbl_accounts_9b27e4 ORDER BY 1, 2")
-        fences = await self.sql.fetch("SELECT sid FROM trxs WHERE sid NOT LIKE 'epoch/%' ORDER BY 1")
-        return [tuple(row) for row in rows], [row[0] for row in fences]
-
-
-def check_error(response: Response, status: int, code: str) -> dict:
-    body = json.loads(response.body)
-    assert (response.status, body["error"]) == (status, code)
-    assert body["request_id"] == response.headers["X-Request-Id"]
-    assert response.headers["Content-Type"] == "application/json"
-    assert "Traceback" not in response.body.decode()
-    return body
-
-
 @pytest.fixture
-async def make_api(postgres, checkout, monkeypatch):
-    monkeypatch.syspath_prepend(str(checkout.root / "src"))
-    # As `kontract build` writes it, without touching the file that a running `kontract dev` watches.
-    compiled = types.ModuleType("routes")
-    exec(render(scan(checkout.root / "src")), compiled.__dict__)
-    ours = types.ModuleType("misbehaving")
-    for function in HERE:
-        setattr(ours, function.__name__, function)
-    monkeypatch.setitem(sys.modules, "misbehaving", ours)
-    routes = compiled.ROUTES | {f.__name__: Route(f.__name__, "misbehaving", f.__name__) for f in HERE}
-    url = postgres.create_database()
-    sql = await asyncpg.connect(url)
-    apis: list[Api] = []
-
-    def make(environment=DEVELOPMENT) -> Api:
-        platform = SingleProcess(lambda: AsyncpgDatabase(url), environment)
-        api = Api(Gateway(Registry(routes, compiled.TABLES)), platform, sql)
-        platform.log = lambda level, event, **fields: api.log.append({"level": level, "event": event, **fields})
-        apis.append(api)
-        return api
-
-    yield make
-    for api in apis:
-        for shell in api.platform._shells.values():
-            if shell._timer is not None:
-                shell._timer.cancel()
-    await sql.close()
+async def make_api(postgres):
+    async with apis(postgres, HERE) as make:
+        yield make
 
 
 @pytest.fixture
@@ -345,13 +269,13 @@ async def test_what_a_function_may_not_do(api):
     assert "nowhere" in (await api.error(404, "NOT_FOUND", "no_such_table"))["message"]
 
 
-async def test_outside_development_nobody_is_let_in(make_api):
-    """Until tokens exist, a deployment answers 401, whatever the headers say."""
-    production = make_api({"KONTRACT_SECRET": "0" * 64, "KONTRACT_OWNER": "tenant-1"})
-    response = await production.send("POST", "/rpc/total", authorization="Bearer x", x_kontract_owner="tenant-1")
-    check_error(response, 401, "UNAUTHORIZED")
-    assert response.headers["WWW-Authenticate"] == "Bearer"
-    assert (await production.send("GET", "/health")).status == 200
+async def test_without_a_token_nobody_is_let_in_and_nothing_is_told(api):
+    """401 for a function that exists and for one that does not alike; headers name no tenant."""
+    for function in ("total", "no_such_function"):
+        response = await api.send("POST", f"/rpc/{function}", authorization=None, x_kontract_owner="tenant-1")
+        assert check_error(response, 401, "UNAUTHORIZED")["message"].startswith("this takes a token")
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+    assert (await api.send("GET", "/health", authorization=None)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -365,7 +289,7 @@ async def test_outside_development_nobody_is_let_in(make_api):
 )
 async def test_a_wrong_configuration_says_what_to_do(make_api, change):
     """503 for everything, with the name of the variable and never its value."""
-    body = check_error(await make_api(DEVELOPMENT | change).rpc("total"), 503, "UNAVAILABLE")
+    body = check_error(await make_api(ENVIRONMENT | change).rpc("total"), 503, "UNAVAILABLE")
     assert next(iter(change)) in body["message"]
     assert "zz" not in body["message"]
 

@@ -18,9 +18,9 @@ from kontract.server.database import AsyncpgDatabase
 from kontract.server.runtime import MemoryJournal, SingleProcess, SystemClock
 from kontract.shell import CoordinatorShell
 from routes import ROUTES, TABLES
+from support.sessions import ENVIRONMENT, bearer
 
 OWNER = "tenant-1"
-ENVIRONMENT = {"KONTRACT_SECRET": "0" * 64, "KONTRACT_ENV": "development", "KONTRACT_OWNER": OWNER}
 
 
 class DiskFullError(Exception):
@@ -59,7 +59,7 @@ class Node:
         async def body(_: int) -> bytes:
             return json.dumps(args).encode()
 
-        response = await self.gateway.handle(Request("POST", f"/rpc/{function}", {}, body), self.platform)
+        response = await self.gateway.handle(Request("POST", f"/rpc/{function}", bearer(), body), self.platform)
         assert response.status == 200, response.body
         return json.loads(response.body)["result"]
 

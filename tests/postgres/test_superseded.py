@@ -13,8 +13,7 @@ from kontract.gateway.routes import Registry
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.runtime import SingleProcess
 from routes import ROUTES, TABLES
-
-ENVIRONMENT = {"KONTRACT_SECRET": "0" * 64, "KONTRACT_ENV": "development", "KONTRACT_OWNER": "tenant-1"}
+from support.sessions import ENVIRONMENT, bearer
 
 
 class Node:
@@ -28,7 +27,9 @@ class Node:
         async def body(_: int) -> bytes:
             return json.dumps(args).encode()
 
-        return await self.gateway.handle(Request("POST", f"/rpc/{function}", headers, body), self.platform)
+        return await self.gateway.handle(
+            Request("POST", f"/rpc/{function}", {**bearer(), **headers}, body), self.platform
+        )
 
 
 @pytest.fixture

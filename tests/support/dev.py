@@ -54,7 +54,7 @@ class Dev:
 
     def curl_lines(self) -> list[str]:
         """The commands that it printed to be pasted."""
-        return [line.strip() for line in self.lines if line.strip().startswith("curl ")]
+        return [line.strip() for line in self.lines if line.strip().startswith(("curl ", "TOKEN=$(curl "))]
 
     def send(self, number: signal.Signals) -> None:
         """To the whole group, as the terminal does on Ctrl-C."""

@@ -10,6 +10,7 @@ from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.reaper import Reaper
 from kontract.cli.toolchain.wrangler import DevServer
 from support.postgres import Postgres
+from support.sessions import bearer_for
 from support.worker import running_worker
 
 
@@ -17,15 +18,17 @@ from support.worker import running_worker
 def deployed(
     checkout: Checkout, postgres: Postgres, reaper: Reaper, tmp_path_factory: pytest.TempPathFactory
 ) -> DevServer:
-    """A Worker configured as a deployed one is: no KONTRACT_ENV, one origin that browsers may call from."""
-    more = "KONTRACT_ENV=production\nKONTRACT_CORS_ORIGINS=https://app.example.com\n"
+    """A Worker configured as a deployed one is: one origin that browsers may call from."""
+    more = "KONTRACT_CORS_ORIGINS=https://app.example.com\n"
     folder = tmp_path_factory.mktemp("deployed")
     with running_worker(checkout, postgres.create_database(), folder, reaper, more) as server:
         yield server
 
 
 def post(server: DevServer, path: str, body: bytes | str = b"[]", **headers: str) -> httpx.Response:
-    return httpx.post(f"{server.url}{path}", content=body, headers=headers, timeout=60, trust_env=False)
+    """POST as the developer of tenant-1, unless the headers say otherwise."""
+    sent = bearer_for(server) | {name.lower(): value for name, value in headers.items()}
+    return httpx.post(f"{server.url}{path}", content=body, headers=sent, timeout=60, trust_env=False)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +71,9 @@ def test_a_body_without_a_length_is_cut_off_at_the_limit(worker):
         for _ in range(20):
             yield b"x" * 100_000
 
-    response = httpx.post(f"{worker.url}/rpc/create_task", content=chunks(), timeout=60, trust_env=False)
+    response = httpx.post(
+        f"{worker.url}/rpc/create_task", content=chunks(), headers=bearer_for(worker), timeout=60, trust_env=False
+    )
     assert response.status_code == 413
 
 
@@ -90,11 +95,12 @@ def test_one_value_is_an_array_of_one_argument(worker):
     assert post(worker, "/rpc/create_task", b'"single"').json()["result"]["title"] == "single"
 
 
-def test_outside_development_nobody_is_answered_without_a_token(deployed):
-    """A deployed Worker must never act for KONTRACT_OWNER, whatever headers or arguments say."""
-    for headers in ({}, {"X-Kontract-Owner": "tenant-1"}, {"Authorization": "Bearer tenant-1"}):
-        response = post(deployed, "/rpc/list_tasks", **headers)
-        assert (response.status_code, response.json()["error"]) == (401, "UNAUTHORIZED")
+def test_nobody_is_answered_without_a_token(worker):
+    """Whatever other headers say, and whether or not there is such a function."""
+    for path in ("/rpc/list_tasks", "/rpc/nope"):
+        for headers in ({}, {"X-Kontract-Owner": "tenant-1"}, {"Authorization": "Bearer tenant-1"}):
+            response = httpx.post(f"{worker.url}{path}", content=b"[]", headers=headers, timeout=60, trust_env=False)
+            assert (response.status_code, response.json()["error"]) == (401, "UNAUTHORIZED")
 
 
 def test_browsers_may_call_from_the_configured_origin_only(deployed):

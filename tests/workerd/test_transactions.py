@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from kontract.cli.toolchain.wrangler import DevServer
+from support.sessions import bearer_for
 
 names = itertools.count()
 
@@ -20,7 +21,11 @@ names = itertools.count()
 @pytest.fixture
 async def api(worker: DevServer):
     async with httpx.AsyncClient(
-        base_url=worker.url, timeout=60, limits=httpx.Limits(max_connections=100), trust_env=False
+        base_url=worker.url,
+        headers=bearer_for(worker),
+        timeout=60,
+        limits=httpx.Limits(max_connections=100),
+        trust_env=False,
     ) as client:
         yield client
 

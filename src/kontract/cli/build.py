@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +25,33 @@ from kontract.gateway.routes import Route, RowStruct
 
 
 @dataclass(frozen=True)
+class Around:
+    """Which functions a middleware is for: those that all of what it names fits."""
+
+    prefixurl: str | None
+    egroup: str | None
+    endpoints: tuple[str, ...] | None
+
+    def fits(self, function: Declared) -> bool:
+        """Whether it runs around ``function``."""
+        return (
+            (self.prefixurl is None or f"/rpc/{function.name}".startswith(self.prefixurl))
+            and (self.egroup is None or self.egroup == function.egroup)
+            and (self.endpoints is None or function.name in self.endpoints)
+        )
+
+
+@dataclass(frozen=True)
 class Declared:
-    """One decorated function or class."""
+    """One decorated function or class. ``egroup`` is a function's, ``around`` a middleware's."""
 
     kind: str
     name: str
     module: str
     attribute: str
     where: str
+    egroup: str | None = None
+    around: Around | None = None
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,38 +67,56 @@ def run(args: argparse.Namespace) -> int:
     # wrangler watches src/: writing the same text again would make it build for ever.
     if not target.is_file() or target.read_text() != text:
         write_atomically(target, text)
-    functions = sum(one.kind == "backend" for one in declared)
-    say(f"kontract build: {functions} functions, {len(declared) - functions} tables")
+    count = Counter(one.kind for one in declared)
+    say(f"kontract build: {count['backend']} functions, {count['table']} tables, {count['middleware']} middleware")
     return 0
 
 
 def scan(source: Path) -> list[Declared]:
     """Everything declared below src/app, in order of name; a Problem names the file and line of a mistake."""
     found: dict[tuple[str, str], Declared] = {}
+    middleware: list[Declared] = []
     for path in sorted((source / "app").rglob("*.py")):
         module = ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__")
         for one in _declarations(path, module, path.relative_to(source.parent).as_posix()):
+            if one.kind == "middleware":
+                middleware.append(one)
+                continue
             earlier = found.setdefault((one.kind, one.name), one)
             if earlier is not one:
                 raise Problem(
                     f"{one.where}: there are two of {one.kind} {one.name!r}; the other is at {earlier.where}.",
                     "Rename one of them.",
                 )
-    return sorted(found.values(), key=lambda one: (one.kind, one.name))
+    names = {name for kind, name in found if kind == "backend"}
+    for one in middleware:
+        assert one.around is not None
+        for name in one.around.endpoints or ():
+            if name not in names:
+                raise Problem(f"{one.where}: there is no function {name!r}.", "Correct the name in endpoints=.")
+    # Middleware stays in the order of its definition, file after file: that is the order in which it runs.
+    return sorted(found.values(), key=lambda one: (one.kind, one.name)) + middleware
 
 
 def render(declared: list[Declared]) -> str:
     """The Python module; the same declarations always give the same text."""
     lines = [HEADER + "ROUTES = {"]
-    lines += [_line("Route", one) for one in declared if one.kind == "backend"]
+    middleware = [one for one in declared if one.kind == "middleware"]
+    lines += [_line("Route", one, _chain(one, middleware)) for one in declared if one.kind == "backend"]
     lines += ["}", "", "TABLES = {"]
     lines += [_line("RowStruct", one) for one in declared if one.kind == "table"]
     lines += ["}", ""]
     return "\n".join(lines)
 
 
-def _line(kind: str, one: Declared) -> str:
-    return f'    "{one.name}": {kind}("{one.name}", "{one.module}", "{one.attribute}"),'
+def _line(kind: str, one: Declared, chain: str = "") -> str:
+    return f'    "{one.name}": {kind}("{one.name}", "{one.module}", "{one.attribute}"{chain}),'
+
+
+def _chain(function: Declared, middleware: list[Declared]) -> str:
+    """Return the last argument of a Route, for a function that has middleware."""
+    around = [f'"{one.module}:{one.attribute}",' for one in middleware if one.around and one.around.fits(function)]
+    return f", ({' '.join(around)})" if around else ""
 
 
 def _declarations(path: Path, module: str, shown: str) -> Iterator[Declared]:
@@ -89,6 +127,8 @@ def _declarations(path: Path, module: str, shown: str) -> Iterator[Declared]:
             f"{shown}:{error.lineno}: {error.msg}.", "Correct the line and save; it is built again."
         ) from None
     for node in tree.body:
+        if isinstance(node, ast.Assign):
+            yield from _assigned(node, module, f"{shown}:{node.lineno}")
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             continue
         for decorator in node.decorator_list:
@@ -98,6 +138,49 @@ def _declarations(path: Path, module: str, shown: str) -> Iterator[Declared]:
                 yield _function(node, decorator, module, where)
             elif kind == "table":
                 yield _table(node, decorator, module, where)
+            elif kind == "middleware":
+                if not isinstance(node, ast.AsyncFunctionDef) or not isinstance(decorator, ast.Call):
+                    raise Problem(
+                        f"{where}: @middleware stands on an async function, with parentheses.",
+                        'Write @middleware(egroup="api-v1") above async def log(ctx: Context, call_next).',
+                    )
+                yield _middleware(decorator, module, node.name, where)
+
+
+def _assigned(node: ast.Assign, module: str, where: str) -> Iterator[Declared]:
+    """Find ``limit = middleware(egroup="x")(rate_limit(10))``: middleware that comes from somewhere else."""
+    value = node.value
+    if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Call):
+        return
+    if _decorator_name(value.func) == "middleware":
+        if len(node.targets) != 1 or not isinstance(node.targets[0], ast.Name):
+            raise Problem(f"{where}: middleware needs a name.", "Write limit = middleware(...)(...).")
+        yield _middleware(value.func, module, node.targets[0].id, where)
+
+
+def _middleware(call: ast.Call, module: str, attribute: str, where: str) -> Declared:
+    around = Around(
+        _keyword(call, "prefixurl", where), _keyword(call, "egroup", where), _names(call, "endpoints", where)
+    )
+    if call.args or around == Around(None, None, None):
+        raise Problem(
+            f"{where}: middleware must say what it is for.",
+            'Write middleware(prefixurl="/rpc"), middleware(egroup="...") or middleware(endpoints=["..."]).',
+        )
+    return Declared("middleware", attribute, module, attribute, where, around=around)
+
+
+def _names(call: ast.Call, name: str, where: str) -> tuple[str, ...] | None:
+    for keyword in call.keywords:
+        if keyword.arg == name:
+            try:
+                value = ast.literal_eval(keyword.value)
+            except ValueError:
+                value = 0
+            if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+                return tuple(value)
+            raise Problem(f"{where}: {name}= must be a list of strings in quotes.", "The application is read, not run.")
+    return None
 
 
 def _decorator_name(decorator: ast.expr) -> str:
@@ -131,7 +214,7 @@ def _function(node: ast.stmt, decorator: ast.expr, module: str, where: str) -> D
     if node.args.vararg or node.args.kwarg:
         raise Problem(f"{where}: {node.name} takes * or ** parameters.", "Name its parameters.")
     name = _keyword(decorator, "name", where) or node.name
-    return Declared("backend", name, module, node.name, where)
+    return Declared("backend", name, module, node.name, where, egroup=_keyword(decorator, "egroup", where))
 
 
 def _required_after_optional(arguments: ast.arguments) -> str | None:

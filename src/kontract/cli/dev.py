@@ -134,14 +134,15 @@ def _migrate(url: str) -> None:
 
 def _greet(port: int) -> None:
     base = f"http://localhost:{port}"
-    json = "-H 'content-type: application/json'"
+    call = '-H "Authorization: Bearer $TOKEN" --json'
     say(
         f"""
 Kontract is ready on {base}  (Ctrl-C stops it; the data stays in .kontract/)
 
   curl -s {base}/health
-  curl -s {base}/rpc/create_task {json} -d '["Buy milk"]'
-  curl -s {base}/rpc/list_tasks {json} -d '[]'
+  TOKEN=$(curl -s -X POST {base}/auth/anonymous | sed 's/.*"token":"\\([^"]*\\)".*/\\1/')
+  curl -s {call} '["Buy milk"]' {base}/rpc/create_task
+  curl -s {call} '[]' {base}/rpc/list_tasks
 """
     )
 

@@ -8,7 +8,10 @@ from typing import Any
 from kontract.cloudflare.database import HyperdriveDatabase, connector
 from kontract.cloudflare.journal import SqliteJournal
 from kontract.cloudflare.runtime import WorkerClock, log_line
+from kontract.cloudflare.shared import SqliteRows
+from kontract.core import shared
 from kontract.core.messages import decode_request, encode
+from kontract.core.shared import SharedState
 from kontract.shell import CoordinatorShell
 
 OWNER_TABLE = "CREATE TABLE IF NOT EXISTS owner (name TEXT NOT NULL)"
@@ -27,6 +30,8 @@ class SessionObject:
         self._sql.exec(OWNER_TABLE)
         self._journal = SqliteJournal(self._sql)
         self._connect = connector(env)
+        self._clock = WorkerClock()
+        self._shared = SharedState(SqliteRows(self._sql))
         self._shell: CoordinatorShell | None = None
         self._alarm_due: int | None = None
 
@@ -41,6 +46,10 @@ class SessionObject:
             # The caller learns only that there was no answer: exceptions lose their type on the way.
             log_line("error", "coordinator", owner=owner, exception="".join(traceback.format_exception(error)))
             raise
+
+    async def shared(self, text: str) -> str:
+        """Answer one request for a shared value, as JSON text. The output gate makes it durable before it is sent."""
+        return shared.encode(self._shared.handle(shared.decode_request(text), self._clock.now())).decode()
 
     async def alarm(self) -> None:
         """Do what was due; workerd calls it at least once, also after a restart."""

@@ -20,13 +20,16 @@ async def serve(gateway: Gateway, request: Any, env: Any, context: Any) -> Any:
     async def body(at_most: int) -> bytes:
         return await _read(raw.body, at_most)
 
+    headers = {str(name).lower(): str(value) for name, value in raw.headers.entries()}
     response = await gateway.handle(
         Request(
             method=str(raw.method),
             path=url.path,
             query=url.query,
-            headers={str(name).lower(): str(value) for name, value in raw.headers.entries()},
+            headers=headers,
             body=body,
+            # Cloudflare sets it, whatever a caller sends under that name.
+            client=headers.get("cf-connecting-ip", ""),
         ),
         WorkerPlatform(env, context),
     )

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from kontract.core.collection import Mark, Stage
-from kontract.core.coordinator import Drop, JournalEntry, PutBlock, PutRecord, Record
+from kontract.core.coordinator import Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record
 from kontract.core.recovery import Saved
 
 SCHEMA = (
@@ -21,6 +21,7 @@ SCHEMA = (
     """CREATE TABLE IF NOT EXISTS records (
          txid INTEGER PRIMARY KEY, call TEXT, settled_at INTEGER NOT NULL, record TEXT NOT NULL)""",
     "CREATE INDEX IF NOT EXISTS records_by_call ON records (call, txid) WHERE call IS NOT NULL",
+    "CREATE TABLE IF NOT EXISTS ended (session TEXT PRIMARY KEY, until INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS marks (watermark INTEGER PRIMARY KEY, time INTEGER NOT NULL, stage INTEGER NOT NULL)",
 )
 
@@ -45,7 +46,8 @@ class SqliteJournal:
         epoch, last_txid = (int(value) for value in head[0])
         highest = self._rows("SELECT coalesce(max(txid), 0) FROM records")[0][0]
         records = [_decode(row[0]) for row in self._rows("SELECT record FROM records WHERE settled_at = 0")]
-        return Saved(epoch, max(last_txid, int(highest)), records)
+        ended = {str(session): int(until) for session, until in self._rows("SELECT session, until FROM ended")}
+        return Saved(epoch, max(last_txid, int(highest)), records, ended)
 
     def start(self, epoch: int, last_txid: int) -> None:
         """Forget everything and begin in ``epoch``."""
@@ -53,6 +55,7 @@ class SqliteJournal:
         self._sql.exec("INSERT OR REPLACE INTO head (one, epoch, last_txid) VALUES (1, ?, ?)", epoch, last_txid)
         self._sql.exec("DELETE FROM records")
         self._sql.exec("DELETE FROM marks")
+        self._sql.exec("DELETE FROM ended")
 
     def write(self, entries: list[JournalEntry]) -> None:
         """Write entries; the runtime makes all writes up to the next await one transaction."""
@@ -69,7 +72,12 @@ class SqliteJournal:
                     )
                 case PutBlock():
                     self._sql.exec("UPDATE head SET last_txid = ?", entry.last_txid)
+                case PutEnded():
+                    self._sql.exec(
+                        "INSERT OR REPLACE INTO ended (session, until) VALUES (?, ?)", entry.session, entry.until
+                    )
                 case Drop():
+                    self._sql.exec("DELETE FROM ended WHERE until <= ?", entry.now)
                     self._sql.exec(
                         "DELETE FROM records WHERE settled_at > 0 AND CASE WHEN call IS NULL "
                         "THEN txid < ? OR settled_at < ? ELSE settled_at < ? END",

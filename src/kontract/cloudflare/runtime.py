@@ -15,8 +15,10 @@ from pyodide.ffi import JsException
 
 from kontract.cloudflare.crypto import NativeCrypto
 from kontract.cloudflare.database import HyperdriveDatabase, connector
+from kontract.core import shared
 from kontract.core.messages import Answer, Request, decode_answer, encode
-from kontract.ports import CoordinatorStub, CoordinatorUnavailableError, Database, Mutex
+from kontract.core.shared import SharedAnswer, SharedRequest
+from kontract.ports import CoordinatorStub, CoordinatorUnavailableError, Database, DOStub, Mutex
 
 
 class WorkerClock:
@@ -59,7 +61,7 @@ def log_line(level: str, event: str, **fields: Any) -> None:
 
 
 class DurableObjectStub:
-    """The coordinator of one owner, in its Durable Object."""
+    """The Durable Object of one owner: its coordinator, and what its requests share."""
 
     def __init__(self, namespace: Any, owner: str) -> None:
         """Address the object of ``owner``; nothing is sent yet."""
@@ -67,14 +69,21 @@ class DurableObjectStub:
         self._owner = owner
 
     async def ask(self, request: Request) -> Answer:
-        """Ask. The object may be restarting: then nobody knows whether it took the message."""
+        """Ask the coordinator. The object may be restarting: then nobody knows whether it took the message."""
+        return decode_answer(await self._answer(self._stub.ask(self._owner, encode(request))))
+
+    async def shared(self, request: SharedRequest) -> SharedAnswer:
+        """Ask for or change a shared value."""
+        return shared.decode_answer(await self._answer(self._stub.shared(shared.encode(request).decode())))
+
+    @staticmethod
+    async def _answer(call: Awaitable[Any]) -> str:
         try:
-            text = await self._stub.ask(self._owner, encode(request))
+            return str(await call)
         except JsException as error:
             raise CoordinatorUnavailableError(str(error)) from error
         except Exception as error:  # the binding wraps JavaScript errors in classes of its own
             raise CoordinatorUnavailableError(repr(error)) from error
-        return decode_answer(str(text))
 
 
 class WorkerPlatform:
@@ -91,6 +100,10 @@ class WorkerPlatform:
         self._context = context
 
     def coordinator(self, owner: str) -> CoordinatorStub:
+        """Return the way to the object of ``owner``."""
+        return DurableObjectStub(self._env.SESSION_DO, owner)
+
+    def shared(self, owner: str) -> DOStub:
         """Return the way to the object of ``owner``."""
         return DurableObjectStub(self._env.SESSION_DO, owner)
 

@@ -31,7 +31,7 @@ A shell calls :meth:`Coordinator.handle`, :meth:`~Coordinator.resolved`, :meth:`
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias, assert_never
 
@@ -44,8 +44,10 @@ from kontract.core.messages import (
     Began,
     Begin,
     Busy,
+    CheckSession,
     Committed,
     Conflict,
+    EndSession,
     Fenced,
     Finish,
     InDoubt,
@@ -57,6 +59,8 @@ from kontract.core.messages import (
     Prepared,
     Replayed,
     Request,
+    SessionAlive,
+    SessionEnded,
     Status,
     StatusReport,
     TooOld,
@@ -106,15 +110,23 @@ class PutBlock(Struct, frozen=True):
 class Drop(Struct, frozen=True):
     """Journal: forget settled records below ``below_txid`` or settled before ``settled_before``.
 
-    Records of idempotent calls stay until ``idempotent_before``.
+    Records of idempotent calls stay until ``idempotent_before``; ended sessions go at ``now``, when they are due.
     """
 
     below_txid: int
     settled_before: int
     idempotent_before: int
+    now: int
 
 
-JournalEntry: TypeAlias = PutRecord | PutBlock | Drop
+class PutEnded(Struct, frozen=True):
+    """Journal: ``session`` has been ended; to be forgotten after ``until``."""
+
+    session: str
+    until: int
+
+
+JournalEntry: TypeAlias = PutRecord | PutBlock | PutEnded | Drop
 
 
 class Resolve(Struct, frozen=True):
@@ -156,12 +168,14 @@ class _HeldBegin:
 class Coordinator:
     """State of one owner's transactions. All times are milliseconds of the shell's wall clock."""
 
-    def __init__(self, epoch: int, last_txid: int, journal: Iterable[Record] = ()) -> None:
+    def __init__(
+        self, epoch: int, last_txid: int, journal: Iterable[Record] = (), ended: Mapping[str, int] | None = None
+    ) -> None:
         """Start above ``last_txid``: the highest txid that the journal, its block, or the database knows.
 
         ``journal``: the records of an earlier life of this coordinator, in any order. Its prepared transactions are
         resolved first (:meth:`recover`); begins wait for that, so that nobody gets a snapshot older than one handed out
-        before the restart.
+        before the restart. ``ended``: the sessions that were ended, each with the time it may be forgotten.
         """
         self.epoch = Epoch(epoch)
         self.stage = Stage.RECOVERING
@@ -170,6 +184,7 @@ class Coordinator:
         self._by_call: dict[str, int] = {}
         self._locks: dict[Key, int] = {}
         self._held: list[_HeldBegin] = []
+        self._ended = dict(ended or {})
         self._snapshots: dict[int, int] = {}  # snapshot -> when it was handed out last, oldest first
         self._reservations = Reservations()
         self._last_trim = 0
@@ -202,6 +217,8 @@ class Coordinator:
             self._answer(ticket, Fenced(self._superseded_by))
             return self._flush(now)
         match request:
+            case Begin() | Prepare() if request.session in self._ended:
+                self._answer(ticket, SessionEnded())
             case Begin():
                 self._begin(ticket, request, now, known)
             case Prepare():
@@ -211,6 +228,12 @@ class Coordinator:
             case Leave():
                 self._reservations.release(request.call)
                 self._answer(ticket, Left())
+            case EndSession():
+                self._ended[request.session] = request.until
+                self._out.journal.append(PutEnded(request.session, request.until))
+                self._answer(ticket, SessionEnded())
+            case CheckSession():
+                self._answer(ticket, SessionEnded() if request.session in self._ended else SessionAlive())
             case Status():
                 self._answer(ticket, self._status())
             case _:
@@ -546,11 +569,13 @@ class Coordinator:
         self._log.trim(self.oldest_snapshot)
         if now - self._last_trim >= limits.LEASE_MS:
             self._last_trim = now
+            self._ended = {session: until for session, until in self._ended.items() if until > now}
             self._out.journal.append(
                 Drop(
                     below_txid=self._watermark() - limits.EVENT_LOG_TRANSACTIONS,
                     settled_before=now - limits.EVENT_LOG_MS,
                     idempotent_before=now - limits.FENCE_RETENTION_MS,
+                    now=now,
                 )
             )
 

@@ -92,6 +92,73 @@ BACKOFF_LAST_MS = 320
 POINTER_CACHE_MS = 10_000
 """How long a table's pointer and kind are trusted without asking; apply fails safely on an outdated one."""
 
+# --- sessions --------------------------------------------------------------------------------------------------------
+
+ACCESS_SECONDS = 3_600
+"""How long an access token is valid. What was ended is refused at once all the same: the coordinator knows."""
+
+REFRESH_SECONDS = 2_592_000
+"""How long a refresh token is valid: 30 days without a visit end a session."""
+
+REFRESH_GRACE_MS = 60_000
+"""How long the refresh token before the newest is accepted: its answer may have been lost on the way."""
+
+TOKEN_BYTES = 4_096
+"""Characters of a token; a longer one is refused unread. Servers and proxies take headers of 8 KiB."""
+
+TOKEN_LEEWAY_SECONDS = 60
+"""How far in the future a token may have been issued: clocks of two machines differ."""
+
+TOKENS_REMEMBERED = 1_000
+"""Verified tokens that an isolate remembers, so that a session's next request need not verify again."""
+
+GROUPS = 32
+"""Groups of one account; they travel in every token."""
+
+NAME_LENGTH = 254
+"""Characters of an account's name: an e-mail address fits."""
+
+PASSWORD_LEAST = 10
+"""Characters of the shortest password. NIST SP 800-63B asks for 8; online guessing is throttled as well."""
+
+PASSWORD_BYTES = 1_024
+"""Bytes of the longest password. scrypt takes any, but reads all of it."""
+
+LOGIN_WINDOW_SECONDS = 900
+"""Window of the limits below, from the first attempt on."""
+
+LOGINS_PER_PAIR = 10
+"""Attempts to log in to one account from one address in a window."""
+
+LOGINS_PER_ACCOUNT = 100
+"""Attempts for one account from everywhere; more than a pair has, so that a stranger does not lock it out easily."""
+
+LOGINS_PER_ADDRESS = 200
+"""Attempts from one address for all accounts: a school or an office may share one."""
+
+SIGN_UPS_PER_ADDRESS = 200
+"""New anonymous sessions and new accounts from one address in a window."""
+
+# --- shared state ----------------------------------------------------------------------------------------------------
+
+SHARED_KEY_BYTES = 512
+"""Bytes of a key of ``ctx.shared``."""
+
+SHARED_VALUE_BYTES = 65_536
+"""Bytes of a value of ``ctx.shared``, as JSON: it is for counters, flags and small caches, not for documents."""
+
+SHARED_KEYS = 100_000
+"""Values one owner may have in ``ctx.shared``: some megabytes at their usual size."""
+
+SHARED_TTL_SECONDS = 31_536_000
+"""The longest time to live: a year. Without one a value stays."""
+
+SHARED_EXPIRY_MS = 60_000
+"""How often values that have ended are removed, when there are requests at all. They are invisible before that."""
+
+SHARED_INTEGER = 2**53
+"""Bound of counters: integers stay exact in every language that reads them."""
+
 # --- the coordinator -------------------------------------------------------------------------------------------------
 
 PREPARED = 64

@@ -61,12 +61,16 @@ class Write(Struct, frozen=True, omit_defaults=True):
 
 
 class Begin(Struct, frozen=True, tag="begin", omit_defaults=True):
-    """Ask for a snapshot that includes ``after``. ``idempotent`` calls learn here that they have been applied."""
+    """Ask for a snapshot that includes ``after``. ``idempotent`` calls learn here that they have been applied.
+
+    ``session``: the caller's; one that was ended gets SessionEnded. So a revoked token costs no message of its own.
+    """
 
     call: str
     attempt: int = 1
     after: int = 0
     idempotent: bool = False
+    session: str = ""
 
 
 class Prepare(Struct, frozen=True, tag="prepare", omit_defaults=True):
@@ -87,6 +91,7 @@ class Prepare(Struct, frozen=True, tag="prepare", omit_defaults=True):
     isolation: str = "serializable"
     idempotent: bool = False
     result: str | None = None
+    session: str = ""
 
 
 class Finish(Struct, frozen=True, tag="finish", omit_defaults=True):
@@ -105,6 +110,19 @@ class Leave(Struct, frozen=True, tag="leave"):
     """Give up the place in line of a call that ends without a commit after it had lost."""
 
     call: str
+
+
+class EndSession(Struct, frozen=True, tag="end_session"):
+    """Refuse this session from now on, until ``until`` (ms since the epoch), when its tokens have expired anyway."""
+
+    session: str
+    until: int
+
+
+class CheckSession(Struct, frozen=True, tag="check_session"):
+    """Ask whether a session was ended, for a call that had no other reason to ask the coordinator."""
+
+    session: str
 
 
 class Status(Struct, frozen=True, tag="status"):
@@ -187,6 +205,14 @@ class Left(Struct, frozen=True, tag="left"):
     """The call is not in line any more."""
 
 
+class SessionEnded(Struct, frozen=True, tag="session_ended"):
+    """The session was ended: nothing may be done in it any more."""
+
+
+class SessionAlive(Struct, frozen=True, tag="session_alive"):
+    """Nobody has ended the session."""
+
+
 class StatusReport(Struct, frozen=True, tag="status_report"):
     """The coordinator's numbers."""
 
@@ -200,7 +226,7 @@ class StatusReport(Struct, frozen=True, tag="status_report"):
     fenced: bool
 
 
-Request: TypeAlias = Begin | Prepare | Finish | Leave | Status
+Request: TypeAlias = Begin | Prepare | Finish | Leave | EndSession | CheckSession | Status
 Answer: TypeAlias = (
     Began
     | Prepared
@@ -214,6 +240,8 @@ Answer: TypeAlias = (
     | Fenced
     | Unready
     | Left
+    | SessionEnded
+    | SessionAlive
     | StatusReport
 )
 

@@ -33,6 +33,11 @@ perms: Final = Perms()
 NAMES: Final = {"R__": 4, "_W_": 2, "__X": 1, "RW_": 6, "R_X": 5, "_WX": 3, "RWX": 7}
 
 
+def name_of(bits: int) -> str:
+    """Return the bits as they are written: ``RW_``; three underscores for none."""
+    return "".join(letter if bits & bit else "_" for letter, bit in (("R", READ), ("W", WRITE), ("X", EXECUTE)))
+
+
 def may_write(bits: int) -> bool:
     """Whether a function with these bits may change rows: it has the W or the X bit."""
     return bool(bits & (WRITE | EXECUTE))

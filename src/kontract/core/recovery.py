@@ -17,6 +17,7 @@ class Saved(Struct, frozen=True):
     epoch: int
     last_txid: int
     records: list[Record]
+    ended: dict[str, int] = {}
 
 
 async def start(owner: str, saved: Saved | None, store: SqlStore) -> Coordinator:
@@ -27,7 +28,7 @@ async def start(owner: str, saved: Saved | None, store: SqlStore) -> Coordinator
     can commit any more, and only then reads which txids are in use. Raises what the database raises.
     """
     if saved is not None:
-        return Coordinator(saved.epoch, saved.last_txid, saved.records)
+        return Coordinator(saved.epoch, saved.last_txid, saved.records, saved.ended)
     epoch, highest = await store.take_over(owner, at_least=1)
     # Snapshots and unapplied transactions of earlier epochs may still be in use, at numbers nothing in the database
     # tells: above these, no old snapshot can see a new commit change, and no old finish can name a new transaction.

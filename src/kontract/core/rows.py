@@ -8,7 +8,9 @@ import msgspec
 
 from kontract.core import documents
 from kontract.core.declare import TABLE, TableMeta, primkey
-from kontract.core.errors import InvalidRequestError
+from kontract.core.errors import InvalidRequestError, PermissionDeniedError
+from kontract.core.fields import without
+from kontract.core.perms import READ, WRITE
 from kontract.core.types import Filter, Version
 
 
@@ -24,8 +26,14 @@ class RowType:
         self.name = name
         self.struct = struct
         self.key = "id"
+        self.own = False
+        self.unreadable: frozenset[str] = frozenset()
+        self._unwritable: frozenset[str] = frozenset()
         self._names: dict[str, str] = {}
         if struct is not None:
+            meta: TableMeta | None = getattr(struct, TABLE, None)
+            self.own = meta is not None and meta.rows == "own"
+            self.unreadable, self._unwritable = without(struct, READ), without(struct, WRITE)
             fields = msgspec.structs.fields(struct)
             self._names = {field.name: field.encode_name for field in fields}
             self.key = self._names[_key_field(struct)]
@@ -48,6 +56,12 @@ class RowType:
                 known = ", ".join(sorted(self._names))
                 message = f"table {self.name!r} has no field {name!r}; it has {known}"
                 raise InvalidRequestError(message)
+            if stored_as in self._unwritable:
+                message = (
+                    f"field {name!r} of table {self.name!r} cannot be changed with update, because callers may not "
+                    "write it; a function that means to change it writes the whole row with set"
+                )
+                raise PermissionDeniedError(message)
             if stored_as == self.key:
                 message = f"the id of a row cannot be changed; delete it and insert it with a new {name}"
                 raise InvalidRequestError(message)
@@ -81,15 +95,19 @@ class RowType:
         return Filter(contains or None, row_id)
 
     def stored_name(self, field: str) -> str:
-        """Return the JSON name of a field; raises InvalidRequestError for an unknown field of a declared table."""
+        """Return the JSON name of a field that a query asks for.
+
+        Raises InvalidRequestError for an unknown field of a declared table, and likewise for one that callers may not
+        read: whoever may ask for its value can find it out.
+        """
         if self.struct is None:
             return field
-        try:
-            return self._names[field]
-        except KeyError:
-            known = ", ".join(sorted(self._names))
-            message = f"table {self.name!r} has no field {field!r}; it has {known}"
-            raise InvalidRequestError(message) from None
+        stored_as = self._names.get(field)
+        if stored_as is None or stored_as in self.unreadable:
+            known = ", ".join(sorted(name for name, stored in self._names.items() if stored not in self.unreadable))
+            message = f"table {self.name!r} has no field {field!r} to ask for; it has {known}"
+            raise InvalidRequestError(message)
+        return stored_as
 
     def _document(self, value: Any) -> dict[str, Any]:
         document = msgspec.to_builtins(value)

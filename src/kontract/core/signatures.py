@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 import msgspec
 
 from kontract.core.errors import InvalidRequestError
+from kontract.core.fields import guarded, refuse
 
 CONTEXT_NAMES = frozenset({"Context"})
 
@@ -24,6 +25,7 @@ class Signature:
         hints = get_type_hints(function, include_extras=True)
         fields: list[Any] = []
         self.parameters: list[str] = []
+        self._guarded: list[tuple[int, str, Any]] = []  # position, name, type: may hold fields callers may not write
         for parameter in inspect.signature(function).parameters.values():
             hint = hints.get(parameter.name)
             if hint is context_type:
@@ -41,15 +43,24 @@ class Signature:
                 fields.append((parameter.name, hint))
             else:
                 fields.append((parameter.name, hint, _default(parameter.default)))
+            if guarded(hint):
+                self._guarded.append((len(self.parameters) - 1, parameter.name, hint))
         self.required = sum(len(field) == 2 for field in fields)
         self._arguments = msgspec.defstruct(
             "Arguments", fields, array_like=True, forbid_unknown_fields=True, kw_only=False
         )
 
     def bind(self, arguments: list[Any], context: Any) -> dict[str, Any]:
-        """Return the keyword arguments of a call; raises InvalidRequestError naming the argument at fault."""
+        """Return the keyword arguments of a call.
+
+        Raises InvalidRequestError naming the argument at fault, PermissionDeniedError for a field of a row that callers
+        may not write.
+        """
         if not self.required <= len(arguments) <= len(self.parameters):
             raise InvalidRequestError(self._wrong_number(len(arguments)))
+        for position, name, hint in self._guarded:
+            if position < len(arguments):
+                refuse(hint, arguments[position], f"{self.name}: argument {name}")
         try:
             values = msgspec.convert(arguments, self._arguments)
         except msgspec.ValidationError as error:

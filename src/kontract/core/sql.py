@@ -146,10 +146,14 @@ def _rows(
     table = (
         f"SELECT id, data, _txid, _owner, _order::bigint AS position FROM {quote(pointer.ptr)} WHERE {visible('$1')}"
     )
+    if pointer.only is not None:
+        params.append(pointer.only)
+        table += f" AND _owner = ${len(params)}::text"
     if not pending:
         return f"WITH rows AS ({table} AND {condition})", params
     own_rows = [f'{{"id":{json.dumps(p.id, ensure_ascii=False)},"data":{p.data or "null"}}}' for p in pending]
     params.append(f"[{','.join(own_rows)}]")
+    own_rows_at = f"${len(params)}"
     # New rows come after all others in insertion order; changed rows keep their place.
     own = (
         "SELECT p.id, p.data, 0::bigint AS _txid, ''::text AS _owner, coalesce("
@@ -159,7 +163,7 @@ def _rows(
     )
     text = (
         "WITH own AS MATERIALIZED (SELECT e.value->>'id' AS id, nullif(e.value->'data', 'null'::jsonb) AS data, e.n "
-        "FROM jsonb_array_elements($4::jsonb) WITH ORDINALITY AS e(value, n)), "
+        f"FROM jsonb_array_elements({own_rows_at}::jsonb) WITH ORDINALITY AS e(value, n)), "
         f"rows AS (SELECT * FROM ({table} AND id NOT IN (SELECT id FROM own) UNION ALL {own}) AS merged "
         f"WHERE {condition})"
     )
@@ -224,10 +228,15 @@ def select(
 ) -> Statement:
     """Rows whose ``data`` are the rows of a checked SELECT over this table as JSON, one more than may be answered."""
     prefix, params = _rows(pointer, Filter(), snapshot, pending)
+    shown = "data"
+    for name in pointer.hidden:
+        params.append(name)
+        shown += f" - ${len(params)}::text"
+    shown += " AS data" if pointer.hidden else ""
     inner = selection.text(len(params))
     params += selection.values()
     text = (
-        f'{prefix}, {VIEW} AS (SELECT id COLLATE "C" AS id, data, _txid, _owner FROM rows) '
+        f'{prefix}, {VIEW} AS (SELECT id COLLATE "C" AS id, {shown}, _txid, _owner FROM rows) '
         f"SELECT * FROM (SELECT 'row', to_jsonb(q)::text, 0, '' FROM ({inner}) AS q "
         f"LIMIT {limits.QUERY_ROWS + 1}) AS page{_too_old_marker(pointer, '$1')}"
     )
@@ -245,10 +254,11 @@ def history(pointer: TablePointer, row_id: str, snapshot: Snapshot) -> Statement
     ended = "CASE WHEN _deleted_txid < $2::bigint THEN _deleted_txid::text END"
     text = (
         f"SELECT * FROM (SELECT id, data::text, _txid, {ended} "
-        f"FROM {quote(pointer.ptr)} WHERE id = $1::text AND _txid < $2::bigint ORDER BY _txid DESC "
+        f"FROM {quote(pointer.ptr)} WHERE id = $1::text AND _txid < $2::bigint "
+        f"AND ($3::text IS NULL OR _owner = $3::text) ORDER BY _txid DESC "
         f"LIMIT {limits.QUERY_ROWS}) AS versions{_too_old_marker(pointer, '$2', 'id = $1::text')}"
     )
-    return Statement(text, (row_id, snapshot + 1))
+    return Statement(text, (row_id, snapshot + 1, pointer.only))
 
 
 # --- apply -----------------------------------------------------------------------------------------------------------

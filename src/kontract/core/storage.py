@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
+
+from msgspec.structs import replace
 
 from kontract.core import documents, limits, select
 from kontract.core.catalog import Catalog
-from kontract.core.errors import Code, ConflictError, InvalidRequestError, NotFoundError
+from kontract.core.errors import Code, ConflictError, InvalidRequestError, NotFoundError, PermissionDeniedError
+from kontract.core.perms import ALL, EXECUTE, READ, WRITE, name_of
 from kontract.core.rows import RowType
 from kontract.core.sql import Page
 from kontract.core.transaction import Transaction
@@ -25,8 +28,10 @@ class Storage:
         catalog: Catalog,
         row_type: Callable[[str], RowType],
         new_id: Callable[[], str],
+        perm: int = ALL,
     ) -> None:
-        """Bind tables to one transaction."""
+        """Bind tables to one transaction of a function that may do what ``perm`` says."""
+        self._perm = perm
         self._transaction = transaction
         self._store = store
         self._catalog = catalog
@@ -35,7 +40,7 @@ class Storage:
 
     def __getitem__(self, name: str) -> Table:
         """Return the table; whether it exists is found out when it is used."""
-        return Table(name, self._row_type(name), self._transaction, self._locate, self._new_id)
+        return Table(name, self._row_type(name), self._transaction, self._reach, self._new_id)
 
     def __getattr__(self, name: str) -> Table:
         """Return the table; names that start with an underscore need brackets."""
@@ -43,51 +48,76 @@ class Storage:
             raise AttributeError(name)
         return self[name]
 
-    async def _locate(self, name: str) -> TablePointer:
-        return await self._catalog.pointer(self._store, self._transaction.call.owner, name)
+    async def _reach(self, rows: RowType, need: int) -> TablePointer:
+        """Return where the table is, as the caller may see it; raises PermissionDeniedError without the bits."""
+        if need & READ and not self._perm & READ:
+            message = f"this function may not read ({rows.name}): give it the R bit, for example perm=perms.RW_"
+            raise PermissionDeniedError(message)
+        pointer = await self._catalog.pointer(self._store, self._transaction.call.owner, rows.name)
+        missing = need & ~pointer.permissions
+        if missing:
+            what = "read" if missing & READ else "written" if missing & WRITE else "asked with SQL"
+            message = (
+                f"table {rows.name!r} may not be {what}: its permissions in storage are {name_of(pointer.permissions)}"
+            )
+            raise PermissionDeniedError(message)
+        if not rows.own and not rows.unreadable:
+            return pointer
+        only = self._transaction.call.user if rows.own else None
+        return replace(pointer, only=only, hidden=tuple(sorted(rows.unreadable)))
 
 
 class Table:
     """One logical table. Rows are instances of its ``@table`` struct, or dicts with their id under ``"id"``.
 
     Errors of all methods: NotFoundError when the owner has no such table, InvalidRequestError for values that cannot be
-    stored, PermissionDeniedError for writes of a function without the W bit, PayloadTooLargeError over the limits.
+    stored, PermissionDeniedError where the function's bits or those of the table in ``storage`` do not allow it (R to
+    read, W to write, R and X for ``exec``), PayloadTooLargeError over the limits. In a table of ``rows="own"`` the rows
+    of other users are not there.
     """
 
     def __init__(
-        self, name: str, rows: RowType, transaction: Transaction, locate: Any, new_id: Callable[[], str]
+        self,
+        name: str,
+        rows: RowType,
+        transaction: Transaction,
+        reach: Callable[[RowType, int], Awaitable[TablePointer]],
+        new_id: Callable[[], str],
     ) -> None:
         """Bind a table to one transaction."""
         self.name = name
         self._rows = rows
         self._transaction = transaction
-        self._locate = locate
+        self._reach = reach
         self._new_id = new_id
 
     async def get(self, id: str) -> Any | None:  # noqa: A002 - public name
         """Return the row, or None."""
         row_id = documents.check_id(id, self.name)
-        version = await self._transaction.get(await self._locate(self.name), row_id)
+        version = await self._transaction.get(await self._reach(self._rows, READ), row_id)
         return None if version is None else self._rows.decode(version)
 
     async def set(self, id: str, value: Any) -> None:  # noqa: A002
-        """Write the row whether it exists or not. Does not read it, so it conflicts with almost nothing."""
+        """Write the row whether it exists or not. Does not read it, so it conflicts with almost nothing.
+
+        In a table of ``rows="own"`` it is read, and a row of somebody else's is a ConflictError (ALREADY_EXISTS).
+        """
         row_id = documents.check_id(id, self.name)
         data = self._rows.encode(value, row_id)
-        await self._transaction.put(await self._locate(self.name), row_id, data)
+        if not await self._transaction.put(await self._reach(self._rows, WRITE), row_id, data):
+            raise self._taken(row_id)
 
     async def insert(self, id: str, value: Any) -> None:  # noqa: A002
         """Write a new row; raises ConflictError (ALREADY_EXISTS) when there is one with this id."""
         row_id = documents.check_id(id, self.name)
         data = self._rows.encode(value, row_id)
-        if not await self._transaction.add(await self._locate(self.name), row_id, data, fresh=False):
-            message = f"table {self.name!r} already has a row {row_id!r}"
-            raise ConflictError(message, code=Code.ALREADY_EXISTS)
+        if not await self._transaction.add(await self._reach(self._rows, WRITE), row_id, data, fresh=False):
+            raise self._taken(row_id)
 
     async def update(self, id: str, **changes: Any) -> Any:  # noqa: A002
         """Change fields of a row and return the new row; raises NotFoundError when there is none."""
         row_id = documents.check_id(id, self.name)
-        pointer = await self._locate(self.name)
+        pointer = await self._reach(self._rows, READ | WRITE)
         version = await self._transaction.get(pointer, row_id)
         if version is None:
             message = f"table {self.name!r} has no row {row_id!r}"
@@ -98,13 +128,13 @@ class Table:
     async def delete(self, id: str) -> bool:  # noqa: A002
         """Delete the row; False when there is none."""
         row_id = documents.check_id(id, self.name)
-        return await self._transaction.remove(await self._locate(self.name), row_id)
+        return await self._transaction.remove(await self._reach(self._rows, WRITE), row_id)
 
     async def push(self, value: Any) -> str:
         """Append a row under a new, time-ordered id (UUID version 7) and return the id."""
         data = self._rows.encode(value, None)
         row_id = self._new_id()
-        await self._transaction.add(await self._locate(self.name), row_id, data, fresh=True)
+        await self._transaction.add(await self._reach(self._rows, WRITE), row_id, data, fresh=True)
         return row_id
 
     async def pop(self) -> Any | None:
@@ -118,7 +148,7 @@ class Table:
     async def count(self, filter: Mapping[str, Any] | None = None) -> int:  # noqa: A002 - public name
         """Count the rows that contain ``filter``."""
         wanted = self._rows.filter(filter)
-        return await self._transaction.count(await self._locate(self.name), wanted)
+        return await self._transaction.count(await self._reach(self._rows, READ), wanted)
 
     async def query(
         self,
@@ -141,7 +171,7 @@ class Table:
             message = f"limit must be a whole number from 0, not {limit!r:.50}"
             raise InvalidRequestError(message)
         position = None if after is None else documents.check_id(after, self.name)
-        pointer = await self._locate(self.name)
+        pointer = await self._reach(self._rows, READ)
         value = None
         if field is not None and position is not None:
             last = await self._transaction.get(pointer, position)
@@ -175,7 +205,7 @@ class Table:
         InvalidRequestError for SQL that is not on the list of what exec may do, or that PostgreSQL cannot evaluate.
         """
         selection = select.parse(sql, params, self.name)
-        return select.rows(await self._transaction.select(await self._locate(self.name), selection))
+        return select.rows(await self._transaction.select(await self._reach(self._rows, READ | EXECUTE), selection))
 
     async def history(self, id: str) -> list[dict[str, Any]]:  # noqa: A002 - public name
         """Return what is kept of a row's versions, oldest first: ``{"txid", "deleted_txid", "value"}``.
@@ -183,7 +213,7 @@ class Table:
         Dead versions are collected after a while; of more than limits.QUERY_ROWS the newest are returned.
         """
         row_id = documents.check_id(id, self.name)
-        versions = await self._transaction.history(await self._locate(self.name), row_id)
+        versions = await self._transaction.history(await self._reach(self._rows, READ), row_id)
         return [
             {"txid": version.txid, "deleted_txid": ended, "value": self._rows.decode(version)}
             for version, ended in versions
@@ -193,6 +223,10 @@ class Table:
         """Iterate over all rows in order of id."""
         return self.query()
 
+    def _taken(self, row_id: str) -> ConflictError:
+        message = f"table {self.name!r} already has a row {row_id!r}"
+        return ConflictError(message, code=Code.ALREADY_EXISTS)
+
     async def _take(self, *, last: bool) -> Any | None:
-        version = await self._transaction.take_end(await self._locate(self.name), last=last)
+        version = await self._transaction.take_end(await self._reach(self._rows, READ | WRITE), last=last)
         return None if version is None else self._rows.decode(version)

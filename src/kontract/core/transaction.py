@@ -21,7 +21,14 @@ import msgspec
 from msgspec import Raw
 
 from kontract.core import limits
-from kontract.core.errors import Code, HttpError, PayloadTooLargeError, PermissionDeniedError, UnavailableError
+from kontract.core.errors import (
+    Code,
+    HttpError,
+    PayloadTooLargeError,
+    PermissionDeniedError,
+    UnauthorizedError,
+    UnavailableError,
+)
 from kontract.core.messages import (
     ABSENT,
     NOTHING,
@@ -39,6 +46,7 @@ from kontract.core.messages import (
     Prepare,
     Prepared,
     Replayed,
+    SessionEnded,
     TooOld,
     Unready,
     Write,
@@ -105,6 +113,7 @@ class Call:
     id: str
     owner: str
     user: str
+    session: str = ""
     read_only: bool = False
     isolation: Isolation = Isolation.SERIALIZABLE
     idempotent: bool = False
@@ -123,6 +132,8 @@ class _Buffered:
 
 def refusal(answer: Answer) -> HttpError:
     """Return the error for an answer that no retry of this attempt can change."""
+    if isinstance(answer, SessionEnded):
+        return session_ended()
     if isinstance(answer, Fenced):
         message = (
             "another deployment coordinates this owner's tables now (its epoch is "
@@ -131,6 +142,11 @@ def refusal(answer: Answer) -> HttpError:
         return UnavailableError(message, code=Code.FENCED)
     reason = answer.reason if isinstance(answer, Unready) else f"unexpected answer {type(answer).__name__}"
     return UnavailableError(f"the coordinator cannot work now: {reason}", headers={"Retry-After": "1"})
+
+
+def session_ended() -> HttpError:
+    """Return the error for a call in a session that was ended: the same as for a token that is not valid."""
+    return UnauthorizedError("the token is not valid", headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
 
 
 def _never_applied(prepared: Prepared, refused: ApplyRefusedError | None) -> Exception:
@@ -186,7 +202,8 @@ class Transaction:
     async def get(self, pointer: TablePointer, row_id: str) -> Version | None:
         """Read one row: one's own write if there is one, else the version at the snapshot."""
         async with self._mutex:
-            return await self._get(pointer, row_id)
+            row = await self._get(pointer, row_id)
+            return row if pointer.shows(row) else None
 
     async def page(self, pointer: TablePointer, wanted: Filter, page: Page, *, ordered: bool) -> list[Version]:
         """Read one page of a query. ``ordered``: its order or limit is the caller's, so every change matters."""
@@ -238,11 +255,19 @@ class Transaction:
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
-    async def put(self, pointer: TablePointer, row_id: str, data: str) -> None:
-        """Write a row whether it exists or not, without reading it."""
+    async def put(self, pointer: TablePointer, row_id: str, data: str) -> bool:
+        """Write a row whether it exists or not, without reading it; False when it is somebody else's.
+
+        Only where rows belong to users it has to be read, to know whose it is.
+        """
         async with self._mutex:
             self._check_writable(pointer)
+            if pointer.only is not None:
+                row = await self._get(pointer, row_id)
+                if row is not None and not pointer.shows(row):
+                    return False
             self._buffer(pointer, row_id, data, blind=True)
+            return True
 
     async def add(self, pointer: TablePointer, row_id: str, data: str, *, fresh: bool) -> bool:
         """Write a row that must not exist; False when it does. ``fresh``: the id is new and random, no need to look."""
@@ -265,7 +290,7 @@ class Transaction:
         """Delete a row; False when there is none."""
         async with self._mutex:
             self._check_writable(pointer)
-            if await self._get(pointer, row_id) is None:
+            if not pointer.shows(await self._get(pointer, row_id)):
                 return False
             self._buffer(pointer, row_id, None, blind=False)
             return True
@@ -312,6 +337,7 @@ class Transaction:
             isolation=self.call.isolation.value,
             idempotent=self.call.idempotent,
             result=result,
+            session=self.call.session,
         )
         try:
             answer = await self._coordinator.ask(message)
@@ -384,7 +410,7 @@ class Transaction:
         self._store.warm()  # connects while the coordinator answers
         try:
             answer = await self._coordinator.ask(
-                Begin(self.call.id, self.attempt, after, idempotent=self.call.idempotent)
+                Begin(self.call.id, self.attempt, after, idempotent=self.call.idempotent, session=self.call.session)
             )
         except CoordinatorUnavailableError as error:
             raise self._doomed(RetryError("the coordinator did not answer")) from error

@@ -41,7 +41,8 @@ class TablePointer(Struct, frozen=True):
     """Where a logical table of one owner lives: a row of ``storage`` and what the catalog says of it.
 
     ``just_adopted``: a versioned table that was plain a moment ago. It is still read like a plain one, because somebody
-    may hold a snapshot whose versions it does not have.
+    may hold a snapshot whose versions it does not have. ``only``: the user whose rows alone the caller may see and
+    change; None for all. ``hidden``: fields that ``exec`` may not see.
     """
 
     name: str
@@ -49,6 +50,12 @@ class TablePointer(Struct, frozen=True):
     kind: TableKind
     permissions: int
     just_adopted: bool = False
+    only: str | None = None
+    hidden: tuple[str, ...] = ()
+
+    def shows(self, version: Version | None) -> bool:
+        """Whether there is such a row for the caller."""
+        return version is not None and self.only in (None, version.owner)
 
 
 class Version(Struct, frozen=True):

@@ -9,14 +9,18 @@ from typing import Any
 from kontract.core.catalog import Catalog
 from kontract.core.errors import Code, Fault, HttpError, InternalError, NotFoundError, UnavailableError
 from kontract.core.store import SqlStore, TableMissingError
+from kontract.gateway import auth, rpc
 from kontract.gateway import config as configuration
-from kontract.gateway.config import Config, ConfigurationError
+from kontract.gateway.auth import Auth
+from kontract.gateway.config import ConfigurationError
 from kontract.gateway.http import JSON, Request, Response, encode_json, error_response
 from kontract.gateway.meter import Meter
 from kontract.gateway.routes import Registry
-from kontract.gateway.rpc import PREFIX, RpcCall, function_name, method_not_allowed
+from kontract.gateway.rpc import call_function, function_name, method_not_allowed
+from kontract.gateway.scope import Deployment, Scope
 from kontract.gateway.sessions import authenticate
-from kontract.ports import DatabaseError, DatabaseUnavailableError, RuntimeAdapter
+from kontract.gateway.tokens import Tokens
+from kontract.ports import CoordinatorUnavailableError, DatabaseError, DatabaseUnavailableError, RuntimeAdapter
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -43,8 +47,7 @@ class Gateway:
     def __init__(self, registry: Registry) -> None:
         """Serve the functions of ``registry``."""
         self._registry = registry
-        self._catalog: Catalog | None = None
-        self._config: Config | None = None
+        self._deployment: Deployment | None = None
 
     async def handle(self, request: Request, platform: RuntimeAdapter) -> Response:
         """Answer one request. Never raises: every failure becomes an error body and a log line."""
@@ -57,9 +60,9 @@ class Gateway:
         level = "info"
         origins: frozenset[str] = frozenset()
         try:
-            settings = self._settings(platform)
-            origins = settings.cors_origins
-            response = await self._route(request, platform, settings, request_id, meter, fields)
+            deployment = self._deploy(platform)
+            origins = deployment.config.cors_origins
+            response = await self._route(Scope(deployment, platform, request, request_id, meter, fields))
         except Exception as error:  # noqa: BLE001 - the outermost frame: nothing may reach the platform
             known = to_http_error(error)
             response = error_response(known, request_id)
@@ -84,47 +87,35 @@ class Gateway:
         platform.log(level, "request", **fields)
         return response
 
-    def _settings(self, platform: RuntimeAdapter) -> Config:
-        if self._config is None:
+    def _deploy(self, platform: RuntimeAdapter) -> Deployment:
+        """Read the configuration with the first request: a Worker has no environment before that."""
+        if self._deployment is None:
             try:
-                self._config = configuration.read(platform.environment)
+                config = configuration.read(platform.environment)
             except ConfigurationError as error:
                 message = f"this deployment is not configured: {error}"
                 raise UnavailableError(message) from error
-            self._catalog = Catalog(platform.clock)
-        return self._config
+            self._deployment = Deployment(self._registry, config, Tokens(config.keys), Catalog(platform.clock))
+        return self._deployment
 
-    async def _route(
-        self,
-        request: Request,
-        platform: RuntimeAdapter,
-        settings: Config,
-        request_id: str,
-        meter: Meter,
-        fields: dict[str, Any],
-    ) -> Response:
+    async def _route(self, scope: Scope) -> Response:
+        request = scope.request
         if request.method == "OPTIONS":
             return Response(204, headers={"Allow": "GET, POST, OPTIONS"})
-        if request.path.startswith(PREFIX):
+        if request.path.startswith(rpc.PREFIX):
             name = function_name(request.path)
-            fields["function"] = name
-            endpoint = self._registry.endpoint(name)
-            if endpoint is None:
-                message = f"there is no function {name!r}"
-                raise NotFoundError(message)
+            scope.log["function"] = name
             if request.method != "POST":
                 raise method_not_allowed("POST")
-            session = authenticate(request, settings)
-            fields["owner"] = session.owner
-            fields["user"] = session.user
-            assert self._catalog is not None
-            call = RpcCall(platform, self._registry, self._catalog, session, request, request_id, meter)
-            return await call.run(endpoint)
+            session = authenticate(request, scope.deployment.tokens, scope.platform.clock.now())
+            return await call_function(scope, session, name, request)
+        if request.path.startswith(auth.PREFIX):
+            return await Auth(scope).handle()
         if request.path in ("/health", "/ready"):
             if request.method not in ("GET", "HEAD"):
                 raise method_not_allowed("GET")
             if request.path == "/ready":
-                await self._ask_database(platform)
+                await self._ask_database(scope.platform)
             return _json({"status": "ok", "routes": len(self._registry)})
         message = "there is nothing here; functions are called with POST /rpc/<function>"
         raise NotFoundError(message)
@@ -161,6 +152,8 @@ def to_http_error(error: Exception) -> HttpError:
     match error:
         case HttpError():
             return error
+        case CoordinatorUnavailableError():
+            return UnavailableError("the coordinator does not answer", headers={"Retry-After": "1"})
         case DatabaseUnavailableError():
             return UnavailableError("the database does not answer", headers={"Retry-After": "1"})
         case DatabaseError():

@@ -12,7 +12,10 @@ from kontract.core.keys import KeyRing
 
 SECRET = re.compile(r"[0-9a-fA-F]{64}")
 
-OWNER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+OWNER = re.compile(r"[A-Za-z0-9.-][A-Za-z0-9_.-]{0,63}")
+"""Names of tenants. Those that begin with an underscore are the gateway's own."""
+
+WAYS_IN = frozenset({"anonymous", "register"})
 
 
 class ConfigurationError(Exception):
@@ -20,10 +23,14 @@ class ConfigurationError(Exception):
 
 
 class Config(Struct, frozen=True):
-    """Checked settings."""
+    """Checked settings.
 
-    development: bool
+    ``owner``: the tenant that callers join who sign up here, or who call public functions without a token; empty for
+    none. ``sign_up``: how they may: "anonymous", "register".
+    """
+
     owner: str
+    sign_up: frozenset[str]
     cors_origins: frozenset[str]
     keys: KeyRing
 
@@ -45,10 +52,16 @@ def read_keys(environment: Mapping[str, str]) -> KeyRing:
 def read(environment: Mapping[str, str]) -> Config:
     """Check everything; raises ConfigurationError."""
     ring = read_keys(environment)
-    development = environment.get("KONTRACT_ENV", "production") == "development"
     owner = environment.get("KONTRACT_OWNER", "")
-    if development and not OWNER.fullmatch(owner):
-        message = "KONTRACT_OWNER must name the tenant that development calls act for, for example tenant-1"
+    if owner and not OWNER.fullmatch(owner):
+        message = (
+            "KONTRACT_OWNER must name the tenant that callers join who sign up here, for example tenant-1: up to 64 "
+            "letters, digits, dots, dashes and underscores, not beginning with an underscore"
+        )
+        raise ConfigurationError(message)
+    sign_up = frozenset(environment.get("KONTRACT_SIGN_UP", "").replace(",", " ").split())
+    if sign_up - WAYS_IN:
+        message = f"KONTRACT_SIGN_UP takes {' and '.join(sorted(WAYS_IN))}, one of them or nothing"
         raise ConfigurationError(message)
     origins = frozenset(environment.get("KONTRACT_CORS_ORIGINS", "").replace(",", " ").split())
     for origin in origins:
@@ -58,4 +71,4 @@ def read(environment: Mapping[str, str]) -> Config:
                 "https://app.example.com, without a path and without *"
             )
             raise ConfigurationError(message)
-    return Config(development, owner, origins, ring)
+    return Config(owner, sign_up, origins, ring)

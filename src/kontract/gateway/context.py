@@ -7,24 +7,38 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from kontract.core.perms import ALL
 from kontract.core.storage import Storage
 from kontract.core.transaction import Transaction
+from kontract.gateway.shared import Shared
+from kontract.ports import Log
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Who calls: the tenant and the principal inside it."""
+    """Who calls: the tenant and the principal inside it.
+
+    ``perm``: what the session may do at most. ``expires_at``: when its token ends, in seconds since the Unix epoch; 0
+    for a caller without one, whose ``sid`` is empty.
+    """
 
     sid: str
     owner: str
     user: str
     is_anonymous: bool
     ugroups: frozenset[str] = frozenset()
+    perm: int = ALL
+    expires_at: int = 0
 
 
 @dataclass(slots=True)
 class Context:
-    """The call and its transaction. Injected into every parameter annotated with ``Context``."""
+    """The call and its transaction. Injected into every parameter annotated with ``Context``.
+
+    ``client``: the caller's network address, empty where the platform does not know it. ``shared``: small values that
+    all requests of the owner see at once, outside of the transaction. ``log(level, event, **fields)`` writes a line of
+    the log. ``counters`` is for middleware: like ``shared``, under keys of its own.
+    """
 
     session: Session
     method: str
@@ -34,6 +48,10 @@ class Context:
     request_id: str
     perm: int
     env: Mapping[str, str]
+    client: str
+    shared: Shared
+    counters: Shared
+    log: Log
     _spawn: Callable[[Awaitable[Any]], None]
     _storage: Storage | None = None
     _transaction: Transaction | None = None

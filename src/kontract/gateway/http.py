@@ -19,13 +19,18 @@ encode_json = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request. Header names are in lower case; ``body`` reads at most the given number of bytes and one more."""
+    """One request. Header names are in lower case; ``body`` reads at most the given number of bytes and one more.
+
+    ``client``: the caller's network address as the platform knows it, empty if it does not; never taken on trust from
+    a header that a caller can set.
+    """
 
     method: str
     path: str
     headers: Mapping[str, str]
     body: Callable[[int], Awaitable[bytes]]
     query: str = ""
+    client: str = ""
 
     async def read(self) -> bytes:
         """Return the body; raises PayloadTooLargeError when it is over its limit."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -16,11 +16,12 @@ from kontract.gateway.context import Context
 
 
 class Route(Struct, frozen=True):
-    """One backend function, as ``kontract build`` found it."""
+    """One backend function, as ``kontract build`` found it. ``middleware``: ``module:function``, outermost first."""
 
     name: str
     module: str
     function: str
+    middleware: tuple[str, ...] = ()
 
 
 class RowStruct(Struct, frozen=True):
@@ -31,10 +32,41 @@ class RowStruct(Struct, frozen=True):
     struct: str
 
 
+Middleware = Callable[[Context, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+
+Chain = Callable[[Context, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+"""All middleware of a function as one: it takes the context, and what to run in the middle."""
+
+
+def compose(middleware: Sequence[Middleware]) -> Chain:
+    """Return the chain of ``middleware``, the first one outermost."""
+
+    async def nothing(_context: Context, last: Callable[[], Awaitable[Any]]) -> Any:
+        return await last()
+
+    chain: Chain = nothing
+    for one in reversed(middleware):
+        chain = _around(one, chain)
+    return chain
+
+
+def _around(outer: Middleware, inner: Chain) -> Chain:
+    async def run(context: Context, last: Callable[[], Awaitable[Any]]) -> Any:
+        return await outer(context, lambda: inner(context, last))
+
+    return run
+
+
+def _load(where: str) -> Middleware:
+    module, _, function = where.partition(":")
+    middleware: Middleware = getattr(import_module(module), function)
+    return middleware
+
+
 class Endpoint:
     """A backend function that has been imported: ready to be called."""
 
-    def __init__(self, route: Route, function: Callable[..., Any]) -> None:
+    def __init__(self, route: Route, function: Callable[..., Any], middleware: Sequence[Middleware] = ()) -> None:
         """Read the function's declaration; raises TypeError with a sentence when it is wrong."""
         meta: BackendMeta | None = getattr(function, BACKEND, None)
         if meta is None:
@@ -47,6 +79,7 @@ class Endpoint:
         self.meta = meta
         self.function = function
         self.signature = Signature(function, route.name, Context)
+        self.chain = compose(middleware)
 
 
 class Registry:
@@ -71,7 +104,8 @@ class Registry:
             if route is None:
                 return None
             function = getattr(import_module(route.module), route.function)
-            endpoint = self._endpoints[name] = Endpoint(route, function)
+            middleware = [_load(where) for where in route.middleware]
+            endpoint = self._endpoints[name] = Endpoint(route, function, middleware)
         return endpoint
 
     def row_type(self, name: str) -> RowType:

@@ -1,4 +1,4 @@
-"""``POST /rpc/<function>``: decode, run as a transaction, encode."""
+"""``POST /rpc/<function>``: decode, run as a transaction within the middleware, encode."""
 
 from __future__ import annotations
 
@@ -8,26 +8,32 @@ from typing import Any
 
 import msgspec
 
-from kontract.core import documents, limits
-from kontract.core.attempts import Attempts
-from kontract.core.catalog import Catalog
+from kontract.core import limits
 from kontract.core.errors import Code, HttpError, InvalidRequestError, NotFoundError
+from kontract.core.fields import redact
+from kontract.core.messages import CheckSession, Fenced, SessionEnded
 from kontract.core.perms import may_write
 from kontract.core.storage import Storage
-from kontract.core.store import SqlStore
-from kontract.core.transaction import Call, Transaction
+from kontract.core.transaction import Call, Transaction, refusal, session_ended
 from kontract.core.types import Isolation
+from kontract.gateway import arguments
 from kontract.gateway.context import Context, Session
 from kontract.gateway.http import JSON, HttpResp, Request, Response, encode_json
-from kontract.gateway.meter import Meter, MeteredCoordinator, MeteredDatabase
-from kontract.gateway.routes import Endpoint, Registry
-from kontract.ports import RuntimeAdapter
+from kontract.gateway.meter import MeteredCoordinator
+from kontract.gateway.routes import Endpoint
+from kontract.gateway.scope import Scope
+from kontract.gateway.sessions import authorize, public_session, required
+from kontract.gateway.shared import Shared
+from kontract.gateway.transact import Transactor
 
 PREFIX = "/rpc/"
 
 FUNCTION_NAME = re.compile(rf"[A-Za-z_][A-Za-z0-9_.-]{{0,{limits.FUNCTION_NAME_LENGTH - 1}}}", re.ASCII)
 
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+COUNTERS = "gateway/"
+"""Before the keys of the gateway's own counters in the shared state, for example those of ``rate_limit``."""
 
 
 class _Envelope(msgspec.Struct):
@@ -47,135 +53,149 @@ def function_name(path: str) -> str:
     return name
 
 
-def decode_arguments(body: bytes) -> list[Any]:
-    """Return the arguments in a request body: its array, or its one value in an array; none when it is empty."""
-    if not body.strip():
-        return []
-    documents.check_depth(body, "the request body")
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        message = f"the request body is not valid JSON: {error}"
-        raise InvalidRequestError(message) from None
-    arguments = value if isinstance(value, list) else [value]
-    documents.check(arguments, "arguments")
-    return arguments
+async def call_function(scope: Scope, session: Session | None, name: str, request: Request) -> Response:
+    """Call a backend function on behalf of a session, None for a caller without a token.
+
+    ``request`` is the call's own: through raystream it is another one than the HTTP request. Raises HttpError and
+    whatever the function raises.
+    """
+    endpoint = scope.deployment.registry.endpoint(name)
+    if session is None and endpoint is not None and endpoint.meta.public:
+        session = public_session(scope.deployment.config)
+    # Without a token nobody learns which functions there are.
+    session = required(session)
+    scope.log["owner"], scope.log["user"] = session.owner, session.user
+    if endpoint is None:
+        message = f"there is no function {name!r}"
+        raise NotFoundError(message)
+    authorize(session, name, endpoint.meta)
+    return await RpcCall(scope, session, endpoint, request).run()
 
 
 class RpcCall:
     """One call of one backend function."""
 
-    def __init__(
-        self,
-        platform: RuntimeAdapter,
-        registry: Registry,
-        catalog: Catalog,
-        session: Session,
-        request: Request,
-        request_id: str,
-        meter: Meter,
-    ) -> None:
+    def __init__(self, scope: Scope, session: Session, endpoint: Endpoint, request: Request) -> None:
         """Bind the call to its request."""
-        self._platform = platform
-        self._registry = registry
-        self._catalog = catalog
+        self._scope = scope
+        self._platform = scope.platform
         self._session = session
+        self._endpoint = endpoint
         self._request = request
-        self._request_id = request_id
-        self._meter = meter
-        self._ids = 0
+        self._context = self._make_context()
+        self._called = False
+        self._value: Any = None
+        self._response = Response(200)
+        self._txid: int | None = None
 
-    async def run(self, endpoint: Endpoint) -> Response:
-        """Decode the arguments, run the function until it commits, and return its answer."""
+    async def run(self) -> Response:
+        """Run the middleware and within it the function until it commits; return the answer."""
+        value = await self._endpoint.chain(self._context, self._transact)
+        if self._scope.meter.coordinator_calls == 0:
+            await self._check_session()
+        response = self._response
+        # What the middleware passed on as it was has been encoded, before the commit. (An HttpResp may be the same
+        # object and have other headers.)
+        if not self._called or value is not self._value or isinstance(value, HttpResp):
+            response = to_response(value, self._endpoint.name)
+        if self._txid is not None:
+            response.headers["X-Kontract-Txid"] = str(self._txid)
+        return response
+
+    async def _transact(self) -> Any:
+        """Run the function as a transaction and return what it returned: the innermost step of the chain."""
+        if self._called:
+            message = "call_next was awaited twice; a call is one transaction"
+            raise RuntimeError(message)
+        self._called = True
         body = await self._request.read()
-        context = self._context(endpoint)
-        endpoint.signature.bind(decode_arguments(body), context)  # what is wrong is said before anything is opened
-        database = MeteredDatabase(self._platform.open_database(), self._meter, self._platform.clock)
-        try:
-            return await self._transact(endpoint, context, body, SqlStore(database))
-        finally:
-            # Closing a connection takes a network turn that the caller need not wait for.
-            self._platform.spawn(database.aclose())
+        arguments.check(body)
+        # What is wrong is said before anything is opened.
+        self._endpoint.signature.bind(arguments.decode(body), self._context)
+        deployment, call = self._scope.deployment, self._call()
 
-    async def _transact(self, endpoint: Endpoint, context: Context, body: bytes, store: SqlStore) -> Response:
-        coordinator = MeteredCoordinator(
-            self._platform.coordinator(self._session.owner), self._meter, self._platform.clock
-        )
-        call = self._call(endpoint)
-        response = Response(200)
-
-        async def handle(transaction: Transaction) -> str:
-            nonlocal response
-            if attempts.last_loss is not None and not attempts.last_loss.table:
-                # Not a conflict: perhaps a table has moved or changed its kind, and this attempt must know.
-                self._catalog.forget(self._session.owner)
-            storage = Storage(transaction, store, self._catalog, self._registry.row_type, self._new_id)
-            context.start_attempt(transaction, storage)
+        async def work(transaction: Transaction, storage: Storage) -> str:
+            self._context.start_attempt(transaction, storage)
             # Decoded anew for each attempt: the function may have changed what it was given.
-            bound = endpoint.signature.bind(decode_arguments(body), context)
-            response = to_response(await endpoint.function(**bound), endpoint.name)
+            bound = self._endpoint.signature.bind(arguments.decode(body), self._context)
+            self._value = await self._endpoint.function(**bound)
+            self._response = response = to_response(self._value, self._endpoint.name)
             if not call.idempotent:
                 return ""
             return encode_json(_Envelope(response.status, response.headers, response.body.decode())).decode()
 
-        attempts = Attempts(call, self._platform, coordinator, store, endpoint.meta.max_attempts)
-        try:
-            outcome = await attempts.run(handle, endpoint.name)
-        finally:
-            self._meter.attempts = attempts.number
-            if attempts.last_loss is not None:
-                # It may have lost because a table has moved or changed its kind.
-                self._catalog.forget(self._session.owner)
-        self._meter.handler_ms = outcome.handler_ms
+        meta = self._endpoint.meta
+        async with Transactor(
+            self._platform, deployment.catalog, deployment.registry.row_type, self._scope.meter
+        ) as transactor:
+            outcome = await transactor.run(
+                call, work, self._endpoint.name, max_attempts=meta.max_attempts, perm=meta.perm
+            )
+        self._txid = outcome.txid
         if outcome.replayed:
-            kept = msgspec.json.decode(outcome.result, type=_Envelope)
-            response = Response(kept.status, kept.body.encode(), {**kept.headers, "Idempotency-Replayed": "true"})
-        elif context.has_plans():
-            self._platform.spawn(context.committed(self._action_failed))
-        if outcome.txid is not None:
-            response.headers["X-Kontract-Txid"] = str(outcome.txid)
-        return response
+            self._replay(outcome.result)
+        elif self._context.has_plans():
+            self._platform.spawn(self._context.committed(self._action_failed))
+        return self._value
 
-    def _call(self, endpoint: Endpoint) -> Call:
+    def _replay(self, kept: str) -> None:
+        envelope = msgspec.json.decode(kept, type=_Envelope)
+        body = envelope.body.encode()
+        headers = {**envelope.headers, "Idempotency-Replayed": "true"}
+        self._response = Response(envelope.status, body, headers)
+        result = msgspec.json.decode(body)["result"] if body else None
+        self._value = HttpResp(envelope.status, result, headers)
+
+    async def _check_session(self) -> None:
+        """Ask whether the session was ended, for a function that had nothing else to ask the coordinator."""
+        if not self._session.sid:
+            return
+        stub = self._platform.coordinator(self._session.owner)
+        coordinator = MeteredCoordinator(stub, self._scope.meter, self._platform.clock)
+        answer = await coordinator.ask(CheckSession(self._session.sid))
+        if isinstance(answer, SessionEnded):
+            raise session_ended()
+        if isinstance(answer, Fenced):
+            raise refusal(answer)
+
+    def _call(self) -> Call:
         key = self._request.headers.get("idempotency-key")
+        meta = self._endpoint.meta
         if key is None:
             call_id = self._platform.random.token(16).hex()
         else:
-            call_id = idempotent_call_id(self._session, endpoint.name, key)
+            call_id = idempotent_call_id(self._session, self._endpoint.name, key)
         return Call(
             id=call_id,
             owner=self._session.owner,
             user=self._session.user,
-            read_only=not may_write(endpoint.meta.perm),
-            isolation=Isolation(endpoint.meta.isolation),
+            session=self._session.sid,
+            read_only=not may_write(meta.perm),
+            isolation=Isolation(meta.isolation),
             idempotent=key is not None,
         )
 
-    def _context(self, endpoint: Endpoint) -> Context:
+    def _make_context(self) -> Context:
+        shared = self._platform.shared(self._session.owner)
         return Context(
             session=self._session,
             method=self._request.method,
             path=self._request.path,
             headers=self._request.headers,
-            route=endpoint.name,
-            request_id=self._request_id,
-            perm=endpoint.meta.perm,
+            route=self._endpoint.name,
+            request_id=self._scope.request_id,
+            perm=self._endpoint.meta.perm,
             env=self._platform.environment,
+            client=self._scope.request.client,
+            shared=Shared(shared),
+            counters=Shared(shared, COUNTERS),
+            log=self._platform.log,
             _spawn=self._platform.spawn,
         )
 
-    def _new_id(self) -> str:
-        """Return a UUID version 7 (RFC 9562): time in milliseconds, a counter within this call, random bits."""
-        self._ids += 1
-        random = int.from_bytes(self._platform.random.token(8), "big") & ((1 << 62) - 1)
-        number = (self._platform.clock.now() & ((1 << 48) - 1)) << 80
-        number |= 0x7 << 76 | (self._ids & 0xFFF) << 64 | 0b10 << 62 | random
-        text = f"{number:032x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
     def _action_failed(self, error: Exception) -> None:
         self._platform.log(
-            "error", "after_commit", request_id=self._request_id, function=self._request.path, error=repr(error)
+            "error", "after_commit", request_id=self._scope.request_id, function=self._endpoint.name, error=repr(error)
         )
 
 
@@ -192,7 +212,7 @@ def to_response(value: Any, function: str) -> Response:
     """Encode what a backend function returned. Done before the commit: a result that cannot be sent aborts it."""
     answer = value if isinstance(value, HttpResp) else HttpResp.ok(value)
     try:
-        body = answer.body()
+        body = HttpResp(answer.status, redact(answer.value)).body()
     except (TypeError, ValueError, OverflowError) as error:
         message = f"{function} returned something that JSON cannot hold: {error}"
         raise TypeError(message) from error

@@ -1,22 +1,50 @@
-"""Who is calling? Until tokens exist, development answers as one fixed tenant, and nothing else answers at all."""
+"""Who calls, and may they? The owner and the user come from a verified token alone."""
 
 from __future__ import annotations
 
-from kontract.core.errors import UnauthorizedError
+from kontract.core.declare import BackendMeta
+from kontract.core.errors import ForbiddenError, PermissionDeniedError, UnauthorizedError
+from kontract.core.perms import name_of
 from kontract.gateway.config import Config
 from kontract.gateway.context import Session
 from kontract.gateway.http import Request
+from kontract.gateway.tokens import Kind, Tokens, invalid_token
 
-DEVELOPER = "developer"
+PUBLIC_USER = "public"
 
 
-def authenticate(request: Request, config: Config) -> Session:
-    """Return the caller's session; raises UnauthorizedError.
+def authenticate(request: Request, tokens: Tokens, now: int) -> Session | None:
+    """Return the session of the request's bearer token, None when it brings none; raises UnauthorizedError."""
+    header = request.headers.get("authorization")
+    if header is None:
+        return None
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer":
+        raise invalid_token()
+    return tokens.read(token.strip(" "), Kind.ACCESS, now).session
 
-    The owner never comes from a header or an argument: a caller could name anybody's.
-    """
-    del request
-    if config.development:
-        return Session(sid="development", owner=config.owner, user=DEVELOPER, is_anonymous=True)
-    message = "this deployment takes calls with a token only"
-    raise UnauthorizedError(message, headers={"WWW-Authenticate": "Bearer"})
+
+def required(session: Session | None) -> Session:
+    """Return the session; raises UnauthorizedError when there is none."""
+    if session is None:
+        message = "this takes a token: send the header Authorization: Bearer <token>; POST /auth/anonymous gives one"
+        raise UnauthorizedError(message, headers={"WWW-Authenticate": "Bearer"})
+    return session
+
+
+def public_session(config: Config) -> Session | None:
+    """Return the session that callers without a token have in public functions; None where there is no owner."""
+    if not config.owner:
+        return None
+    return Session("", config.owner, PUBLIC_USER, is_anonymous=True)
+
+
+def authorize(session: Session, name: str, meta: BackendMeta) -> None:
+    """Check that a session may call a function; raises ForbiddenError or PermissionDeniedError."""
+    if meta.ugroup is not None and meta.ugroup not in session.ugroups:
+        message = f"{name} is for members of the group {meta.ugroup!r}"
+        raise ForbiddenError(message)
+    missing = meta.perm & ~session.perm
+    if missing:
+        message = f"{name} needs the permission {name_of(meta.perm)}, and this token has {name_of(session.perm)}"
+        raise PermissionDeniedError(message)

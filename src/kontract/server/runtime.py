@@ -12,11 +12,13 @@ from typing import Any
 
 import msgspec
 
+from kontract.core import shared
 from kontract.core.collection import Mark, Stage
-from kontract.core.coordinator import Drop, JournalEntry, PutBlock, PutRecord, Record
+from kontract.core.coordinator import Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record
 from kontract.core.messages import Answer, Request, decode_answer, decode_request, encode
 from kontract.core.recovery import Saved
-from kontract.ports import CoordinatorStub, Database, Mutex
+from kontract.core.shared import DictRows, SharedAnswer, SharedRequest, SharedState
+from kontract.ports import Clock, CoordinatorStub, Database, DOStub, Mutex
 from kontract.server.crypto import NativeCrypto
 from kontract.shell import CoordinatorShell
 
@@ -63,19 +65,21 @@ class MemoryJournal:
         self._head: tuple[int, int] | None = None
         self._records: dict[int, bytes] = {}
         self._marks: dict[int, Mark] = {}
+        self._ended: dict[str, int] = {}
 
     def load(self) -> Saved | None:
         """Return what was written."""
         if self._head is None:
             return None
         epoch, last_txid = self._head
-        return Saved(epoch, last_txid, [self._decode(raw) for raw in self._records.values()])
+        return Saved(epoch, last_txid, [self._decode(raw) for raw in self._records.values()], dict(self._ended))
 
     def start(self, epoch: int, last_txid: int) -> None:
         """Begin in ``epoch``."""
         self._head = (epoch, last_txid)
         self._records.clear()
         self._marks.clear()
+        self._ended.clear()
 
     def write(self, entries: list[JournalEntry]) -> None:
         """Keep entries."""
@@ -87,7 +91,10 @@ class MemoryJournal:
                 case PutBlock():
                     assert self._head is not None
                     self._head = (self._head[0], entry.last_txid)
+                case PutEnded():
+                    self._ended[entry.session] = entry.until
                 case Drop():
+                    self._ended = {session: until for session, until in self._ended.items() if until > entry.now}
                     for txid, raw in list(self._records.items()):
                         if _expired(self._decode(raw), entry):
                             del self._records[txid]
@@ -132,6 +139,20 @@ class LocalStub:
         return decode_answer(encode(await self._shell.ask(decode_request(encode(request)))))
 
 
+class LocalShared:
+    """Shared state in this process, reached through the same text messages as a remote one."""
+
+    def __init__(self, state: SharedState, clock: Clock) -> None:
+        """Talk to ``state``."""
+        self._state = state
+        self._clock = clock
+
+    async def shared(self, request: SharedRequest) -> SharedAnswer:
+        """Ask."""
+        answer = self._state.handle(shared.decode_request(shared.encode(request)), self._clock.now())
+        return shared.decode_answer(shared.encode(answer))
+
+
 class SingleProcess:
     """RuntimeAdapter for one process: coordinators in memory, PostgreSQL for the data."""
 
@@ -144,6 +165,7 @@ class SingleProcess:
         self.environment = environment
         self.open_database = open_database
         self._shells: dict[str, CoordinatorShell] = {}
+        self._shared: dict[str, SharedState] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
 
     def coordinator(self, owner: str) -> CoordinatorStub:
@@ -154,6 +176,13 @@ class SingleProcess:
                 owner, MemoryJournal(), self.open_database, self.clock, self.log
             )
         return LocalStub(shell)
+
+    def shared(self, owner: str) -> DOStub:
+        """Return the shared state of ``owner``, made at its first use."""
+        state = self._shared.get(owner)
+        if state is None:
+            state = self._shared[owner] = SharedState(DictRows())
+        return LocalShared(state, self.clock)
 
     def mutex(self) -> Mutex:
         """Return a new lock."""

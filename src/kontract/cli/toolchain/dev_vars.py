@@ -1,4 +1,4 @@
-""".dev.vars: the secret and the two settings that only a development machine has. It is never deployed."""
+""".dev.vars: the secret of this machine. It is never deployed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ SECRET_FORM = re.compile(r"[0-9a-fA-F]{64}")
 
 _TEMPLATE = """\
 # Written by `kontract dev` for this machine. wrangler reads it in development only; nothing here is deployed.
-# KONTRACT_ENV=development lets a caller without a token act as KONTRACT_OWNER; a deployed Worker has neither line.
 KONTRACT_SECRET={secret}
-KONTRACT_ENV=development
-KONTRACT_OWNER=tenant-1
 """
 
 

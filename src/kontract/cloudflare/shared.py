@@ -1,0 +1,48 @@
+"""Shared values in a Durable Object's SQLite storage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS shared (key TEXT PRIMARY KEY, value TEXT NOT NULL, until INTEGER)",
+    "CREATE INDEX IF NOT EXISTS shared_by_end ON shared (until) WHERE until IS NOT NULL",
+)
+
+
+class SqliteRows:
+    """Implements :class:`kontract.core.shared.SharedRows`."""
+
+    def __init__(self, sql: Any) -> None:
+        """Use ``ctx.storage.sql`` of the object."""
+        self._sql = sql
+        for statement in SCHEMA:
+            sql.exec(statement)
+        self._count = int(self._rows("SELECT count(*) FROM shared")[0][0])
+
+    def get(self, key: str) -> tuple[str, int | None] | None:
+        """Return a value and its end."""
+        rows = self._rows("SELECT value, until FROM shared WHERE key = ?", key)
+        return (str(rows[0][0]), None if rows[0][1] is None else int(rows[0][1])) if rows else None
+
+    def put(self, key: str, value: str, until: int | None) -> None:
+        """Keep a value."""
+        self._count += self.get(key) is None
+        self._sql.exec("INSERT OR REPLACE INTO shared (key, value, until) VALUES (?, ?, ?)", key, value, until)
+
+    def delete(self, key: str) -> None:
+        """Forget a value."""
+        self._count -= self.get(key) is not None
+        self._sql.exec("DELETE FROM shared WHERE key = ?", key)
+
+    def expire(self, now: int) -> None:
+        """Forget what has ended."""
+        self._sql.exec("DELETE FROM shared WHERE until <= ?", now)
+        self._count = int(self._rows("SELECT count(*) FROM shared")[0][0])
+
+    def count(self) -> int:
+        """Count the values: kept as a number, because SQLite would read them all."""
+        return self._count
+
+    def _rows(self, statement: str, *params: Any) -> list[list[Any]]:
+        return [list(row) for row in self._sql.exec(statement, *params).raw().toArray()]

@@ -1,0 +1,108 @@
+"""Passwords: scrypt hashes as PHC strings, ``$scrypt$ln=15,r=8,p=3$<salt>$<hash>``.
+
+The parameters are those that OWASP's password storage cheat sheet gives for 32 MiB of memory. A hash says its own
+parameters, so that they can be raised: what was made with the old ones goes on to be accepted.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import re
+import unicodedata
+
+from msgspec import Struct
+
+from kontract.core import limits
+from kontract.core.errors import InvalidRequestError
+from kontract.ports import Crypto
+
+LOG_N, R, P = 15, 8, 3
+SALT_BYTES = 16
+HASH_BYTES = 32
+
+_PHC = re.compile(
+    r"\$scrypt\$ln=([0-9]{1,2}),r=([0-9]{1,3}),p=([0-9]{1,3})\$([A-Za-z0-9+/]+)\$([A-Za-z0-9+/]+)", re.ASCII
+)
+
+
+class Hash(Struct, frozen=True):
+    """A parsed PHC string."""
+
+    log_n: int
+    r: int
+    p: int
+    salt: bytes
+    value: bytes
+
+    def __str__(self) -> str:
+        """Return the PHC string."""
+        return f"$scrypt$ln={self.log_n},r={self.r},p={self.p}${_encode(self.salt)}${_encode(self.value)}"
+
+
+def check(password: object) -> str:
+    """Return the password in the form that is hashed (NFKC); raises InvalidRequestError for one that is no good."""
+    if not isinstance(password, str):
+        message = "password must be a text"
+        raise InvalidRequestError(message)
+    normal = unicodedata.normalize("NFKC", password)
+    if len(normal) < limits.PASSWORD_LEAST:
+        message = f"password must have at least {limits.PASSWORD_LEAST} characters; a few words are easy to remember"
+        raise InvalidRequestError(message)
+    _bytes(normal)
+    return normal
+
+
+async def make(crypto: Crypto, password: str, salt: bytes) -> str:
+    """Hash a checked password with a fresh salt and return its PHC string."""
+    value = await crypto.scrypt(_bytes(password), salt, 1 << LOG_N, R, P, HASH_BYTES)
+    return str(Hash(LOG_N, R, P, salt, value))
+
+
+async def matches(crypto: Crypto, password: object, stored: str | None) -> bool:
+    """Whether ``password`` is the one of the PHC string ``stored``. None costs the same, and is nobody's."""
+    wanted = parse(stored) if stored is not None else _NOBODY
+    try:
+        given = _bytes(unicodedata.normalize("NFKC", password if isinstance(password, str) else ""))
+    except InvalidRequestError:
+        given, wanted = b"", _NOBODY
+    value = await crypto.scrypt(given, wanted.salt, 1 << wanted.log_n, wanted.r, wanted.p, len(wanted.value))
+    return hmac.compare_digest(value, wanted.value) and wanted is not _NOBODY
+
+
+def parse(stored: str) -> Hash:
+    """Take a PHC string apart; raises ValueError for what is none."""
+    found = _PHC.fullmatch(stored)
+    if found is None:
+        message = "not a PHC string of scrypt"
+        raise ValueError(message)
+    log_n, r, p = (int(part) for part in found.groups()[:3])
+    return Hash(log_n, r, p, _decode(found[4]), _decode(found[5]))
+
+
+def _bytes(password: str) -> bytes:
+    try:
+        data = password.encode()
+    except UnicodeEncodeError:
+        message = "password is not text"
+        raise InvalidRequestError(message) from None
+    if len(data) > limits.PASSWORD_BYTES:
+        message = f"password must have at most {limits.PASSWORD_BYTES} bytes"
+        raise InvalidRequestError(message)
+    return data
+
+
+def _encode(data: bytes) -> str:
+    return base64.b64encode(data).decode().rstrip("=")
+
+
+def _decode(text: str) -> bytes:
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except binascii.Error as error:
+        raise ValueError(str(error)) from None
+
+
+_NOBODY = Hash(LOG_N, R, P, bytes(SALT_BYTES), bytes(HASH_BYTES))
+"""Compared with when there is no such account, so that the answer takes as long."""

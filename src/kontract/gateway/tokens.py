@@ -1,0 +1,152 @@
+"""Session tokens: JWT (RFC 7519) with HS256, made and read with PyJWT, under the rules of RFC 8725.
+
+One header is accepted, to the byte: ``{"alg":"HS256","typ":"JWT"}``. So nothing that a header could ask for (another
+algorithm, ``kid``, ``crit``, ``jku``, ``jwk``) is ever looked at. Every claim is required; the kind of a token is in
+``typ``, and one kind is never taken for another.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import OrderedDict
+from enum import Enum
+
+import jwt
+import msgspec
+from msgspec import Struct
+
+from kontract.core import limits
+from kontract.core.errors import UnauthorizedError
+from kontract.core.keys import KeyRing
+from kontract.core.perms import ALL
+from kontract.gateway.context import Session
+from kontract.ports import Randomness
+
+ISSUER = "kontract"
+AUDIENCE = "kontract"
+ALGORITHM = "HS256"
+HEADER = base64.urlsafe_b64encode(b'{"alg":"HS256","typ":"JWT"}').rstrip(b"=").decode()
+
+SYSTEM = "__system"
+"""The owner of the gateway's own tables. No token names it."""
+
+
+class Kind(Enum):
+    """What a token is for."""
+
+    ACCESS = "access"
+    REFRESH = "refresh"
+
+
+class Claims(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """What a token says. ``gen`` and ``account`` belong to refresh tokens: which one in a row, and whose."""
+
+    iss: str
+    aud: str
+    sub: str
+    owner: str
+    ugroups: list[str]
+    anon: bool
+    sid: str
+    iat: int
+    exp: int
+    jti: str
+    typ: str
+    perm: int = ALL
+    gen: int = 0
+    account: str = ""
+
+    @property
+    def session(self) -> Session:
+        """The session that the token belongs to."""
+        return Session(self.sid, self.owner, self.sub, self.anon, frozenset(self.ugroups), self.perm, self.exp)
+
+
+class Tokens:
+    """Makes and reads the tokens of a deployment."""
+
+    def __init__(self, keys: KeyRing) -> None:
+        """Sign with the current key; accept those of the one before, too."""
+        self._keys = keys
+        self._read: OrderedDict[bytes, Claims] = OrderedDict()
+
+    def make(
+        self, session: Session, kind: Kind, now: int, seconds: int, random: Randomness, gen: int = 0, account: str = ""
+    ) -> str:
+        """Return a token of ``session`` that is valid for ``seconds`` from ``now`` (ms since the Unix epoch)."""
+        claims = Claims(
+            iss=ISSUER,
+            aud=AUDIENCE,
+            sub=session.user,
+            owner=session.owner,
+            ugroups=sorted(session.ugroups),
+            anon=session.is_anonymous,
+            sid=session.sid,
+            iat=now // 1000,
+            exp=now // 1000 + seconds,
+            jti=random.token(12).hex(),
+            typ=kind.value,
+            perm=session.perm,
+            gen=gen,
+            account=account,
+        )
+        return jwt.encode(msgspec.to_builtins(claims), self._keys.current.token, ALGORITHM, sort_headers=True)
+
+    def read(self, token: str, kind: Kind, now: int) -> Claims:
+        """Return what a valid token of this kind says; raises UnauthorizedError, always the same, for any other."""
+        claims = self._claims(token)
+        seconds = now // 1000
+        if claims.typ != kind.value or claims.exp <= seconds or claims.iat > seconds + limits.TOKEN_LEEWAY_SECONDS:
+            raise invalid_token()
+        return claims
+
+    def _claims(self, token: str) -> Claims:
+        if len(token) > limits.TOKEN_BYTES:
+            raise invalid_token()
+        digest = hashlib.sha256(token.encode(errors="replace")).digest()
+        known = self._read.get(digest)
+        if known is None:
+            # Verifying takes a good part of a short request; what was verified once stays verified, but for its times.
+            known = self._read[digest] = self._verify(token)
+            if len(self._read) > limits.TOKENS_REMEMBERED:
+                self._read.popitem(last=False)
+        return known
+
+    def _verify(self, token: str) -> Claims:
+        header, _, rest = token.partition(".")
+        payload, _, signature = rest.partition(".")
+        if header != HEADER or not _canonical(payload) or not _canonical(signature):
+            raise invalid_token()
+        for keys in self._keys:
+            try:
+                said = jwt.decode(
+                    token,
+                    keys.token,
+                    algorithms=[ALGORITHM],
+                    audience=AUDIENCE,
+                    issuer=ISSUER,
+                    # Times are compared by read(), at every use and with the platform's clock.
+                    options={"verify_exp": False, "verify_iat": False, "verify_nbf": False},
+                )
+                claims = msgspec.convert(said, Claims)
+            except (jwt.PyJWTError, msgspec.ValidationError, ValueError):
+                continue
+            if claims.owner != SYSTEM and claims.owner and claims.sub and claims.sid:
+                return claims
+        raise invalid_token()
+
+
+def _canonical(part: str) -> bool:
+    """Whether it is base64url as the encoder writes it: the same bytes have one spelling only."""
+    try:
+        return base64.urlsafe_b64encode(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))).rstrip(b"=") == (
+            part.encode()
+        )
+    except ValueError:
+        return False
+
+
+def invalid_token() -> UnauthorizedError:
+    """Return the one answer to every token that is not valid (RFC 6750, section 3.1)."""
+    return UnauthorizedError("the token is not valid", headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})

@@ -1,0 +1,81 @@
+"""Running a piece of work as a transaction of one owner: what ``/rpc`` and the gateway's own tables share."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+from kontract.core.attempts import Attempts, Outcome
+from kontract.core.catalog import Catalog
+from kontract.core.perms import ALL
+from kontract.core.rows import RowType
+from kontract.core.storage import Storage
+from kontract.core.store import SqlStore
+from kontract.core.transaction import Call, Transaction
+from kontract.gateway.meter import Meter, MeteredCoordinator, MeteredDatabase
+from kontract.ports import Clock, Randomness, RuntimeAdapter
+
+Work = Callable[[Transaction, Storage], Awaitable[str]]
+"""One attempt: it returns its encoded answer, which an idempotent call keeps."""
+
+
+class Transactor:
+    """Transactions over one connection; to be used with ``async with``."""
+
+    def __init__(
+        self, platform: RuntimeAdapter, catalog: Catalog, row_type: Callable[[str], RowType], meter: Meter
+    ) -> None:
+        """Open a connection when first needed."""
+        self._platform = platform
+        self._catalog = catalog
+        self._row_type = row_type
+        self._meter = meter
+        self._database = MeteredDatabase(platform.open_database(), meter, platform.clock)
+        self._store = SqlStore(self._database)
+        self._ids = 0
+
+    async def __aenter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Give the connection back. That takes a network turn which the caller need not wait for."""
+        self._platform.spawn(self._database.aclose())
+
+    async def run(self, call: Call, work: Work, name: str, *, max_attempts: int, perm: int = ALL) -> Outcome:
+        """Run ``work`` until it commits. ``perm``: what it may do with tables. Raises what Attempts raises."""
+        coordinator = MeteredCoordinator(self._platform.coordinator(call.owner), self._meter, self._platform.clock)
+        attempts = Attempts(call, self._platform, coordinator, self._store, max_attempts)
+
+        async def attempt(transaction: Transaction) -> str:
+            if attempts.last_loss is not None and not attempts.last_loss.table:
+                # Not a conflict: perhaps a table has moved or changed its kind, and this attempt must know.
+                self._catalog.forget(call.owner)
+            storage = Storage(transaction, self._store, self._catalog, self._row_type, self.new_id, perm)
+            return await work(transaction, storage)
+
+        try:
+            outcome = await attempts.run(attempt, name)
+        finally:
+            self._meter.attempts = attempts.number
+            if attempts.last_loss is not None:
+                # It may have lost because a table has moved or changed its kind.
+                self._catalog.forget(call.owner)
+        self._meter.handler_ms = outcome.handler_ms
+        return outcome
+
+    def new_id(self) -> str:
+        """Return a UUID version 7 (RFC 9562): time in milliseconds, a counter within this call, random bits."""
+        self._ids += 1
+        return uuid7(self._platform.clock, self._platform.random, self._ids)
+
+
+def uuid7(clock: Clock, randomness: Randomness, number: int = 0) -> str:
+    """Return a UUID version 7 (RFC 9562) whose 12 bits of sub-millisecond order are ``number``."""
+    random = int.from_bytes(randomness.token(8), "big") & ((1 << 62) - 1)
+    bits = (clock.now() & ((1 << 48) - 1)) << 80 | 0x7 << 76 | (number & 0xFFF) << 64 | 0b10 << 62 | random
+    text = f"{bits:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

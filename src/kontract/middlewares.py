@@ -1,0 +1,77 @@
+"""Middleware that comes with Kontract.
+
+Give it a place with ``middleware``, in a module of the application::
+
+    from kontract import middleware
+    from kontract.middlewares import rate_limit
+
+    limit = middleware(egroup="api-v1")(rate_limit(100, per=60))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from kontract.core.errors import ForbiddenError, HttpError, RateLimitedError
+from kontract.gateway.context import Context
+
+CallNext = Callable[[], Awaitable[Any]]
+Middleware = Callable[[Context, CallNext], Awaitable[Any]]
+
+
+def rate_limit(calls: int, per: float = 60.0, *, by: Callable[[Context], str] | None = None) -> Middleware:
+    """Let each caller make at most ``calls`` calls of a function within ``per`` seconds, counted from the first.
+
+    Callers are told apart by user, and without a token by address; ``by`` can say otherwise. Beyond it the answer is
+    429 with ``Retry-After``. Every node counts the same calls: it costs one message to the owner's object.
+    """
+
+    async def limit(ctx: Context, call_next: CallNext) -> Any:
+        who = by(ctx) if by is not None else (f"user/{ctx.user}" if ctx.sid else f"address/{ctx.client}")
+        count, seconds = await ctx.counters.count_within(f"rate/{ctx.route}/{who}"[:400], per)
+        if count > calls:
+            message = f"{ctx.route} may be called {calls} times in {per:g} seconds; wait before you call it again"
+            raise RateLimitedError(message, headers={"Retry-After": str(max(1, round(seconds)))})
+        return await call_next()
+
+    return limit
+
+
+def require_group(*groups: str) -> Middleware:
+    """Let members of one of ``groups`` pass; everybody else gets 403."""
+
+    async def check(ctx: Context, call_next: CallNext) -> Any:
+        if not ctx.ugroups.intersection(groups):
+            message = f"{ctx.route} is for members of {' or '.join(sorted(groups))}"
+            raise ForbiddenError(message)
+        return await call_next()
+
+    return check
+
+
+def log(event: str = "call") -> Middleware:
+    """Write a line for each call: who called what, and how it ended. Arguments and results stay out of it."""
+
+    async def write(ctx: Context, call_next: CallNext) -> Any:
+        outcome = "error"
+        try:
+            result = await call_next()
+        except HttpError as error:
+            outcome = error.error_code.name
+            raise
+        else:
+            outcome = "ok"
+            return result
+        finally:
+            ctx.log(
+                "info",
+                event,
+                request_id=ctx.request_id,
+                function=ctx.route,
+                owner=ctx.owner,
+                user=ctx.user,
+                outcome=outcome,
+            )
+
+    return write
