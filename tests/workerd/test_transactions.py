@@ -95,13 +95,23 @@ async def test_a_handler_that_raises_leaves_no_trace(api):
 
 
 async def test_a_hundred_concurrent_transfers_keep_the_total(api, worker):
-    """100 transfers at once between 10 accounts: all succeed, the total holds, no row is live twice."""
+    """100 transfers at once between 10 accounts: all succeed, the total holds, no row is live twice.
+
+    On a machine that is busy with other things some run out of their ten seconds: nothing of those is kept, and they
+    are called again.
+    """
     accounts = await ten_accounts(api)
     before = await result(api, "total")
     dice = random.Random(7)
     pairs = [dice.sample(accounts, 2) for _ in range(100)]
-    answers = await asyncio.gather(*(rpc(api, "transfer", src, dst, dice.randint(1, 9)) for src, dst in pairs))
-    assert [answer.text for answer in answers if answer.status_code >= 500] == []
+
+    async def move(src: str, dst: str, amount: int) -> httpx.Response:
+        while (answer := await rpc(api, "transfer", src, dst, amount)).status_code == 504:
+            assert answer.json()["error"] == "DEADLINE_EXCEEDED"
+        return answer
+
+    answers = await asyncio.gather(*(move(src, dst, dice.randint(1, 9)) for src, dst in pairs))
+    assert [answer.text for answer in answers if answer.status_code >= 400] == []
     assert {answer.status_code for answer in answers} == {200}
     assert await result(api, "total") == before
     assert await live_versions(worker, "accounts") == []
