@@ -21,8 +21,8 @@ class Perms:
     RWX: Final = ALL
 
     def __getattr__(self, name: str) -> int:
-        """Answer ``__X``: written in the class body it would be mangled to ``_Perms__X``."""
-        if name == "__X":
+        """Answer ``__X``, also as Python mangles it inside a class: ``_Task__X``."""
+        if name.endswith("__X") and name.startswith("_"):
             return EXECUTE
         message = f"there is no permission {name!r}; choose one of {', '.join(NAMES)}"
         raise AttributeError(message)
