@@ -9,14 +9,16 @@ import pytest
 
 from core.desk import PTR, Desk, key, predicate, write
 from kontract.core import limits
-from kontract.core.coordinator import Drop, PutBlock, PutRecord, Resolve
+from kontract.core.coordinator import Coordinator, Drop, PutBlock, PutEnded, PutRecord, Resolve
 from kontract.core.messages import (
     Aborted,
     Began,
     Begin,
     Busy,
+    CheckSession,
     Committed,
     Conflict,
+    EndSession,
     Fenced,
     Finish,
     InDoubt,
@@ -25,6 +27,8 @@ from kontract.core.messages import (
     Prepare,
     Prepared,
     Replayed,
+    SessionAlive,
+    SessionEnded,
     Status,
     TooOld,
     Unready,
@@ -663,9 +667,34 @@ def test_old_records_are_dropped_in_the_background(desk):
     desk.now += limits.LEASE_MS
     effects = desk.take(desk.coordinator.tick(desk.now))
     assert effects.journal == [
-        Drop(-limits.EVENT_LOG_TRANSACTIONS, desk.now - limits.EVENT_LOG_MS, desk.now - limits.FENCE_RETENTION_MS)
+        Drop(
+            -limits.EVENT_LOG_TRANSACTIONS,
+            desk.now - limits.EVENT_LOG_MS,
+            desk.now - limits.FENCE_RETENTION_MS,
+            desk.now,
+        )
     ]
     assert desk.take(desk.coordinator.tick(desk.now + 1)).journal == []
+
+
+def test_a_session_that_was_ended_is_refused_with_the_messages_it_sends_anyway(desk):
+    """Begin and prepare say no, to it alone; a restart remembers, and forgets when its tokens have expired."""
+    until = desk.now + 10 * limits.LEASE_MS
+    assert desk.ask(EndSession("s1", until)) == SessionEnded()
+    assert desk.ask(Begin("c", session="s1")) == SessionEnded()
+    assert desk.prepare("c", write("x", 1), session="s1") == SessionEnded()
+    assert desk.ask(CheckSession("s1")) == SessionEnded()
+    assert desk.ask(CheckSession("s2")) == SessionAlive()
+    assert isinstance(desk.ask(Begin("c", session="s2")), Began)
+    assert isinstance(desk.ask(Begin("c")), Began)
+    assert PutEnded("s1", until) in desk.journal
+
+    again = Coordinator(1, 5, ended={"s1": until})
+    effects = again.handle(1, CheckSession("s1"), desk.now)
+    assert effects.answers == [(1, SessionEnded())]
+    desk.now = until
+    desk.take(desk.coordinator.tick(desk.now))
+    assert desk.ask(CheckSession("s1")) == SessionAlive()
 
 
 def test_the_numbers_can_be_asked_for(desk):
