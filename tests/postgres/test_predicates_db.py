@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from support.containment import Kind, Pair, pairs
 PAIRS = 100_000
 BATCH = 10_000
 SEED = 20_260
+ENOUGH = 20
 
 
 class Judged(NamedTuple):
@@ -59,25 +61,25 @@ def judged(postgres) -> list[Judged]:
 
 def missed(may_contain, judged):
     """The pairs that the matcher denies and PostgreSQL contains."""
-    return [row.pair for row in judged if row.contained and not may_contain(row.document, row.wanted)]
+    return (row.pair for row in judged if row.contained and not may_contain(row.document, row.wanted))
 
 
 def too_often(may_contain, judged):
     """The pairs that the matcher claims and PostgreSQL does not contain."""
-    return [row.pair for row in judged if not row.contained and may_contain(row.document, row.wanted)]
+    return (row.pair for row in judged if not row.contained and may_contain(row.document, row.wanted))
 
 
 def test_wherever_postgresql_says_yes_the_coordinator_does(judged):
     """A no where the database says yes is a phantom that validation misses: serializability would be gone."""
-    assert missed(predicates.may_contain, judged)[:5] == []
+    assert list(islice(missed(predicates.may_contain, judged), 5)) == []
 
 
 def test_it_seldom_says_yes_where_postgresql_says_no(judged):
     """A matcher that says yes to everything would be safe, and make everybody conflict with everybody."""
-    claimed = too_often(predicates.may_contain, judged)
+    claimed = sum(1 for _ in too_often(predicates.may_contain, judged))
     denied = sum(not row.contained for row in judged)
-    print(f"claimed and not contained: {len(claimed):,} of {denied:,} ({len(claimed) / denied:.2%})")
-    assert len(claimed) < 0.05 * denied
+    print(f"claimed and not contained: {claimed:,} of {denied:,} ({claimed / denied:.2%})")
+    assert claimed < 0.05 * denied
     # None would mean that the pairs which are hard to tell apart are not among them.
     assert claimed
 
@@ -154,10 +156,12 @@ def variant(old, new):
 
 @pytest.mark.parametrize("name", NARROWER)
 def test_a_matcher_that_says_no_too_often_is_caught(judged, name):
-    """These pairs would show it many times over, not by a lucky one."""
-    assert len(missed(variant(*NARROWER[name]), judged)) > 20
+    """These pairs show it many times over, not by a lucky one."""
+    assert len(list(islice(missed(variant(*NARROWER[name]), judged), ENOUGH))) == ENOUGH
 
 
 @pytest.mark.parametrize("name", WIDER)
 def test_a_matcher_that_says_yes_more_often_is_seen(judged, name):
-    assert len(too_often(variant(*WIDER[name]), judged)) > 20 + len(too_often(predicates.may_contain, judged))
+    """It raises the rate above, because the pairs that it gets wrong are among these."""
+    new = (row for row in judged if not predicates.may_contain(row.document, row.wanted))
+    assert len(list(islice(too_often(variant(*WIDER[name]), new), ENOUGH))) == ENOUGH

@@ -97,7 +97,7 @@ def _pair(dice: random.Random) -> Pair:
     kind = dice.choices(_KINDS, cum_weights=[0.4, 0.9, 1.0])[0]
     # Rows and filters are objects. What @> says of arrays and scalars at the top is asked as well, now and then.
     top = _object if dice.random() < 0.9 else _value
-    document = top(dice, few, 3)
+    document = top(dice, few, dice.choice([1, 2, 2, 3]))
     if kind is Kind.FAR:
         wanted = top(dice, few, 2)
     else:
