@@ -31,8 +31,9 @@ A shell calls :meth:`Coordinator.handle`, :meth:`~Coordinator.resolved`, :meth:`
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TypeAlias, assert_never
 
 from msgspec import Struct
@@ -136,30 +137,27 @@ class Resolve(Struct, frozen=True):
     txid: int
 
 
-@dataclass(slots=True)
-class Effects:
+class Effects(Struct):
     """What a shell must do after a call, in this order."""
 
-    journal: list[JournalEntry] = field(default_factory=list)
-    answers: list[tuple[Ticket, Answer]] = field(default_factory=list)
-    published: list[Record] = field(default_factory=list)
-    resolve: list[Resolve] = field(default_factory=list)
+    journal: list[JournalEntry] = []
+    answers: list[tuple[Ticket, Answer]] = []
+    published: list[Record] = []
+    resolve: list[Resolve] = []
     check_epoch: bool = False
 
 
-@dataclass(slots=True)
-class _Live:
+class _Live(Struct):
     """A transaction that has not finished, or finished above an unfinished one."""
 
     record: Record
     phase: Phase
-    waiters: list[tuple[Ticket, int]] = field(default_factory=list)
+    waiters: list[tuple[Ticket, int]] = []
     resolving: bool = False
     resolve_not_before: int = 0
 
 
-@dataclass(slots=True)
-class _HeldBegin:
+class _HeldBegin(Struct):
     ticket: Ticket
     message: Begin
     since: int
@@ -180,7 +178,10 @@ class Coordinator:
         self.epoch = Epoch(epoch)
         self.stage = Stage.RECOVERING
         self._out = Effects()
-        self._live: dict[int, _Live] = {}
+        # Both in txid order. Of what has finished above an unfinished one there may be thousands; taken from the front
+        # of a plain dict, they would leave gaps that every look at its first entry has to cross.
+        self._live: OrderedDict[int, _Live] = OrderedDict()
+        self._unfinished: dict[int, _Live] = {}  # those of _live that have not finished: limits.PREPARED at most
         self._by_call: dict[str, int] = {}
         self._locks: dict[Key, int] = {}
         self._held: list[_HeldBegin] = []
@@ -306,8 +307,8 @@ class Coordinator:
             return None
         times: list[int] = []
         waited_for = self._highest_waited_for()
-        for txid, live in self._live.items():
-            if live.phase in FINISHED or live.resolving:
+        for txid, live in self._unfinished.items():
+            if live.resolving:
                 continue
             due = live.record.deadline
             if live.phase is Phase.DOUBTED:
@@ -340,7 +341,7 @@ class Coordinator:
     @property
     def unfinished(self) -> int:
         """How many transactions are prepared or in doubt."""
-        return sum(live.phase not in FINISHED for live in self._live.values())
+        return len(self._unfinished)
 
     # --- begin -------------------------------------------------------------------------------------------------------
 
@@ -435,8 +436,8 @@ class Coordinator:
         return None
 
     def _predicate_conflict(self, predicate: Predicate, snapshot: int) -> int | None:
-        for txid, live in self._live.items():
-            if live.phase not in FINISHED and any(touches(predicate, write) for write in live.record.writes):
+        for txid, live in self._unfinished.items():
+            if any(touches(predicate, write) for write in live.record.writes):
                 return txid
         touched = self._log.first_touch(predicate, snapshot)
         return touched[0] if touched is not None else None
@@ -485,6 +486,7 @@ class Coordinator:
         self._move(live, event)
         if not was_finished:
             record = live.record
+            del self._unfinished[record.txid]
             record.phase = live.phase.value
             record.settled_at = now
             for write in record.writes:
@@ -494,32 +496,27 @@ class Coordinator:
                 self._log.trim(oldest_snapshot=0)  # only what is over the bounds; the rest is left to tick
                 self._reservations.release(record.call)
             self._out.journal.append(PutRecord(record))
+        if live.phase is Phase.ABORTED:
+            # It has nothing to become visible: its caller need not wait for others.
+            for ticket, _ in live.waiters:
+                self._answer(ticket, Aborted(Txid(live.record.txid)))
+            live.waiters.clear()
         self._advance()
         self._settle_recovery()
 
     def _advance(self) -> None:
         """Publish and answer everything at or below the watermark, in txid order."""
-        watermark = self._watermark()
-        for txid in sorted(self._live):
-            if txid > watermark:
-                # An aborted transaction has nothing to become visible: its caller need not wait for others.
-                self._answer_aborted(self._live[txid])
-                continue
-            live = self._live.pop(txid)
+        while self._live:
+            txid, live = next(iter(self._live.items()))
+            if live.phase not in FINISHED:
+                return
+            del self._live[txid]
             if self._by_call.get(live.record.call) == txid:
                 del self._by_call[live.record.call]
             if live.phase is Phase.COMMITTED:
                 self._out.published.append(live.record)
                 for ticket, _ in live.waiters:
                     self._answer(ticket, Committed(Txid(txid)))
-            else:
-                self._answer_aborted(live)
-
-    def _answer_aborted(self, live: _Live) -> None:
-        if live.phase is Phase.ABORTED:
-            for ticket, _ in live.waiters:
-                self._answer(ticket, Aborted(Txid(live.record.txid)))
-            live.waiters.clear()
 
     # --- idempotent calls --------------------------------------------------------------------------------------------
 
@@ -542,8 +539,8 @@ class Coordinator:
 
     def _doubt_overdue(self, now: int) -> None:
         waited_for = self._highest_waited_for()
-        for txid, live in self._live.items():
-            if live.phase in FINISHED or live.resolving or now < live.resolve_not_before:
+        for txid, live in self._unfinished.items():
+            if live.resolving or now < live.resolve_not_before:
                 continue
             overdue = now >= live.record.deadline
             patience = txid <= waited_for and now - live.record.prepared_at >= limits.WAITERS_PATIENCE_MS
@@ -554,17 +551,17 @@ class Coordinator:
     def _highest_waited_for(self) -> int:
         """Return the highest txid that somebody waits to become visible; 0 when nobody waits."""
         highest = max((min(held.message.after, self._next_txid - 1) for held in self._held), default=0)
-        for txid, live in self._live.items():
-            if live.waiters:
+        for txid in reversed(self._live):
+            if self._live[txid].waiters:
                 highest = max(highest, txid)
+                break
         if self._held and self.stage is Stage.RECOVERING:
             highest = self._next_txid
         return highest
 
     def _trim(self, now: int) -> None:
-        for snapshot, handed_out in list(self._snapshots.items()):
-            if now - handed_out < limits.LEASE_MS:
-                break
+        expired = takewhile(lambda entry: now - entry[1] >= limits.LEASE_MS, self._snapshots.items())
+        for snapshot, _ in list(expired):
             del self._snapshots[snapshot]
         self._log.trim(self.oldest_snapshot)
         if now - self._last_trim >= limits.LEASE_MS:
@@ -582,7 +579,7 @@ class Coordinator:
     # --- small steps -------------------------------------------------------------------------------------------------
 
     def _hold(self, record: Record, phase: Phase) -> None:
-        self._live[record.txid] = _Live(record, phase)
+        self._live[record.txid] = self._unfinished[record.txid] = _Live(record, phase)
         if record.idempotent:
             self._by_call[record.call] = record.txid
         for write in record.writes:
@@ -600,8 +597,7 @@ class Coordinator:
         self._out.answers.append((ticket, answer))
 
     def _watermark(self) -> int:
-        lowest = min((txid for txid, live in self._live.items() if live.phase not in FINISHED), default=None)
-        return self._next_txid - 1 if lowest is None else lowest - 1
+        return next(iter(self._unfinished), self._next_txid) - 1
 
     def _settle_recovery(self) -> None:
         if self.stage is Stage.RECOVERING and self._watermark() >= self._recover_up_to:

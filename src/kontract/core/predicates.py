@@ -1,7 +1,7 @@
 """May a row match a query's filter? The coordinator's own reading of PostgreSQL's ``jsonb @>``.
 
 Validation must never miss a phantom, so this matcher may say yes too often but never no where PostgreSQL says yes. It
-is compared with the database over generated pairs in ``tests/postgres/test_predicates.py``.
+is compared with the database over generated pairs in ``tests/postgres/test_predicates_db.py``.
 
 Where it says yes too often, on purpose:
 

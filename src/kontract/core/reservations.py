@@ -18,11 +18,14 @@ WHOLE_TABLE = ""
 
 @dataclass(slots=True)
 class Reservation:
-    """A caller's place in line. ``granted_at`` is None while somebody earlier wants one of its keys."""
+    """A caller's place in line. ``granted_at`` is None while somebody earlier wants one of its keys.
+
+    ``keys`` is used as a set that keeps its order: which key a conflict names must not depend on hashes.
+    """
 
     call: str
     arrived_at: int
-    keys: set[Key] = field(default_factory=set)
+    keys: dict[Key, None] = field(default_factory=dict)
     granted_at: int | None = None
     seen_at: int = 0
 
@@ -44,14 +47,17 @@ class Reservations:
         if mine is None:
             mine = self._line[call] = Reservation(call, now)
         mine.seen_at = now
-        mine.keys.update(keys[: limits.RESERVED_KEYS - len(mine.keys)])
+        mine.keys.update(dict.fromkeys(keys[: limits.RESERVED_KEYS - len(mine.keys)]))
 
     def release(self, call: str) -> None:
         """Leave the line: the caller committed, gave up, or had its time."""
         self._line.pop(call, None)
 
     def contested(self, keys: list[Key], call: str) -> Key | None:
-        """Return the first of ``keys`` that somebody ahead of ``call`` (or anybody, if it is not in line) wants."""
+        """Return what somebody ahead of ``call`` (anybody, if it is not in line) wants of ``keys``.
+
+        The first one in line decides, and of its keys the one that it reserved first.
+        """
         if not self._line:
             return None
         wanted = set(keys) | {Key(key.ptr, WHOLE_TABLE) for key in keys}

@@ -6,9 +6,7 @@ The cost of an answer depends on what happened since the reader's snapshot, not 
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
 from collections import deque
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -45,9 +43,9 @@ class WriteLog:
     def __init__(self, floor: int) -> None:
         """Start empty: a snapshot below ``floor`` cannot be validated, because what came after it is not here."""
         self.floor = floor
-        self._order: deque[tuple[int, list[Write], int]] = deque()
+        self._order: deque[tuple[int, list[Key], int]] = deque()  # as they finished, with their sizes
         self._last_writer: dict[Key, int] = {}
-        self._by_table: dict[str, list[tuple[int, int, Write]]] = {}
+        self._by_table: dict[str, deque[tuple[int, list[Write]]]] = {}  # each table's in txid order
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -56,14 +54,22 @@ class WriteLog:
 
     def add(self, txid: int, writes: list[Write]) -> None:
         """Record a committed write set. Transactions finish in any order; entries are kept in txid order per table."""
-        size = 0
-        for position, write in enumerate(writes):
-            size += len(bytes(write.data))
-            key = Key(write.ptr, write.id)
+        keys = [Key(write.ptr, write.id) for write in writes]
+        for key in keys:
             if txid > self._last_writer.get(key, 0):
                 self._last_writer[key] = txid
-            insort(self._by_table.setdefault(write.ptr, []), (txid, position, write), key=_txid_and_position)
-        self._order.append((txid, writes, size))
+        by_table: dict[str, list[Write]] = {}
+        size = 0
+        for write in writes:
+            size += len(write.data)
+            by_table.setdefault(write.ptr, []).append(write)
+        for ptr, written in by_table.items():
+            entries = self._by_table.setdefault(ptr, deque())
+            place = len(entries)
+            while place and entries[place - 1][0] > txid:  # rarely more than a few steps: those that overtook it
+                place -= 1
+            entries.insert(place, (txid, written))
+        self._order.append((txid, keys, size))
         self._bytes += size
 
     def last_writer(self, key: Key) -> int:
@@ -72,41 +78,34 @@ class WriteLog:
 
     def first_touch(self, predicate: Predicate, snapshot: int) -> tuple[int, str] | None:
         """Return (txid, id) of a write after ``snapshot`` that may change what ``predicate`` read, or None."""
-        entries = self._by_table.get(predicate.ptr, [])
-        start = bisect_right(entries, snapshot, key=_txid_only)
         # Newest first: a retry should wait for the latest transaction that it lost to.
-        for txid, _, write in reversed(entries[start:]):
-            if touches(predicate, write):
-                return txid, write.id
+        for txid, written in reversed(self._by_table.get(predicate.ptr, ())):
+            if txid <= snapshot:
+                return None
+            for write in reversed(written):
+                if touches(predicate, write):
+                    return txid, write.id
         return None
 
     def trim(self, oldest_snapshot: int) -> None:
         """Forget what no active snapshot needs, and more than that when the log is over its bounds."""
         while self._order:
-            txid, writes, size = self._order[0]
+            txid, keys, size = self._order[0]
             over = len(self._order) > limits.WRITE_LOG_TRANSACTIONS or self._bytes > limits.WRITE_LOG_BYTES
             if txid > oldest_snapshot and not over:
                 return
             self._order.popleft()
             self._bytes -= size
-            self._forget(txid, writes)
+            self._forget(txid, keys)
             self.floor = max(self.floor, txid)
 
-    def _forget(self, txid: int, writes: Iterable[Write]) -> None:
-        for write in writes:
-            key = Key(write.ptr, write.id)
+    def _forget(self, txid: int, keys: list[Key]) -> None:
+        for key in keys:
             if self._last_writer.get(key) == txid:
                 del self._last_writer[key]
             # A transaction that finished late may have been dropped with a later one already.
-            entries = self._by_table.get(write.ptr, [])
-            del entries[: bisect_right(entries, txid, key=_txid_only)]
+            entries = self._by_table.get(key.ptr)
+            while entries and entries[0][0] <= txid:
+                entries.popleft()
             if not entries:
-                self._by_table.pop(write.ptr, None)
-
-
-def _txid_only(entry: tuple[int, int, Write]) -> int:
-    return entry[0]
-
-
-def _txid_and_position(entry: tuple[int, int, Write]) -> tuple[int, int]:
-    return entry[0], entry[1]
+                self._by_table.pop(key.ptr, None)
