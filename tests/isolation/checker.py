@@ -280,9 +280,10 @@ class _History:
         """By list: who appended what no read contains. Lists only grow, so each of them comes after every read."""
         found: dict[Hashable, list[Hashable]] = defaultdict(list)
         for (key, value), txn_id in self.writer.items():
-            if key in self.lists and self._installs(key, value) and self.txns[txn_id].outcome == OK:
-                if value not in self.order[key]:
-                    found[key].append(txn_id)
+            if key not in self.lists or self.txns[txn_id].outcome != OK:
+                continue
+            if self._installs(key, value) and value not in self.order[key]:
+                found[key].append(txn_id)
         return found
 
     def build(self) -> None:
