@@ -276,6 +276,16 @@ class _History:
 
     # --- edges -------------------------------------------------------------------------------------------------------
 
+    def _unread(self) -> dict[Hashable, list[Hashable]]:
+        """By list: who appended what no read contains. Lists only grow, so each of them comes after every read."""
+        found: dict[Hashable, list[Hashable]] = defaultdict(list)
+        for (key, value), txn_id in self.writer.items():
+            if key not in self.lists or self.txns[txn_id].outcome != OK:
+                continue
+            if self._installs(key, value) and value not in self.order[key]:
+                found[key].append(txn_id)
+        return found
+
     def build(self) -> None:
         versions = {key: [value for value in order if self._installs(key, value)] for key, order in self.order.items()}
         positions: dict[Hashable, dict[Any, int]] = {}
@@ -283,6 +293,11 @@ class _History:
             positions[key] = {value: n for n, value in enumerate(order)}
             for before, now in itertools.pairwise(order):
                 self.graph.add(self.writer[key, before], self.writer[key, now], WW)
+        unread = self._unread()
+        for key, writers in unread.items():
+            for last in versions[key][-1:]:
+                for writer in writers:
+                    self.graph.add(self.writer[key, last], writer, WW)
         read_and_wrote: dict[tuple[Hashable, Any], list[Hashable]] = defaultdict(list)
         for txn_id, pairs in self.read_by.items():
             wrote = {op.key for op in self.txns[txn_id].ops if isinstance(op, (Write, Append))}
@@ -307,6 +322,9 @@ class _History:
                     read_and_wrote[key, order[at] if at >= 0 else None].append(txn_id)
                 if at + 1 < len(order):
                     self.graph.add(txn_id, self.writer[key, order[at + 1]], RW)
+                else:
+                    for writer in unread.get(key, ()):
+                        self.graph.add(txn_id, writer, RW)
             for op in self.txns[txn_id].ops:
                 if isinstance(op, ReadWhere):
                     self._predicate(txn_id, op, versions)

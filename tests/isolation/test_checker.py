@@ -115,6 +115,22 @@ def test_real_time_is_an_order_too():
     assert kinds(long_fork) == {"G2-item"}
 
 
+def test_an_append_that_no_read_contains_comes_after_every_read():
+    """Lists only grow: whoever did not see an element read the list before it was there."""
+    history = [
+        Txn("a", [Append("x", 1)], 0, 1),
+        Txn("b", [Read("x", (1,))], 2, 3),
+        Txn("c", [Append("x", 2)], 4, 5),
+    ]
+    assert kinds(history) == set()
+    assert kinds([*history, Txn("d", [Read("x", (1,))], 4.5, 7)]) == set()
+    assert kinds([*history, Txn("d", [Read("x", (1,))], 6, 7)]) == {"stale-read"}
+    assert kinds([history[0], Txn("b", [Read("x", ())], 2, 3)]) == {"stale-read"}
+    assert kinds([Txn("c", [Append("x", 2)], -2, -1), *history[:2]]) == {"G0-realtime", "stale-read"}
+    skew = [Txn("a", [Read("x", ()), Append("y", 1)]), Txn("b", [Read("y", ()), Append("x", 2)])]
+    assert kinds(skew) == {"G2-item"}
+
+
 def test_the_read_only_anomaly():
     """Fekete, O'Neil, O'Neil 2004: the two writers alone are serializable, the reader between them shows that not."""
     history = [

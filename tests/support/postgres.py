@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,22 +30,24 @@ _TEMPLATE = "kontract_template"
 class Postgres:
     """The server and its databases."""
 
-    def __init__(self, cluster: Cluster, schema: Path) -> None:
+    def __init__(self, cluster: Cluster, reaper: Reaper, schema: Path) -> None:
         self.cluster = cluster
+        self._reaper = reaper
         self._schema = schema
         self._numbers = itertools.count(1)
 
     @classmethod
     @contextmanager
-    def started(cls, checkout: Checkout, reaper: Reaper) -> Iterator[Postgres]:
+    def started(cls, checkout: Checkout, reaper: Reaper, **settings: str) -> Iterator[Postgres]:
+        """A server; `settings` are PostgreSQL's, over those that make it fast and forgetful."""
         folder = Path(tempfile.mkdtemp(prefix="kontract-tests-"))
         reaper.watch_folder(folder)
         folder.chmod(0o755)  # as root, PostgreSQL runs as another user, who must be able to get in
-        cluster = Cluster(folder / "postgres", settings=dict(THROW_AWAY))
+        cluster = Cluster(folder / "postgres", settings={**THROW_AWAY, **settings})
         try:
             cluster.start()
             reaper.watch_postgres(cluster.pid)
-            yield cls(cluster, checkout.root / "sql" / "init.sql")
+            yield cls(cluster, reaper, checkout.root / "sql" / "init.sql")
         finally:
             cluster.stop()
             shutil.rmtree(folder, ignore_errors=True)
@@ -57,6 +61,23 @@ class Postgres:
     def server_url(self) -> str:
         """The server's own database `postgres`: for statements that are about databases."""
         return self.cluster.url("postgres")
+
+    def stop(self, how: signal.Signals) -> None:
+        """End the server; `start` brings it back on the same port and data.
+
+        `how`: SIGINT rolls back what is under way and writes everything to disk; SIGQUIT drops everything at once, so
+        that the log has to be replayed, as after a crash.
+        """
+        pid = self.cluster.pid
+        os.kill(pid, how)
+        self.cluster.stop()  # waits for its end
+        self._reaper.forget_postgres(pid)
+
+    def start(self) -> None:
+        port = self.cluster.port
+        self.cluster.start()
+        self._reaper.watch_postgres(self.cluster.pid)
+        assert self.cluster.port == port
 
     def create_database(self, *, empty: bool = False) -> str:
         """The URL of a new database: with sql/init.sql applied, or `empty`. Takes some 30 ms; never reused."""

@@ -1,15 +1,18 @@
-"""A small checkout beside the real one: its own Worker and its own state, the installed packages shared."""
+"""Checkouts beside the real one: a Worker and a state of their own, the installed packages shared."""
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
+from kontract.cli import build
 from kontract.cli.toolchain.checkout import Checkout
 
 _COPIED = ("wrangler.toml", "package.json", "package-lock.json", "pyproject.toml", "uv.lock")
 
-# `make --silent build` is what wrangler.toml runs before anything; this Worker has nothing to compile.
+# `make --silent build` is what wrangler.toml runs before anything; here there is nothing left to compile.
 _MAKEFILE = "build:\n\t@:\n"
 
 ENTRY = """\
@@ -52,18 +55,41 @@ class KontractSessionDO(DurableObject):
 
 
 def scratch_checkout(real: Checkout, folder: Path, *, entry: str = ENTRY) -> Checkout:
-    """Lay one out in `folder`. Its Worker counts visits, in PostgreSQL and in a Durable Object."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Lay a small one out in `folder`. Its Worker counts visits, in PostgreSQL and in a Durable Object."""
+    (folder / "src").mkdir(parents=True)
+    (folder / "src" / "entry.py").write_text(entry)
+    (folder / "src" / "session_do.py").write_text(SESSION_DO)
+    return _furnished(real, folder)
+
+
+def product_checkout(
+    real: Checkout, folder: Path, *, modules: Iterable[Path] = (), limits: dict[str, int] | None = None
+) -> Checkout:
+    """A copy of the product in `folder`, with more modules in its application and with other limits."""
+    shutil.copytree(real.root / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    for module in modules:
+        shutil.copyfile(module, folder / "src" / "app" / module.name)
+    path = folder / "src" / "kontract" / "core" / "limits.py"
+    text = path.read_text()
+    for name, value in (limits or {}).items():
+        text, count = re.subn(rf"^{name} = .*$", f"{name} = {value}", text, flags=re.MULTILINE)
+        assert count == 1, f"there is no limit {name}"
+    path.write_text(text)
+    (folder / "src" / "routes.py").write_text(build.render(build.scan(folder / "src")))
+    return _furnished(real, folder)
+
+
+def _furnished(real: Checkout, folder: Path) -> Checkout:
+    """Add what is beside src/."""
     for name in _COPIED:
         shutil.copyfile(real.root / name, folder / name)
     (folder / "Makefile").write_text(_MAKEFILE)
-    (folder / "src").mkdir()
-    (folder / "src" / "entry.py").write_text(entry)
-    (folder / "src" / "session_do.py").write_text(SESSION_DO)
     for name in ("node_modules", "python_modules", "sql"):
         (folder / name).symlink_to(real.root / name)
     checkout = Checkout(folder)
     checkout.state.mkdir()
     shutil.copytree(real.state / "stamps", checkout.state / "stamps")
     shutil.copyfile(real.state / "pyodide-source", checkout.state / "pyodide-source")
+    if (real.state / "pyodide").is_dir():
+        shutil.copytree(real.state / "pyodide", checkout.state / "pyodide")
     return checkout
