@@ -13,6 +13,33 @@ JSON_DEPTH = 32
 FUNCTION_NAME_LENGTH = 128
 """Characters of a function's name in a URL; longer ones are refused before any look-up."""
 
+# --- raystream --------------------------------------------------------------------------------------------------------
+
+RAYSTREAM_TOKEN_BYTES = 8_192
+"""Bytes of the token in a handshake: what HTTP servers commonly take of one header, where tokens travel otherwise."""
+
+RAYSTREAM_HELLO_BYTES = 16 + 1 + 32 + RAYSTREAM_TOKEN_BYTES + 16
+"""Bytes of a handshake's first message: frame header, suite, ephemeral key, token, tag."""
+
+RAYSTREAM_TICKET_BYTES = 8_192
+"""Bytes of a ticket: it travels with each request. Some 200 are usual; the rest is for callers with many groups."""
+
+RAYSTREAM_TICKET_MS = 3_600_000
+"""How long a ticket is good at most: an hour. Whoever gets hold of a client's session keys has them no longer."""
+
+RAYSTREAM_FRESH_MS = 30_000
+"""How far a request's time may be from the server's: slow networks and clocks, against requests recorded and replayed
+when they do something else than they did."""
+
+RAYSTREAM_HEADERS = 32
+"""Headers inside a request or a response. Functions see them; there is no need for more than a few."""
+
+RAYSTREAM_HEADER_BYTES = 4_096
+"""Bytes of one such header's value: a redirect's address is the longest."""
+
+RAYSTREAM_REQUEST_BYTES = BODY_BYTES + RAYSTREAM_TICKET_BYTES + 64 * 1024
+"""Bytes of a sealed request: the body's limit holds for what is inside, so what is around it comes on top."""
+
 # --- what a transaction may hold -------------------------------------------------------------------------------------
 
 WRITE_SET_BYTES = 1_000_000
