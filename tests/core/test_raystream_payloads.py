@@ -164,7 +164,7 @@ def test_verdicts_that_are_none(verdict):
 )
 def test_headers_that_cannot_be_sent(headers):
     """Said before anything is sealed, to the program that wrote them."""
-    with pytest.raises(ValueError, match=r"header|codec"):
+    with pytest.raises(ValueError, match="header"):
         encode_reply(Reply(200, headers, b""))
 
 

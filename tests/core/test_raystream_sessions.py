@@ -337,7 +337,7 @@ def test_the_secret_is_rotated_under_running_sessions():
 def test_tokens_of_the_largest_size():
     """At the limit and one byte above it."""
     at = server()
-    most = b"t" * limits.RAYSTREAM_TOKEN_BYTES
+    most = b"t" * limits.TOKEN_BYTES
     assert at.begin(Handshake(CRYPTO, at.public_keys[0], DICE.take()).hello(most)).token == most
     with pytest.raises(RaystreamError):
         at.begin(Handshake(CRYPTO, at.public_keys[0], DICE.take()).hello(most + b"t"))

@@ -19,13 +19,12 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from kontract.core import headers as header_fields
 from kontract.core import limits
 from kontract.core.raystream.suites import RaystreamError
 
 MAX_ELAPSED = 2**32 - 1
 
-_NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
-_VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
 _FUNCTION = re.compile(rb"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
@@ -156,9 +155,9 @@ def _headers(headers: Mapping[str, str]) -> bytes:
     parts = [bytes([len(headers)])]
     names = set()
     for key, text in headers.items():
-        name, value = key.lower().encode("ascii", "replace"), text.encode("iso-8859-1")
-        if not _NAME.fullmatch(name) or not _fits(value) or name in names:
-            message = f"the header {key!r:.100} cannot be sent"
+        name, value = header_fields.encode(key, text)
+        if name in names:
+            message = f"the header {key!r:.100} cannot be sent twice"
             raise ValueError(message)
         names.add(name)
         parts += (bytes([len(name)]), name, len(value).to_bytes(2, "big"), value)
@@ -173,11 +172,7 @@ def _read_headers(reader: _Reader) -> dict[str, str]:
     for _ in range(count):
         name = reader.take(reader.number(1))
         value = reader.take(reader.number(2))
-        if not _NAME.fullmatch(name) or not _fits(value) or name.decode("ascii") in headers:
+        if not header_fields.fits(name, value) or name.decode("ascii") in headers:
             raise RaystreamError
         headers[name.decode("ascii")] = value.decode("iso-8859-1")
     return headers
-
-
-def _fits(value: bytes) -> bool:
-    return len(value) <= limits.RAYSTREAM_HEADER_BYTES and _VALUE.fullmatch(value) is not None
