@@ -11,10 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.reaper import Reaper
 from support.postgres import Postgres
+
+# No deadline: a busy machine is not a defect. No database of earlier failures: every run begins alike.
+settings.register_profile("kontract", deadline=None, database=None, print_blob=True)
+settings.load_profile("kontract")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ class Laboratory:
     def run(self, module: str, function: str, argument: Any) -> Any:
         """Call ``await module.function(argument)`` in workerd; argument and answer travel as JSON."""
         path = f"{module.replace('.', '/')}/{function}"
-        response = httpx.post(f"{self._url}/{path}", json=argument, timeout=120, trust_env=False)
+        response = httpx.post(f"{self._url}/{path}", content=json.dumps(argument), timeout=120, trust_env=False)
         assert response.status_code == 200, response.text
         return response.json()
 

@@ -33,6 +33,8 @@ def worker(
 def laboratory(checkout: Checkout, reaper: Reaper, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]:
     """A Worker of the tests' own, without a database: it runs functions of `support/in_workerd.py` in workerd."""
     folder = Path(support.__file__).parent
-    modules = [folder / name for name in ("in_workerd.py", "crypto_operations.py")]
+    modules = [
+        folder / name for name in ("in_workerd.py", "crypto_operations.py", "noise_nk.py", "raystream_vectors.py")
+    ]
     with running_laboratory(checkout, tmp_path_factory.mktemp("laboratory"), reaper, modules) as running:
         yield running

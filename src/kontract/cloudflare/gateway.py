@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
+import js
+from pyodide.ffi import to_js
 from workers import Response as WorkerResponse
 
 from kontract.cloudflare.runtime import WorkerPlatform
 from kontract.gateway.app import Gateway
-from kontract.gateway.http import Request
+from kontract.gateway.http import OCTETS, Request
 
 
 async def serve(gateway: Gateway, request: Any, env: Any, context: Any) -> Any:
@@ -33,6 +35,10 @@ async def serve(gateway: Gateway, request: Any, env: Any, context: Any) -> Any:
         ),
         WorkerPlatform(env, context),
     )
+    if response.headers.get("Content-Type") == OCTETS:
+        # The SDK would hand workerd a view into Python's memory, which is released before it is sent: hence the copy.
+        headers = js.Object.fromEntries(to_js(list(response.headers.items())))
+        return WorkerResponse(js.Response.new(to_js(response.body), status=response.status, headers=headers))
     text = response.body.decode() if response.body else None
     return WorkerResponse(text, status=response.status, headers=response.headers)
 

@@ -13,6 +13,14 @@ JSON_DEPTH = 32
 FUNCTION_NAME_LENGTH = 128
 """Characters of a function's name in a URL; longer ones are refused before any look-up."""
 
+# --- what a function may answer --------------------------------------------------------------------------------------
+
+HANDLER_HEADERS = 16
+"""Headers that a function adds to its answer. There is no need for more than a few."""
+
+HEADER_BYTES = 4_096
+"""Bytes of a header's value in an answer, or inside raystream: a redirect's address is the longest."""
+
 # --- what a transaction may hold -------------------------------------------------------------------------------------
 
 WRITE_SET_BYTES = 1_000_000
@@ -138,6 +146,27 @@ LOGINS_PER_ADDRESS = 200
 
 SIGN_UPS_PER_ADDRESS = 200
 """New anonymous sessions and new accounts from one address in a window."""
+
+# --- raystream --------------------------------------------------------------------------------------------------------
+
+RAYSTREAM_HELLO_BYTES = 16 + 1 + 32 + TOKEN_BYTES + 16
+"""Bytes of a handshake's first message: frame header, suite, ephemeral key, token, tag."""
+
+RAYSTREAM_TICKET_BYTES = 8_192
+"""Bytes of a ticket: it travels with each request. Some 250 are usual; the rest is for callers with many groups."""
+
+RAYSTREAM_TICKET_MS = 3_600_000
+"""How long a ticket is good at most: an hour. Whoever gets hold of a client's session keys has them no longer."""
+
+RAYSTREAM_FRESH_MS = 30_000
+"""How far a request's time may be from the server's: slow networks and clocks, against requests recorded and replayed
+when they do something else than they did."""
+
+RAYSTREAM_HEADERS = 32
+"""Headers inside a sealed request or response: HANDLER_HEADERS and those of the gateway."""
+
+RAYSTREAM_REQUEST_BYTES = BODY_BYTES + RAYSTREAM_TICKET_BYTES + 64 * 1024
+"""Bytes of a sealed request: the body's limit holds for what is inside, so what is around it comes on top."""
 
 # --- shared state ----------------------------------------------------------------------------------------------------
 

@@ -6,15 +6,17 @@ import re
 import traceback
 from typing import Any
 
+from kontract.core import headers as header_fields
 from kontract.core.catalog import Catalog
 from kontract.core.errors import Code, Fault, HttpError, InternalError, NotFoundError, UnavailableError
 from kontract.core.store import SqlStore, TableMissingError
-from kontract.gateway import auth, rpc
+from kontract.gateway import auth, raystream, rpc
 from kontract.gateway import config as configuration
 from kontract.gateway.auth import Auth
 from kontract.gateway.config import ConfigurationError
-from kontract.gateway.http import JSON, Request, Response, encode_json, error_response
+from kontract.gateway.http import JSON, OCTETS, Request, Response, encode_json, error_response
 from kontract.gateway.meter import Meter
+from kontract.gateway.raystream import Raystream
 from kontract.gateway.routes import Registry
 from kontract.gateway.rpc import call_function, function_name, method_not_allowed
 from kontract.gateway.scope import Deployment, Scope
@@ -48,6 +50,7 @@ class Gateway:
         """Serve the functions of ``registry``."""
         self._registry = registry
         self._deployment: Deployment | None = None
+        self._raystream: Raystream | None = None
 
     async def handle(self, request: Request, platform: RuntimeAdapter) -> Response:
         """Answer one request. Never raises: every failure becomes an error body and a log line."""
@@ -57,24 +60,16 @@ class Gateway:
         if not REQUEST_ID.fullmatch(request_id):
             request_id = platform.random.token(12).hex()
         fields: dict[str, Any] = {"request_id": request_id, "method": request.method, "path": request.path[:200]}
-        level = "info"
         origins: frozenset[str] = frozenset()
         try:
             deployment = self._deploy(platform)
             origins = deployment.config.cors_origins
             response = await self._route(Scope(deployment, platform, request, request_id, meter, fields))
         except Exception as error:  # noqa: BLE001 - the outermost frame: nothing may reach the platform
-            known = to_http_error(error)
-            response = error_response(known, request_id)
-            fields["error"] = known.error_code.name
-            fields["reason"] = known.message
-            if known.error_code.fault is Fault.SERVER:
-                level = "error"
-                fields["exception"] = "".join(traceback.format_exception(error))
-            elif known.error_code.fault is Fault.CONTENTION:
-                level = "warning"
+            response = _failed(error, request_id, fields)
         self._finish(request, response, request_id, meter, origins)
-        fields |= {
+        level = fields.pop("level", "info")
+        fields = {
             "status": response.status,
             "ms": round(platform.clock.elapsed() - started, 1),
             "coord_calls": meter.coordinator_calls,
@@ -83,7 +78,7 @@ class Gateway:
             "db_ms": round(meter.database_ms, 1),
             "attempts": meter.attempts,
             "txid": response.headers.get("X-Kontract-Txid"),
-        }
+        } | fields  # raystream's are those of what is sealed
         platform.log(level, "request", **fields)
         return response
 
@@ -111,6 +106,10 @@ class Gateway:
             return await call_function(scope, session, name, request)
         if request.path.startswith(auth.PREFIX):
             return await Auth(scope).handle()
+        if request.path in raystream.PATHS:
+            if self._raystream is None:
+                self._raystream = Raystream(scope.platform.crypto, scope.deployment.config.keys)
+            return await self._raystream.handle(scope, _failed)
         if request.path in ("/health", "/ready"):
             if request.method not in ("GET", "HEAD"):
                 raise method_not_allowed("GET")
@@ -133,7 +132,7 @@ class Gateway:
         headers["X-Request-Id"] = request_id
         headers.setdefault("Cache-Control", "no-store")
         headers["X-Content-Type-Options"] = "nosniff"
-        if meter.attempts:
+        if meter.attempts and headers.get("Content-Type") != OCTETS:  # what is sealed has it inside
             headers["Server-Timing"] = meter.server_timing()
         if origins:
             headers["Vary"] = "Origin"
@@ -145,6 +144,23 @@ class Gateway:
                 headers["Access-Control-Allow-Methods"] = "GET, POST"
                 headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS
                 headers["Access-Control-Max-Age"] = "86400"
+
+
+def _failed(error: Exception, request_id: str, fields: dict[str, Any]) -> Response:
+    """Return what a caller is told of an error, and note for the log line what it was."""
+    known = to_http_error(error)
+    try:
+        header_fields.check(known.headers)
+    except ValueError as unfit:  # an error of the application: what it wanted to say cannot be sent
+        error, known = unfit, _internal()
+    fields["error"] = known.error_code.name
+    fields["reason"] = known.message
+    if known.error_code.fault is Fault.SERVER:
+        fields["level"] = "error"
+        fields["exception"] = "".join(traceback.format_exception(error))
+    elif known.error_code.fault is Fault.CONTENTION:
+        fields["level"] = "warning"
+    return error_response(known, request_id)
 
 
 def to_http_error(error: Exception) -> HttpError:

@@ -13,6 +13,7 @@ from kontract.core import limits
 from kontract.core.errors import HttpError, PayloadTooLargeError
 
 JSON = "application/json"
+OCTETS = "application/octet-stream"
 
 encode_json = msgspec.json.Encoder().encode
 
@@ -32,19 +33,19 @@ class Request:
     query: str = ""
     client: str = ""
 
-    async def read(self) -> bytes:
+    async def read(self, at_most: int = limits.BODY_BYTES) -> bytes:
         """Return the body; raises PayloadTooLargeError when it is over its limit."""
         length = self.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > limits.BODY_BYTES:
-            raise _too_large()
-        body = await self.body(limits.BODY_BYTES)
-        if len(body) > limits.BODY_BYTES:
-            raise _too_large()
+        if length.isdecimal() and int(length) > at_most:
+            raise _too_large(at_most)
+        body = await self.body(at_most)
+        if len(body) > at_most:
+            raise _too_large(at_most)
         return body
 
 
-def _too_large() -> PayloadTooLargeError:
-    return PayloadTooLargeError(f"the request body is larger than {limits.BODY_BYTES} bytes")
+def _too_large(at_most: int) -> PayloadTooLargeError:
+    return PayloadTooLargeError(f"the request body is larger than {at_most} bytes")
 
 
 @dataclass(slots=True)

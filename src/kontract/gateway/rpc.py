@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from kontract.core import headers as header_fields
 from kontract.core import limits
 from kontract.core.errors import Code, HttpError, InvalidRequestError, NotFoundError
 from kontract.core.fields import redact
@@ -53,11 +54,13 @@ def function_name(path: str) -> str:
     return name
 
 
-async def call_function(scope: Scope, session: Session | None, name: str, request: Request) -> Response:
+async def call_function(
+    scope: Scope, session: Session | None, name: str, request: Request, call_id: str | None = None
+) -> Response:
     """Call a backend function on behalf of a session, None for a caller without a token.
 
-    ``request`` is the call's own: through raystream it is another one than the HTTP request. Raises HttpError and
-    whatever the function raises.
+    ``request`` is the call's own: through raystream it is another one than the HTTP request. ``call_id``: what every
+    copy of the request has, so that it is applied once. Raises HttpError and whatever the function raises.
     """
     endpoint = scope.deployment.registry.endpoint(name)
     if session is None and endpoint is not None and endpoint.meta.public:
@@ -69,19 +72,22 @@ async def call_function(scope: Scope, session: Session | None, name: str, reques
         message = f"there is no function {name!r}"
         raise NotFoundError(message)
     authorize(session, name, endpoint.meta)
-    return await RpcCall(scope, session, endpoint, request).run()
+    return await RpcCall(scope, session, endpoint, request, call_id).run()
 
 
 class RpcCall:
     """One call of one backend function."""
 
-    def __init__(self, scope: Scope, session: Session, endpoint: Endpoint, request: Request) -> None:
+    def __init__(
+        self, scope: Scope, session: Session, endpoint: Endpoint, request: Request, call_id: str | None = None
+    ) -> None:
         """Bind the call to its request."""
         self._scope = scope
         self._platform = scope.platform
         self._session = session
         self._endpoint = endpoint
         self._request = request
+        self._call_id = call_id
         self._context = self._make_context()
         self._called = False
         self._value: Any = None
@@ -161,18 +167,23 @@ class RpcCall:
     def _call(self) -> Call:
         key = self._request.headers.get("idempotency-key")
         meta = self._endpoint.meta
-        if key is None:
-            call_id = self._platform.random.token(16).hex()
-        else:
+        read_only = not may_write(meta.perm)
+        idempotent = True
+        if key is not None:
             call_id = idempotent_call_id(self._session, self._endpoint.name, key)
+        elif self._call_id is not None and not read_only:
+            call_id = self._call_id
+        else:
+            call_id = self._platform.random.token(16).hex()
+            idempotent = False
         return Call(
             id=call_id,
             owner=self._session.owner,
             user=self._session.user,
             session=self._session.sid,
-            read_only=not may_write(meta.perm),
+            read_only=read_only,
             isolation=Isolation(meta.isolation),
-            idempotent=key is not None,
+            idempotent=idempotent,
         )
 
     def _make_context(self) -> Context:
@@ -217,6 +228,11 @@ def to_response(value: Any, function: str) -> Response:
         message = f"{function} returned something that JSON cannot hold: {error}"
         raise TypeError(message) from error
     headers = dict(answer.headers)
+    try:
+        header_fields.check(headers)
+    except ValueError as error:
+        message = f"{function} returned something that HTTP cannot hold: {error}"
+        raise TypeError(message) from error
     if body:
         headers["Content-Type"] = JSON
     return Response(answer.status, body, headers)

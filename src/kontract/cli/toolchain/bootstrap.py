@@ -13,7 +13,7 @@ import time
 
 UV_VERSION = "0.13.8"
 MINIMUM_PYTHON = (3, 11)
-NEEDED_BYTES = 1200 * 1024 * 1024  # .venv 550 MB, uv's download cache as much again
+NEEDED_BYTES = 1300 * 1024 * 1024  # .venv 620 MB, uv's download cache as much again
 _OFFLINE = ("dns error", "name resolution", "network is unreachable", "connection refused", "failed to fetch")
 _OFFLINE += ("newconnectionerror", "connection error", "could not connect", "client error (connect)", "max retries")
 _NO_SPACE = ("no space left on device", "enospc", "disk quota exceeded")

@@ -1,0 +1,41 @@
+"""What HTTP allows in a header field (RFC 9110, sections 5.1 and 5.5), and how much of it this system carries.
+
+A line break in a value would become a header of its own at the next hop, so whatever comes from outside or from a
+function is held to this.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from kontract.core import limits
+
+_NAME = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
+_VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
+
+
+def fits(name: bytes, value: bytes) -> bool:
+    """Whether this can be sent: a name in lower case, a value in ISO 8859-1."""
+    return (
+        _NAME.fullmatch(name) is not None and len(value) <= limits.HEADER_BYTES and _VALUE.fullmatch(value) is not None
+    )
+
+
+def encode(name: str, value: str) -> tuple[bytes, bytes]:
+    """Return a field as bytes, the name in lower case; ValueError for one that cannot be sent."""
+    field = name.lower().encode("ascii", "replace"), value.encode("iso-8859-1", "replace")
+    if not fits(*field) or field[1].decode("iso-8859-1") != value:
+        message = f"the header {name!r:.100} cannot be sent"
+        raise ValueError(message)
+    return field
+
+
+def check(headers: Mapping[str, str]) -> None:
+    """Raise ValueError unless a function may answer with these."""
+    if len(headers) > limits.HANDLER_HEADERS:
+        message = f"{len(headers)} headers are more than {limits.HANDLER_HEADERS}"
+        raise ValueError(message)
+    if len(dict(encode(name, value) for name, value in headers.items())) < len(headers):
+        message = "a header is there twice, in upper and in lower case"
+        raise ValueError(message)

@@ -1,0 +1,142 @@
+"""``/raystream/*`` and ``/.well-known/kontract``: encrypted RPC in terms of requests and responses (docs/raystream.md).
+
+What is inside is a call like any other: the same function answers it that answers ``/rpc``, for the session that the
+handshake's token stood for.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from kontract.core import limits
+from kontract.core.errors import UnauthorizedError
+from kontract.core.keys import KeyRing
+from kontract.core.raystream.payloads import Reply
+from kontract.core.raystream.server import Randoms, Server
+from kontract.core.raystream.suites import VERSION, RaystreamError, Suite
+from kontract.gateway import rpc
+from kontract.gateway.context import Session
+from kontract.gateway.http import JSON, OCTETS, Request, Response, encode_json
+from kontract.gateway.scope import Scope
+from kontract.gateway.sessions import authenticate
+from kontract.ports import Crypto
+
+WELL_KNOWN = "/.well-known/kontract"
+HANDSHAKE = "/raystream/handshake"
+RPC = "/raystream/rpc"
+PATHS = frozenset({WELL_KNOWN, HANDSHAKE, RPC})
+
+WELL_KNOWN_CACHE = "public, max-age=300"
+"""Keys change by rotation only, and then the one before goes on being accepted."""
+
+REFUSED = "raystream: this message was refused; begin with a new handshake"
+
+Failed = Callable[[Exception, str, dict[str, Any]], Response]
+"""Makes an answer of an error: (error, request id, fields of the log line)."""
+
+_encode_principal = msgspec.msgpack.Encoder().encode
+_decode_principal: Callable[[bytes], Session | None] = msgspec.msgpack.Decoder(Session | None).decode
+
+
+class Raystream:
+    """The server's side in one process. It keeps keys, and nothing of any client."""
+
+    def __init__(self, crypto: Crypto, keys: KeyRing) -> None:
+        """Use the keys of this deployment."""
+        self._server = Server(crypto, keys)
+
+    async def handle(self, scope: Scope, failed: Failed) -> Response:
+        """Answer; raises HttpError. Whatever goes wrong behind a message that was opened is sealed like an answer."""
+        request = scope.request
+        if request.path == WELL_KNOWN:
+            if request.method not in ("GET", "HEAD"):
+                raise rpc.method_not_allowed("GET")
+            return self._well_known()
+        if request.method != "POST":
+            raise rpc.method_not_allowed("POST")
+        answer = self._handshake if request.path == HANDSHAKE else self._rpc
+        return Response(200, await answer(scope, failed), {"Content-Type": OCTETS})
+
+    def _well_known(self) -> Response:
+        """Say what a client needs to begin. Whoever must be safe from the network pins a key instead of asking."""
+        about = {
+            "raystream": {
+                "versions": [VERSION],
+                "suites": [suite.protocol for suite in Suite],
+                "public_keys": [base64url(key) for key in self._server.public_keys],
+                "handshake": HANDSHAKE,
+                "rpc": RPC,
+            }
+        }
+        return Response(200, encode_json(about), {"Content-Type": JSON, "Cache-Control": WELL_KNOWN_CACHE})
+
+    async def _handshake(self, scope: Scope, failed: Failed) -> bytes:
+        """Answer a client's first message with a ticket, or with what its token meets; both for its eyes only."""
+        message = await scope.request.read(limits.RAYSTREAM_HELLO_BYTES)
+        try:
+            greeting = self._server.begin(message)
+            token = greeting.token.decode("ascii")
+        except (RaystreamError, UnicodeDecodeError):
+            raise _refused() from None
+        random, now = scope.platform.random, scope.platform.clock.now()
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        try:
+            session = authenticate(_inner(scope, HANDSHAKE, headers), scope.deployment.tokens, now)
+        except Exception as error:  # noqa: BLE001 - it is sealed, and so must not leave this function
+            response = failed(error, scope.request_id, scope.log)
+            return greeting.deny(self._reply(scope, response), random.token(32))
+        expires = now + limits.RAYSTREAM_TICKET_MS
+        if session is not None:
+            scope.log["owner"], scope.log["user"] = session.owner, session.user
+            expires = min(expires, session.expires_at * 1000)
+        return greeting.grant(_encode_principal(session), now, expires, Randoms(random.token(32), random.token(32)))
+
+    async def _rpc(self, scope: Scope, failed: Failed) -> bytes:
+        """Open a request, run its function, seal the answer."""
+        message = await scope.request.read(limits.RAYSTREAM_REQUEST_BYTES)
+        try:
+            opened = self._server.open(message, scope.platform.clock.now())
+            session = _decode_principal(opened.principal)
+        except (RaystreamError, msgspec.DecodeError):
+            raise _refused() from None
+        call = opened.call
+        scope.log["function"] = call.function
+        inner = _inner(scope, f"{rpc.PREFIX}{call.function}", dict(call.headers), call.body)
+        try:
+            response = await rpc.call_function(scope, session, call.function, inner, opened.call_id)
+        except Exception as error:  # noqa: BLE001 - it is sealed, and so must not leave this function
+            response = failed(error, scope.request_id, scope.log)
+        return opened.reply(self._reply(scope, response), scope.platform.random.token(32))
+
+    @staticmethod
+    def _reply(scope: Scope, response: Response) -> Reply:
+        """What ``/rpc`` would have sent, with the headers that the gateway adds to it."""
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        headers["x-request-id"] = scope.request_id
+        if scope.meter.attempts:
+            headers["server-timing"] = scope.meter.server_timing()
+        scope.log["status"] = response.status
+        scope.log["txid"] = headers.get("x-kontract-txid")
+        return Reply(response.status, headers, response.body)
+
+
+def base64url(data: bytes) -> str:
+    """Encode without padding (RFC 4648, section 5)."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _refused() -> UnauthorizedError:
+    return UnauthorizedError(REFUSED, headers={"WWW-Authenticate": "Raystream"})
+
+
+def _inner(scope: Scope, path: str, headers: dict[str, str], content: bytes = b"") -> Request:
+    """The request that was inside. Of the one around it, only the network address goes on."""
+
+    async def body(at_most: int) -> bytes:
+        return content[: at_most + 1]
+
+    return Request("POST", path, headers, body, client=scope.request.client)
