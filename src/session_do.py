@@ -18,5 +18,17 @@ class KontractSessionDO(DurableObject):
     async def shared(self, text):
         return await self._session.shared(text)
 
+    async def fetch(self, request):
+        return self._session.fetch(request)
+
+    async def webSocketMessage(self, socket, message):  # noqa: N802 - the platform's name
+        await self._session.message(socket, message)
+
+    async def webSocketClose(self, socket, *_info):  # noqa: N802
+        self._session.closed(socket)
+
+    async def webSocketError(self, socket, *_info):  # noqa: N802
+        self._session.closed(socket)
+
     async def alarm(self, *_info):
         await self._session.alarm()

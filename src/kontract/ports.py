@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from kontract.core.errors import HttpError
+from kontract.core.events import Frame, Subscription
 from kontract.core.messages import Answer, Request
 from kontract.core.select import Selection
 from kontract.core.shared import SharedAnswer, SharedRequest
@@ -147,6 +148,42 @@ class CoordinatorStub(Protocol):
         ...
 
 
+class ClientGoneError(Exception):
+    """Whoever listened has left, or reads too slowly to be kept."""
+
+
+class FeedClosedError(Exception):
+    """The line to the owner's object is closed, or nothing came in time that had to come."""
+
+
+class Feed(Protocol):
+    """An open line to the changes of one owner."""
+
+    async def resume(self, since: str | None) -> None:
+        """Ask for the page after a position; raises FeedClosedError."""
+        ...
+
+    async def next(self, milliseconds: float) -> Frame | None:
+        """Return the next frame, None when none comes in time; raises FeedClosedError."""
+        ...
+
+    def close(self) -> None:
+        """Hang up. Never raises."""
+        ...
+
+
+class Outlet(Protocol):
+    """Where a streamed response is written to."""
+
+    async def write(self, data: bytes) -> None:
+        """Write, and wait until there is room for more; raises ClientGoneError."""
+        ...
+
+    async def close(self) -> None:
+        """End the response. Never raises."""
+        ...
+
+
 class DOStub(Protocol):
     """The state that all requests of one owner share, wherever it is kept (the owner's Durable Object)."""
 
@@ -278,6 +315,10 @@ class RuntimeAdapter(Protocol):
 
     def shared(self, owner: str) -> DOStub:
         """Return the way to the shared state of ``owner``."""
+        ...
+
+    async def open_feed(self, owner: str, subscription: Subscription) -> Feed:
+        """Connect to the changes of ``owner``; raises CoordinatorUnavailableError, RateLimitedError."""
         ...
 
     def open_database(self) -> Database:

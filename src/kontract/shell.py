@@ -13,7 +13,9 @@ from typing import Protocol
 from kontract.core import limits, recovery
 from kontract.core.collection import Collection, Job, Mark, Stage
 from kontract.core.coordinator import Coordinator, Effects, JournalEntry, Record
-from kontract.core.messages import Answer, Begin, Prepare, Request, Unready
+from kontract.core.events import End, Page
+from kontract.core.hub import Hub, LogHead, Subscriber
+from kontract.core.messages import Answer, Begin, EndSession, Prepare, Request, Unready
 from kontract.core.phases import ProtocolError
 from kontract.core.phases import Stage as CoordinatorStage
 from kontract.core.recovery import Saved
@@ -41,8 +43,8 @@ class Journal(Protocol):
         """Return what is there; None when this coordinator has never run."""
         ...
 
-    def start(self, epoch: int, last_txid: int) -> None:
-        """Forget everything and begin in ``epoch``."""
+    def start(self, epoch: int, last_txid: int, generation: str) -> None:
+        """Forget everything and begin in ``epoch``; ``generation`` names the event log that begins here."""
         ...
 
     def write(self, entries: list[JournalEntry]) -> None:
@@ -51,6 +53,14 @@ class Journal(Protocol):
 
     def newest(self, call: str) -> Record | None:
         """Return the newest record of an idempotent call."""
+        ...
+
+    def log_head(self) -> LogHead:
+        """Return where the event log begins."""
+        ...
+
+    def committed(self, after: int, up_to: int) -> list[Record]:
+        """Return the first committed records above ``after`` up to ``up_to``: see kontract.core.hub.EventLog."""
         ...
 
     def marks(self) -> list[Mark]:
@@ -89,6 +99,8 @@ class CoordinatorShell:
         self._coordinator: Coordinator | None = None
         self._collection = Collection()
         self._collecting = False
+        self.hub = Hub(journal)
+        self._until_serving: list[asyncio.Future[None]] = []
         self._starting: asyncio.Future[None] | None = None
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._last_ticket = 0
@@ -116,11 +128,35 @@ class CoordinatorShell:
         self._waiting[ticket] = answer
         try:
             self._run(lambda: coordinator.handle(ticket, request, self._clock.now(), known))
+            if isinstance(request, EndSession):
+                self.hub.end_session(request.session)
             return await answer
         finally:
             del self._waiting[ticket]
             if not answer.done():
                 coordinator.forget_caller(ticket)
+
+    async def resume(self, subscriber: Subscriber, since: str | None) -> Page | End:
+        """Return the next page for somebody who listens, or why there is none; waits until this coordinator serves.
+
+        Raises CoordinatorUnavailableError when it cannot, or has to be asked again.
+        """
+        if self._coordinator is None:
+            try:
+                await self._start()
+            except (DatabaseError, DatabaseUnavailableError) as error:
+                raise CoordinatorUnavailableError(str(error)) from error
+        while True:
+            coordinator = self._coordinator
+            if coordinator is None or coordinator.stage is CoordinatorStage.FENCED:
+                raise CoordinatorUnavailableError(STARTS_AGAIN)
+            if coordinator.stage is CoordinatorStage.SERVING:
+                if coordinator.has_ended(subscriber.subscription.session):
+                    return End("session")
+                return self.hub.page(subscriber, since, coordinator.watermark)
+            waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._until_serving.append(waiting)
+            await waiting
 
     async def wake(self) -> None:
         """Do what is due (an alarm rang), and wait until the questions to the database have been answered."""
@@ -150,6 +186,7 @@ class CoordinatorShell:
 
     def _tick(self, coordinator: Coordinator) -> None:
         self._run(lambda: coordinator.tick(self._clock.now()))
+        self.hub.trim(coordinator.watermark)
         due = self._next_collection
         if due is not None and due <= self._clock.now():
             self._collecting = True
@@ -175,7 +212,7 @@ class CoordinatorShell:
         finally:
             await store.aclose()
         if saved is None:
-            self._journal.start(coordinator.epoch, coordinator.watermark)
+            self._journal.start(coordinator.epoch, coordinator.watermark, self._new_generation())
         self._collection = Collection(self._journal.marks())
         self._coordinator = coordinator
         self._log("info", "coordinator_started", owner=self._owner, epoch=coordinator.epoch, fresh=saved is None)
@@ -202,6 +239,8 @@ class CoordinatorShell:
         """
         self._log("error", event, owner=self._owner, error=repr(error))
         self._coordinator = None
+        self.hub.interrupt()
+        self._let_wait_no_longer()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -218,8 +257,29 @@ class CoordinatorShell:
             self._spawn(self._resolve(self._coordinator, question.sid, question.txid))
         if effects.check_epoch:
             self._spawn(self._check_epoch())
+        self._publish(effects.published)
         self._observe()
         self._set_timer()
+
+    def _publish(self, records: list[Record]) -> None:
+        coordinator = self._coordinator
+        if coordinator is None:
+            return
+        if coordinator.stage is CoordinatorStage.SERVING:
+            self.hub.publish(records, coordinator.watermark)
+            self._let_wait_no_longer()
+        elif coordinator.stage is CoordinatorStage.FENCED:
+            self.hub.end_all("fenced")
+            self._let_wait_no_longer()
+
+    def _let_wait_no_longer(self) -> None:
+        waiting, self._until_serving = self._until_serving, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def _new_generation(self) -> str:
+        return f"g{self._clock.now():x}"
 
     def _observe(self) -> None:
         coordinator = self._coordinator
@@ -335,7 +395,7 @@ class CoordinatorShell:
             return
         self._run(lambda: old.epoch_read(fresh.epoch, self._clock.now()))  # whoever waits must ask again
         try:
-            self._journal.start(fresh.epoch, fresh.watermark)
+            self._journal.start(fresh.epoch, fresh.watermark, self._new_generation())
         except Exception as error:  # noqa: BLE001 - as in _run
             self._abandon("coordinator_failed", error)
             return

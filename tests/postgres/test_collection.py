@@ -355,6 +355,6 @@ def test_the_journal_of_a_durable_object_keeps_marks_until_they_are_done():
     assert journal.marks() == [Mark(9, 2_000)]
     journal.write_marks([Mark(9, 2_000, Stage.FENCES)])
     assert journal.marks() == [Mark(9, 2_000, Stage.FENCES)]
-    journal.start(2, 100)
+    journal.start(2, 100, "g1")
     assert journal.marks() == []
     database.close()

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import js
+import msgspec
+from workers import Response as WorkerResponse
 
 from kontract.cloudflare.database import HyperdriveDatabase, connector
+from kontract.cloudflare.feed import SocketSubscriber, page_text
 from kontract.cloudflare.journal import SqliteJournal
 from kontract.cloudflare.runtime import WorkerClock, log_line
 from kontract.cloudflare.shared import SqliteRows
 from kontract.core import shared
+from kontract.core.events import End, Page, Resume, Subscription
+from kontract.core.hub import Subscriber
 from kontract.core.messages import decode_request, encode
 from kontract.core.shared import SharedState
+from kontract.ports import CoordinatorUnavailableError
 from kontract.shell import CoordinatorShell
 
 OWNER_TABLE = "CREATE TABLE IF NOT EXISTS owner (name TEXT NOT NULL)"
@@ -25,6 +35,7 @@ class SessionObject:
 
     def __init__(self, context: Any, env: Any) -> None:
         """Open the journal; nothing else may be done in a constructor."""
+        self._context = context
         self._storage = context.storage
         self._sql = context.storage.sql
         self._sql.exec(OWNER_TABLE)
@@ -51,13 +62,48 @@ class SessionObject:
         """Answer one request for a shared value, as JSON text. The output gate makes it durable before it is sent."""
         return shared.encode(self._shared.handle(shared.decode_request(text), self._clock.now())).decode()
 
+    def fetch(self, request: Any) -> Any:
+        """Accept a line for a change stream; the Worker has checked who asks."""
+        query = dict(parse_qsl(urlsplit(str(request.url)).query))
+        shell = self._shell_of(query["owner"])
+        subscription = msgspec.json.decode(query["subscription"], type=Subscription)
+        if not shell.hub.has_room(subscription.user):
+            return WorkerResponse("", status=429)
+        pair = js.WebSocketPair.new().object_values()
+        self._context.acceptWebSocket(pair[1])
+        shell.hub.add(SocketSubscriber(pair[1], subscription))
+        return WorkerResponse(None, status=101, web_socket=pair[0])
+
+    async def message(self, socket: Any, text: str) -> None:
+        """Answer a request for a page."""
+        subscriber = self._subscriber(socket)
+        if subscriber is None:
+            socket.close(1000)
+            return
+        shell = self._shell_of(self._owner())
+        resume = msgspec.json.decode(text, type=Resume)
+        try:
+            page: Page | End = await shell.resume(subscriber, resume.since)
+        except CoordinatorUnavailableError as error:
+            page = End(f"unavailable: {error}")
+        subscriber.send(page_text(page))
+        await self._set_alarm(shell)
+
+    def closed(self, socket: Any) -> None:
+        """Forget a line that was hung up."""
+        subscriber = self._subscriber(socket)
+        if subscriber is not None and self._shell is not None:
+            self._shell.hub.remove(subscriber.subscription.number)
+        with contextlib.suppress(Exception):  # it is closed
+            socket.close(1000)
+
     async def alarm(self) -> None:
         """Do what was due; workerd calls it at least once, also after a restart."""
         self._alarm_due = None
-        rows = self._sql.exec("SELECT name FROM owner").raw().toArray()
-        if len(rows) == 0:
+        owner = self._owner()
+        if not owner:
             return
-        shell = self._shell_of(str(rows[0][0]))
+        shell = self._shell_of(owner)
         await shell.wake()
         await self._set_alarm(shell)
 
@@ -66,9 +112,19 @@ class SessionObject:
             self._shell = CoordinatorShell(
                 owner, self._journal, lambda: HyperdriveDatabase(self._connect), WorkerClock(), log_line, alarm=True
             )
-            if len(self._sql.exec("SELECT name FROM owner").raw().toArray()) == 0:
+            if not self._owner():
                 self._sql.exec("INSERT INTO owner (name) VALUES (?)", owner)
+            self._shell.hub.restore(SocketSubscriber.restored(socket) for socket in self._context.getWebSockets())
         return self._shell
+
+    def _owner(self) -> str:
+        rows = self._sql.exec("SELECT name FROM owner").raw().toArray()
+        return str(rows[0][0]) if len(rows) > 0 else ""
+
+    def _subscriber(self, socket: Any) -> Subscriber | None:
+        """Return who listens on a socket: it is another Python object in each event, so its attachment says who."""
+        number = SocketSubscriber.restored(socket).subscription.number
+        return self._shell_of(self._owner()).hub.find(number)
 
     async def _set_alarm(self, shell: CoordinatorShell) -> None:
         due = shell.next_wake

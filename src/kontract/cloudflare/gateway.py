@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -9,6 +10,7 @@ import js
 from pyodide.ffi import to_js
 from workers import Response as WorkerResponse
 
+from kontract.cloudflare.feed import StreamOutlet
 from kontract.cloudflare.runtime import WorkerPlatform
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import OCTETS, Request
@@ -35,6 +37,12 @@ async def serve(gateway: Gateway, request: Any, env: Any, context: Any) -> Any:
         ),
         WorkerPlatform(env, context),
     )
+    if response.stream is not None:
+        pipe = js.TransformStream.new()
+        # The request stays alive for as long as its body is sent, and ends when the client leaves.
+        asyncio.ensure_future(response.stream(StreamOutlet(pipe.writable)))  # noqa: RUF006 - it holds itself by its I/O
+        headers = js.Object.fromEntries(to_js(list(response.headers.items())))
+        return WorkerResponse(js.Response.new(pipe.readable, status=response.status, headers=headers))
     if response.headers.get("Content-Type") == OCTETS:
         # The SDK would hand workerd a view into Python's memory, which is released before it is sent: hence the copy.
         headers = js.Object.fromEntries(to_js(list(response.headers.items())))

@@ -10,8 +10,11 @@ from typing import Any
 
 import msgspec
 
+from kontract.core import limits
 from kontract.core.collection import Mark, Stage
 from kontract.core.coordinator import Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record
+from kontract.core.hub import LogHead
+from kontract.core.phases import Phase
 from kontract.core.recovery import Saved
 
 SCHEMA = (
@@ -22,6 +25,7 @@ SCHEMA = (
          txid INTEGER PRIMARY KEY, call TEXT, settled_at INTEGER NOT NULL, record TEXT NOT NULL)""",
     "CREATE INDEX IF NOT EXISTS records_by_call ON records (call, txid) WHERE call IS NOT NULL",
     "CREATE TABLE IF NOT EXISTS ended (session TEXT PRIMARY KEY, until INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS log (one INTEGER PRIMARY KEY, generation TEXT NOT NULL, floor INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS marks (watermark INTEGER PRIMARY KEY, time INTEGER NOT NULL, stage INTEGER NOT NULL)",
 )
 
@@ -49,10 +53,11 @@ class SqliteJournal:
         ended = {str(session): int(until) for session, until in self._rows("SELECT session, until FROM ended")}
         return Saved(epoch, max(last_txid, int(highest)), records, ended)
 
-    def start(self, epoch: int, last_txid: int) -> None:
+    def start(self, epoch: int, last_txid: int, generation: str) -> None:
         """Forget everything and begin in ``epoch``."""
         # The head first: records of an earlier epoch below a new head would only be resolved once more.
         self._sql.exec("INSERT OR REPLACE INTO head (one, epoch, last_txid) VALUES (1, ?, ?)", epoch, last_txid)
+        self._sql.exec("INSERT OR REPLACE INTO log (one, generation, floor) VALUES (1, ?, ?)", generation, last_txid)
         self._sql.exec("DELETE FROM records")
         self._sql.exec("DELETE FROM marks")
         self._sql.exec("DELETE FROM ended")
@@ -78,6 +83,13 @@ class SqliteJournal:
                     )
                 case Drop():
                     self._sql.exec("DELETE FROM ended WHERE until <= ?", entry.now)
+                    # The events of these are gone, also where a record stays for its idempotency key.
+                    self._sql.exec(
+                        "UPDATE log SET floor = max(floor, coalesce((SELECT max(txid) FROM records "
+                        "WHERE settled_at > 0 AND (txid < ? OR settled_at < ?)), 0))",
+                        entry.below_txid,
+                        entry.settled_before,
+                    )
                     self._sql.exec(
                         "DELETE FROM records WHERE settled_at > 0 AND CASE WHEN call IS NULL "
                         "THEN txid < ? OR settled_at < ? ELSE settled_at < ? END",
@@ -90,6 +102,33 @@ class SqliteJournal:
         """Return the newest record of an idempotent call."""
         rows = self._rows("SELECT record FROM records WHERE call = ? ORDER BY txid DESC LIMIT 1", call)
         return _decode(rows[0][0]) if rows else None
+
+    def log_head(self) -> LogHead:
+        """Return where the event log begins."""
+        rows = self._rows("SELECT generation, floor FROM log")
+        if not rows:  # a journal from before there was an event log
+            epoch, last_txid = self._rows("SELECT epoch, last_txid FROM head")[0]
+            self._sql.exec("INSERT INTO log (one, generation, floor) VALUES (1, ?, ?)", f"g{int(epoch):x}", last_txid)
+            return self.log_head()
+        return LogHead(str(rows[0][0]), int(rows[0][1]))
+
+    def committed(self, after: int, up_to: int) -> list[Record]:
+        """Return committed records in txid order. The cursor is read row by row: a record may have a megabyte."""
+        page: list[Record] = []
+        size = 0
+        for row in self._sql.exec(
+            "SELECT record FROM records WHERE txid > ? AND txid <= ? AND settled_at > 0 "
+            "AND json_extract(record, '$.phase') = ? ORDER BY txid LIMIT ?",
+            after,
+            up_to,
+            Phase.COMMITTED.value,
+            limits.EVENT_PAGE_TRANSACTIONS,
+        ).raw():
+            page.append(_decode(str(row[0])))
+            size += len(str(row[0]))
+            if size >= limits.EVENT_PAGE_BYTES:
+                break
+        return page
 
     def marks(self) -> list[Mark]:
         """Return the collection's marks."""

@@ -13,12 +13,14 @@ import js
 import msgspec
 from pyodide.ffi import JsException
 
+from kontract.cloudflare import feed
 from kontract.cloudflare.crypto import NativeCrypto
 from kontract.cloudflare.database import HyperdriveDatabase, connector
 from kontract.core import shared
+from kontract.core.events import Subscription
 from kontract.core.messages import Answer, Request, decode_answer, encode
 from kontract.core.shared import SharedAnswer, SharedRequest
-from kontract.ports import CoordinatorStub, CoordinatorUnavailableError, Database, DOStub, Mutex
+from kontract.ports import CoordinatorStub, CoordinatorUnavailableError, Database, DOStub, Feed, Mutex
 
 
 class WorkerClock:
@@ -106,6 +108,10 @@ class WorkerPlatform:
     def shared(self, owner: str) -> DOStub:
         """Return the way to the object of ``owner``."""
         return DurableObjectStub(self._env.SESSION_DO, owner)
+
+    async def open_feed(self, owner: str, subscription: Subscription) -> Feed:
+        """Connect to the changes of ``owner``."""
+        return await feed.connect(self._env.SESSION_DO, owner, subscription)
 
     def open_database(self) -> Database:
         """Return a database for this request."""

@@ -323,6 +323,10 @@ class Coordinator:
             times.append(expiry)
         return min(times, default=None)
 
+    def has_ended(self, session: str) -> bool:
+        """Whether a session was ended."""
+        return session in self._ended
+
     @property
     def watermark(self) -> Snapshot:
         """``W``: the highest txid at and below which everything has finished."""

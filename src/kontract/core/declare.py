@@ -59,6 +59,7 @@ class TableMeta(Struct, frozen=True):
 
     name: str
     rows: str
+    stream: bool
 
 
 class MiddlewareMeta(Struct, frozen=True):
@@ -94,9 +95,13 @@ def backend(
     return mark
 
 
-def table(name: str, *, rows: Literal["all", "own"] = "all") -> Callable[[S], S]:
-    """Declare the rows of the logical table ``name``: a msgspec Struct with one ``primkey`` field of type str."""
-    meta = TableMeta(name, rows)
+def table(name: str, *, rows: Literal["all", "own"] = "all", stream: bool = True) -> Callable[[S], S]:
+    """Declare the rows of the logical table ``name``: a msgspec Struct with one ``primkey`` field of type str.
+
+    ``rows="own"``: each user sees and changes only the rows that it created. ``stream=False``: callers cannot listen to
+    its changes with ``GET /stream``, which shows every row that these rules let them see.
+    """
+    meta = TableMeta(name, rows, stream)
 
     def mark(struct: S) -> S:
         setattr(struct, TABLE, meta)

@@ -211,6 +211,30 @@ EVENT_LOG_TRANSACTIONS = 10_000
 EVENT_LOG_MS = 3_600_000
 """How long they stay: one hour."""
 
+EVENT_PAGE_TRANSACTIONS = 100
+"""Transactions sent at a time to a stream that catches up; the next ones go when it asks, so it sets the pace."""
+
+EVENT_PAGE_BYTES = 262_144
+"""Bytes of records after which such a page ends."""
+
+STREAMS_PER_USER = 64
+"""Open streams of one user: a browser has six connections to a host, and some people have many tabs."""
+
+STREAMS = 10_000
+"""Open streams of one owner. Cloudflare lets a Durable Object hold 32,768 WebSockets."""
+
+STREAM_BACKLOG_BYTES = 1024 * 1024
+"""What may wait for a client that reads slowly. Then its stream is cut; it comes back and resumes at its own pace."""
+
+STREAM_HEARTBEAT_MS = 15_000
+"""Silence on a stream after which a comment is sent: proxies cut silent connections, often after 30 or 60 seconds."""
+
+STREAM_TABLES = 32
+"""Tables of one stream."""
+
+STREAM_TICKET_SECONDS = 60
+"""How long a ticket for EventSource may be used. It travels in a URL, and those are written into logs."""
+
 CONFLICTS_BEFORE_RESERVING = 1
 """Conflicts in a row after which the contested keys are reserved for the caller. With 3, a hundred concurrent transfers
 between ten rows needed 3 to 6 attempts each and 12 s on a busy machine; with 1, two or three attempts and 4.5 s."""

@@ -27,12 +27,14 @@ class RowType:
         self.struct = struct
         self.key = "id"
         self.own = False
+        self.streamed = False
         self.unreadable: frozenset[str] = frozenset()
         self._unwritable: frozenset[str] = frozenset()
         self._names: dict[str, str] = {}
         if struct is not None:
             meta: TableMeta | None = getattr(struct, TABLE, None)
             self.own = meta is not None and meta.rows == "own"
+            self.streamed = meta is not None and meta.stream
             self.unreadable, self._unwritable = without(struct, READ), without(struct, WRITE)
             fields = msgspec.structs.fields(struct)
             self._names = {field.name: field.encode_name for field in fields}

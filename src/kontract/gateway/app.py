@@ -10,7 +10,7 @@ from kontract.core import headers as header_fields
 from kontract.core.catalog import Catalog
 from kontract.core.errors import Code, Fault, HttpError, InternalError, NotFoundError, UnavailableError
 from kontract.core.store import SqlStore, TableMissingError
-from kontract.gateway import auth, raystream, rpc
+from kontract.gateway import auth, raystream, rpc, stream
 from kontract.gateway import config as configuration
 from kontract.gateway.auth import Auth
 from kontract.gateway.config import ConfigurationError
@@ -106,6 +106,8 @@ class Gateway:
             return await call_function(scope, session, name, request)
         if request.path.startswith(auth.PREFIX):
             return await Auth(scope).handle()
+        if request.path in (stream.PATH, stream.TICKET):
+            return await stream.handle(scope)
         if request.path in raystream.PATHS:
             if self._raystream is None:
                 self._raystream = Raystream(scope.platform.crypto, scope.deployment.config.keys)

@@ -11,6 +11,7 @@ from msgspec import Raw
 
 from kontract.core import limits
 from kontract.core.errors import HttpError, PayloadTooLargeError
+from kontract.ports import Outlet
 
 JSON = "application/json"
 OCTETS = "application/octet-stream"
@@ -50,11 +51,12 @@ def _too_large(at_most: int) -> PayloadTooLargeError:
 
 @dataclass(slots=True)
 class Response:
-    """One response, ready to be sent."""
+    """One response, ready to be sent. ``stream``: writes the body while it is sent, in place of ``body``."""
 
     status: int
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
+    stream: Callable[[Outlet], Awaitable[None]] | None = None
 
 
 class HttpResp:

@@ -108,6 +108,13 @@ class Registry:
             endpoint = self._endpoints[name] = Endpoint(route, function, middleware)
         return endpoint
 
+    def streamed(self, name: str) -> RowType | None:
+        """Return how rows of a table look whose changes may be listened to; None for all others."""
+        if name not in self._structs:
+            return None
+        rows = self.row_type(name)
+        return rows if rows.streamed else None
+
     def row_type(self, name: str) -> RowType:
         """Return how rows of the logical table ``name`` look; dicts when no struct is declared for it."""
         rows = self._row_types.get(name)

@@ -37,10 +37,15 @@ class Kind(Enum):
 
     ACCESS = "access"
     REFRESH = "refresh"
+    STREAM = "stream"
 
 
 class Claims(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """What a token says. ``gen`` and ``account`` belong to refresh tokens: which one in a row, and whose."""
+    """What a token says.
+
+    ``gen`` and ``account`` belong to refresh tokens: which one in a row, and whose. ``until`` belongs to stream
+    tickets: when the token ends that they were made for.
+    """
 
     iss: str
     aud: str
@@ -56,11 +61,13 @@ class Claims(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     perm: int = ALL
     gen: int = 0
     account: str = ""
+    until: int = 0
 
     @property
     def session(self) -> Session:
         """The session that the token belongs to."""
-        return Session(self.sid, self.owner, self.sub, self.anon, frozenset(self.ugroups), self.perm, self.exp)
+        ends = self.until or self.exp
+        return Session(self.sid, self.owner, self.sub, self.anon, frozenset(self.ugroups), self.perm, ends)
 
 
 class Tokens:
@@ -72,7 +79,15 @@ class Tokens:
         self._read: OrderedDict[bytes, Claims] = OrderedDict()
 
     def make(
-        self, session: Session, kind: Kind, now: int, seconds: int, random: Randomness, gen: int = 0, account: str = ""
+        self,
+        session: Session,
+        kind: Kind,
+        now: int,
+        seconds: int,
+        random: Randomness,
+        gen: int = 0,
+        account: str = "",
+        until: int = 0,
     ) -> str:
         """Return a token of ``session`` that is valid for ``seconds`` from ``now`` (ms since the Unix epoch)."""
         claims = Claims(
@@ -90,6 +105,7 @@ class Tokens:
             perm=session.perm,
             gen=gen,
             account=account,
+            until=until,
         )
         return jwt.encode(msgspec.to_builtins(claims), self._keys.current.token, ALGORITHM, sort_headers=True)
 

@@ -12,13 +12,26 @@ from typing import Any
 
 import msgspec
 
-from kontract.core import shared
+from kontract.core import limits, shared
 from kontract.core.collection import Mark, Stage
 from kontract.core.coordinator import Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record
+from kontract.core.errors import RateLimitedError
+from kontract.core.events import Frame, Subscription, decode_frame, encode_frame
+from kontract.core.hub import LogHead
 from kontract.core.messages import Answer, Request, decode_answer, decode_request, encode
+from kontract.core.phases import Phase
 from kontract.core.recovery import Saved
 from kontract.core.shared import DictRows, SharedAnswer, SharedRequest, SharedState
-from kontract.ports import Clock, CoordinatorStub, Database, DOStub, Mutex
+from kontract.ports import (
+    Clock,
+    CoordinatorStub,
+    CoordinatorUnavailableError,
+    Database,
+    DOStub,
+    Feed,
+    FeedClosedError,
+    Mutex,
+)
 from kontract.server.crypto import NativeCrypto
 from kontract.shell import CoordinatorShell
 
@@ -66,6 +79,7 @@ class MemoryJournal:
         self._records: dict[int, bytes] = {}
         self._marks: dict[int, Mark] = {}
         self._ended: dict[str, int] = {}
+        self._log_head = LogHead("g0", 0)
 
     def load(self) -> Saved | None:
         """Return what was written."""
@@ -74,9 +88,10 @@ class MemoryJournal:
         epoch, last_txid = self._head
         return Saved(epoch, last_txid, [self._decode(raw) for raw in self._records.values()], dict(self._ended))
 
-    def start(self, epoch: int, last_txid: int) -> None:
+    def start(self, epoch: int, last_txid: int, generation: str) -> None:
         """Begin in ``epoch``."""
         self._head = (epoch, last_txid)
+        self._log_head = LogHead(generation, last_txid)
         self._records.clear()
         self._marks.clear()
         self._ended.clear()
@@ -96,13 +111,33 @@ class MemoryJournal:
                 case Drop():
                     self._ended = {session: until for session, until in self._ended.items() if until > entry.now}
                     for txid, raw in list(self._records.items()):
-                        if _expired(self._decode(raw), entry):
+                        record = self._decode(raw)
+                        if record.settled_at and _unpublished(record, entry):
+                            self._log_head = LogHead(self._log_head.generation, max(self._log_head.floor, txid))
+                        if _expired(record, entry):
                             del self._records[txid]
 
     def newest(self, call: str) -> Record | None:
         """Return the newest record of a call."""
         found = [record for record in map(self._decode, self._records.values()) if record.call == call]
         return max(found, key=lambda record: record.txid, default=None)
+
+    def log_head(self) -> LogHead:
+        """Return where the event log begins."""
+        return self._log_head
+
+    def committed(self, after: int, up_to: int) -> list[Record]:
+        """Return committed records in txid order."""
+        page: list[Record] = []
+        size = 0
+        for txid in sorted(txid for txid in self._records if after < txid <= up_to):
+            record = self._decode(self._records[txid])
+            if record.phase == Phase.COMMITTED.value:
+                page.append(record)
+                size += len(self._records[txid])
+            if len(page) >= limits.EVENT_PAGE_TRANSACTIONS or size >= limits.EVENT_PAGE_BYTES:
+                break
+        return page
 
     def marks(self) -> list[Mark]:
         """Return the collection's marks."""
@@ -124,6 +159,11 @@ def _expired(record: Record, drop: Drop) -> bool:
         return False
     if record.idempotent:
         return record.settled_at < drop.idempotent_before
+    return _unpublished(record, drop)
+
+
+def _unpublished(record: Record, drop: Drop) -> bool:
+    """Whether the events of a settled record are not kept any more."""
     return record.txid < drop.below_txid or record.settled_at < drop.settled_before
 
 
@@ -137,6 +177,51 @@ class LocalStub:
     async def ask(self, request: Request) -> Answer:
         """Ask."""
         return decode_answer(encode(await self._shell.ask(decode_request(encode(request)))))
+
+
+class LocalFeed:
+    """A line to a coordinator in this process: both ends in one. Implements Feed and the hub's Subscriber."""
+
+    def __init__(self, shell: CoordinatorShell, subscription: Subscription) -> None:
+        """Listen; :meth:`resume` says from where."""
+        self.subscription = subscription
+        self._shell = shell
+        self._frames: asyncio.Queue[str | None] = asyncio.Queue()
+        self._closed = False
+
+    def send(self, text: str) -> None:
+        """Take a frame from the hub."""
+        self._frames.put_nowait(text)
+
+    def keep(self) -> None:
+        """Nothing: it ends with the process, as its connection does."""
+
+    def close(self) -> None:
+        """Hang up, from either side."""
+        self._closed = True
+        self._shell.hub.remove(self.subscription.number)
+        self._frames.put_nowait(None)
+
+    async def resume(self, since: str | None) -> None:
+        """Ask for a page."""
+        try:
+            page = await self._shell.resume(self, since)
+        except CoordinatorUnavailableError as error:
+            raise FeedClosedError(str(error)) from error
+        self.send(encode_frame(page).decode())
+
+    async def next(self, milliseconds: float) -> Frame | None:
+        """Return the next frame."""
+        if self._closed and self._frames.empty():
+            raise FeedClosedError
+        try:
+            async with asyncio.timeout(milliseconds / 1000):
+                text = await self._frames.get()
+        except TimeoutError:
+            return None
+        if text is None:
+            raise FeedClosedError
+        return decode_frame(text)
 
 
 class LocalShared:
@@ -170,12 +255,25 @@ class SingleProcess:
 
     def coordinator(self, owner: str) -> CoordinatorStub:
         """Return the coordinator of ``owner``, made at its first use."""
+        return LocalStub(self._shell(owner))
+
+    def _shell(self, owner: str) -> CoordinatorShell:
         shell = self._shells.get(owner)
         if shell is None:
             shell = self._shells[owner] = CoordinatorShell(
                 owner, MemoryJournal(), self.open_database, self.clock, self.log
             )
-        return LocalStub(shell)
+        return shell
+
+    async def open_feed(self, owner: str, subscription: Subscription) -> Feed:
+        """Listen to the changes of ``owner``."""
+        shell = self._shell(owner)
+        if not shell.hub.has_room(subscription.user):
+            message = f"one user may have {limits.STREAMS_PER_USER} open streams; close one first"
+            raise RateLimitedError(message, headers={"Retry-After": "30"})
+        feed = LocalFeed(shell, subscription)
+        shell.hub.add(feed)
+        return feed
 
     def shared(self, owner: str) -> DOStub:
         """Return the shared state of ``owner``, made at its first use."""

@@ -1,0 +1,157 @@
+"""Change streams between a Worker and an owner's Durable Object: a WebSocket that the object may sleep behind.
+
+The object accepts it with the hibernation API: while nothing happens it is not kept in memory, and workerd keeps the
+connection. What has to survive that is in the socket's attachment. (Cloudflare documentation, "Use WebSockets":
+attachments of up to 2 KiB, kept for as long as the connection.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import Any
+from urllib.parse import quote
+
+import js
+import msgspec
+from js import Object
+from pyodide.ffi import create_proxy, to_js
+
+from kontract.core import limits
+from kontract.core.errors import RateLimitedError
+from kontract.core.events import Frame, Resume, Subscription, decode_frame, encode_frame
+from kontract.ports import ClientGoneError, CoordinatorUnavailableError, FeedClosedError
+
+_NORMAL = 1000  # RFC 6455, section 7.4.1
+_encode = msgspec.json.encode
+
+
+class SocketSubscriber:
+    """The object's end. Implements :class:`kontract.core.hub.Subscriber`."""
+
+    def __init__(self, socket: Any, subscription: Subscription) -> None:
+        """Use a WebSocket that the object has accepted."""
+        self._socket = socket
+        self.subscription = subscription
+
+    @classmethod
+    def restored(cls, socket: Any) -> SocketSubscriber:
+        """Return the subscriber of a socket that has outlived an earlier life of the object."""
+        return cls(socket, msgspec.json.decode(str(socket.deserializeAttachment()), type=Subscription))
+
+    def send(self, text: str) -> None:
+        """Send; a socket that is closing is told by its close event."""
+        with contextlib.suppress(Exception):  # JavaScript's errors come in many classes
+            self._socket.send(text)
+
+    def keep(self) -> None:
+        """Write the attachment."""
+        self._socket.serializeAttachment(_encode(self.subscription).decode())
+
+    def close(self) -> None:
+        """Close."""
+        with contextlib.suppress(Exception):  # it is closed
+            self._socket.close(_NORMAL)
+
+
+class SocketFeed:
+    """The Worker's end. Implements :class:`kontract.ports.Feed`; belongs to one request."""
+
+    def __init__(self, socket: Any) -> None:
+        """Accept the socket and listen."""
+        self._socket = socket
+        self._frames: deque[str] = deque()
+        self._closed = False
+        self._something = asyncio.Event()
+        self._proxies = [create_proxy(self._message), create_proxy(self._gone)]
+        socket.accept()
+        socket.addEventListener("message", self._proxies[0])
+        for event in ("close", "error"):
+            socket.addEventListener(event, self._proxies[1])
+
+    async def resume(self, since: str | None) -> None:
+        """Ask for a page."""
+        try:
+            self._socket.send(_encode(Resume(since)).decode())
+        except Exception as error:  # JavaScript's errors come in many classes
+            raise FeedClosedError(str(error)) from error
+
+    async def next(self, milliseconds: float) -> Frame | None:
+        """Return the next frame."""
+        if not self._frames and not self._closed:
+            self._something.clear()
+            try:
+                async with asyncio.timeout(milliseconds / 1000):
+                    await self._something.wait()
+            except TimeoutError:
+                return None
+        if self._frames:
+            return decode_frame(self._frames.popleft())
+        message = "the owner's object closed the line"
+        raise FeedClosedError(message)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._closed = True
+        for proxy in self._proxies:
+            proxy.destroy()
+        self._proxies = []
+        with contextlib.suppress(Exception):  # it is closed
+            self._socket.close(_NORMAL)
+
+    def _message(self, event: Any) -> None:
+        self._frames.append(str(event.data))
+        self._something.set()
+
+    def _gone(self, _event: Any) -> None:
+        self._closed = True
+        self._something.set()
+
+
+class StreamOutlet:
+    """The writable side of a response's body. Implements :class:`kontract.ports.Outlet`."""
+
+    def __init__(self, writable: Any) -> None:
+        """Write to a WritableStream."""
+        self._writer = writable.getWriter()
+
+    async def write(self, data: bytes) -> None:
+        """Write, and wait until it was taken."""
+        try:
+            await self._writer.write(to_js(data))
+        except Exception as error:  # JavaScript's errors come in many classes
+            raise ClientGoneError(str(error)) from error
+
+    async def close(self) -> None:
+        """End the body."""
+        try:
+            async with asyncio.timeout(1):
+                await self._writer.close()
+        except Exception:  # noqa: BLE001 - nobody reads it any more
+            with contextlib.suppress(Exception):  # it is over
+                await self._writer.abort()
+
+
+async def connect(namespace: Any, owner: str, subscription: Subscription) -> SocketFeed:
+    """Open a line to the object of ``owner``; raises CoordinatorUnavailableError, RateLimitedError."""
+    stub = namespace.get(namespace.idFromName(owner))
+    address = f"https://object/?owner={quote(owner)}&subscription={quote(_encode(subscription).decode())}"
+    upgrade = to_js({"headers": {"Upgrade": "websocket"}}, dict_converter=Object.fromEntries)
+    try:
+        response = await stub.fetch(js.Request.new(address, upgrade))
+    except Exception as error:
+        raise CoordinatorUnavailableError(repr(error)) from error
+    raw = getattr(response, "js_object", response)
+    if raw.status == 429:
+        message = f"one user may have {limits.STREAMS_PER_USER} open streams; close one first"
+        raise RateLimitedError(message, headers={"Retry-After": "30"})
+    if raw.status != 101:
+        message = f"the object answered {raw.status}"
+        raise CoordinatorUnavailableError(message)
+    return SocketFeed(raw.webSocket)
+
+
+def page_text(frame: Frame) -> str:
+    """Encode a frame as text, as WebSockets carry it."""
+    return encode_frame(frame).decode()

@@ -1,0 +1,136 @@
+"""Change events: what the rows of committed transactions were and became, and where in their order a reader stands.
+
+Events come from the journalled prepare records, so a crash between apply and finish loses none. Between the owner's
+object and a gateway they travel whole and unfiltered, one :class:`Batch` a transaction; the gateway, which knows who
+listens, turns them into the :class:`Change` that a client sees.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeAlias
+
+import msgspec
+from msgspec import Raw, Struct
+
+from kontract.core.messages import ABSENT, NOTHING, Write
+
+# --- between the owner's object and a gateway ------------------------------------------------------------------------
+
+
+class RowChange(Struct, frozen=True, omit_defaults=True):
+    """One changed row: ``data`` and ``old`` are its stored JSON without the id, null for none (or not known)."""
+
+    table: str
+    id: str
+    owner: str
+    data: Raw = NOTHING
+    old: Raw = NOTHING
+    inserted: bool = False
+
+
+class Batch(Struct, frozen=True, tag="batch"):
+    """All changes of one transaction."""
+
+    txid: int
+    changes: list[RowChange]
+
+
+class Page(Struct, frozen=True, tag="page", omit_defaults=True):
+    """The answer to :class:`Resume`: the transactions after the position, and the position after them.
+
+    ``live``: that is all there is, and from now on batches come by themselves. ``reset``: why the position that was
+    asked for cannot be resumed from; the page is empty then and stands at the present.
+    """
+
+    position: str
+    batches: list[Batch] = []
+    live: bool = False
+    reset: str = ""
+
+
+class End(Struct, frozen=True, tag="end"):
+    """No more comes: the session was ended, or the object has to stop."""
+
+    reason: str
+
+
+class Resume(Struct, frozen=True, tag="resume", omit_defaults=True):
+    """Ask for what came after ``since``; None: for what comes from now on."""
+
+    since: str | None = None
+
+
+class Subscription(Struct):
+    """Who listens to what. ``last``: the newest transaction that was sent; ``live``: batches are sent as they come."""
+
+    tables: list[str]
+    user: str
+    session: str
+    number: int = 0
+    live: bool = False
+    last: int = 0
+
+
+Frame: TypeAlias = Page | Batch | End
+
+encode_frame = msgspec.json.Encoder().encode
+_decode_frame = msgspec.json.Decoder(Frame).decode
+
+
+def decode_frame(text: str | bytes) -> Frame:
+    """Decode what an owner's object sends; raises msgspec.ValidationError."""
+    frame: Frame = _decode_frame(text)
+    return frame
+
+
+def batch_of(txid: int, writes: list[Write]) -> Batch:
+    """Return the changes of a committed transaction."""
+    return Batch(
+        txid,
+        [
+            RowChange(write.table, write.id, write.owner or "", write.data, write.old, inserted=write.seen == ABSENT)
+            for write in writes
+        ],
+    )
+
+
+# --- positions -------------------------------------------------------------------------------------------------------
+
+_POSITION = re.compile(r"(g[0-9a-f]{1,32})-([0-9]{1,16})", re.ASCII)
+
+
+def position(generation: str, txid: int) -> str:
+    """Return the id of an event: ``<generation>-<txid>``. Another generation counts its transactions anew."""
+    return f"{generation}-{txid}"
+
+
+def parse_position(text: str) -> tuple[str, int] | None:
+    """Take an id apart; None for what cannot be one."""
+    found = _POSITION.fullmatch(text)
+    return (found[1], int(found[2])) if found is not None else None
+
+
+# --- for clients -----------------------------------------------------------------------------------------------------
+
+
+class Change(Struct, frozen=True, omit_defaults=True, rename={"old": "oldData"}, kw_only=True):
+    """What a client is told of a changed row (design: change events).
+
+    ``type``: insert, update or delete; a blind ``set`` is an update, because nobody looked. ``data``: the row as
+    functions return it, null after a deletion. ``oldData``: the row as it was, if the transaction had read it.
+    """
+
+    type: str
+    table: str
+    id: str
+    data: Any
+    txid: int
+    old: Any = None
+
+
+def kind(change: RowChange) -> str:
+    """Return what happened to the row."""
+    if bytes(change.data) == b"null":
+        return "delete"
+    return "insert" if change.inserted else "update"

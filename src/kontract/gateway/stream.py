@@ -1,0 +1,372 @@
+"""``GET /stream``: the changes of tables, as server-sent events or over a WebSocket (docs/streams.md).
+
+A stream is filtered by the rules of reads, for each change as it is sent: the token's R bit, the table's R bit in
+``storage``, ``rows="own"``, field permissions. Only tables that the application declares with ``@table`` (and not with
+``stream=False``) can be listened to. Who listens is known here alone: the owner's object sends the whole change.
+
+Two tasks run while a stream is open. One takes frames from the owner's object, filters and encodes them into an outbox;
+the other writes the outbox to the client. While the stream catches up, the first waits for the second; once it is live
+it cannot, and a client that is too slow is cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from kontract.core import limits
+from kontract.core.errors import InvalidRequestError, NotFoundError, UnavailableError
+from kontract.core.events import Batch, Change, End, Page, RowChange, Subscription, kind, parse_position, position
+from kontract.core.fields import redact
+from kontract.core.perms import READ
+from kontract.core.rows import RowType
+from kontract.core.store import SqlStore, TableMissingError
+from kontract.core.transaction import session_ended
+from kontract.core.types import Version
+from kontract.gateway import sse
+from kontract.gateway.context import Session
+from kontract.gateway.http import JSON, Response, encode_json
+from kontract.gateway.rpc import method_not_allowed
+from kontract.gateway.scope import Scope
+from kontract.gateway.sessions import authenticate, required
+from kontract.gateway.tokens import Kind
+from kontract.ports import ClientGoneError, Feed, FeedClosedError, Outlet
+
+PATH = "/stream"
+TICKET = "/stream/ticket"
+
+FIRST_PAGE_MS = 10_000
+"""How long the owner's object may take for its first answer; it may have to be started."""
+
+
+class Encoder(Protocol):
+    """How what happens is written for a client: as an event stream, or as WebSocket messages."""
+
+    def opening(self) -> str:
+        """Return what comes first, if anything."""
+        ...
+
+    def heartbeat(self) -> str:
+        """Return what shows that the connection is alive."""
+        ...
+
+    def note(self, name: str, data: dict[str, Any], position: str = "") -> str:
+        """Return a ready, reset or end."""
+        ...
+
+    def change(self, change: Change, position: str) -> str:
+        """Return a change; ``position`` is given with the last one of a transaction alone."""
+        ...
+
+
+class SseEncoder:
+    """Server-sent events."""
+
+    def opening(self) -> str:
+        """Tell how soon to come back."""
+        return sse.OPENING
+
+    def heartbeat(self) -> str:
+        """Return a comment."""
+        return sse.HEARTBEAT
+
+    def note(self, name: str, data: dict[str, Any], position: str = "") -> str:
+        """Return a named event."""
+        return sse.event(data, name=name, id=position)
+
+    def change(self, change: Change, position: str) -> str:
+        """Return an unnamed event."""
+        return sse.event(change, id=position)
+
+
+class Rule:
+    """What one caller may see of one table."""
+
+    def __init__(self, rows: RowType, user: str) -> None:
+        """See rows as the application does; of tables of ``rows="own"`` those of ``user``."""
+        self._rows = rows
+        self._user = user
+
+    def change(self, change: RowChange, txid: int) -> Change | None:
+        """Return what the caller is told; None when it may not see the row."""
+        if self._rows.own and change.owner != self._user:
+            return None
+        return Change(
+            type=kind(change),
+            table=change.table,
+            id=change.id,
+            data=self._row(change, change.data, txid),
+            txid=txid,
+            old=self._row(change, change.old, txid),
+        )
+
+    def _row(self, change: RowChange, data: msgspec.Raw, txid: int) -> Any:
+        text = bytes(data).decode()
+        if text == "null":
+            return None
+        try:
+            return redact(self._rows.decode(Version(change.id, text, txid, change.owner)))
+        except msgspec.ValidationError:  # a row of an older shape; its events are not worth less
+            document = {self._rows.key: change.id, **msgspec.json.decode(text)}
+            return {name: value for name, value in document.items() if name not in self._rows.unreadable}
+
+
+class Stream:
+    """One open stream."""
+
+    def __init__(self, scope: Scope, session: Session, tables: list[str], ids: frozenset[str]) -> None:
+        """Listen to ``tables`` on behalf of ``session``; ``ids``: to these rows only, if there are any."""
+        self._scope = scope
+        self._platform = scope.platform
+        self._session = session
+        self._tables = tables
+        self._ids = ids
+        self._rules: dict[str, Rule] = {}
+        self._rules_until = 0.0
+        self._generation = ""
+        self._outbox: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._filled = asyncio.Event()
+        self._emptied = asyncio.Event()
+
+    async def open(self, since: str | None) -> tuple[Feed, Page]:
+        """Connect to the owner's object and return its first page.
+
+        Raises UnauthorizedError for a session that was ended, UnavailableError, RateLimitedError.
+        """
+        await self._refresh_rules()
+        subscription = Subscription(sorted(self._rules), self._session.user, self._session.sid)
+        feed = await self._platform.open_feed(self._session.owner, subscription)
+        try:
+            await feed.resume(since)
+            first = await feed.next(FIRST_PAGE_MS)
+        except FeedClosedError as error:
+            feed.close()
+            message = "the change stream cannot be opened now"
+            raise UnavailableError(message, headers={"Retry-After": "1"}) from error
+        except BaseException:
+            feed.close()
+            raise
+        if isinstance(first, Page):
+            return feed, first
+        feed.close()
+        if isinstance(first, End) and first.reason == "session":
+            raise session_ended()
+        message = "the change stream cannot be opened now"
+        raise UnavailableError(message, headers={"Retry-After": "1"})
+
+    async def run(self, outlet: Outlet, encoder: Encoder, feed: Feed, first: Page) -> None:
+        """Send until the client leaves, the stream has to end, or something breaks."""
+        writer = asyncio.ensure_future(self._write(outlet))
+        try:
+            self._put(encoder.opening())
+            await self._produce(encoder, feed, first, writer)
+            with contextlib.suppress(TimeoutError, ClientGoneError):
+                async with asyncio.timeout(2):
+                    await self._drained(writer)
+        except (ClientGoneError, FeedClosedError, asyncio.CancelledError):
+            pass
+        except Exception as error:  # noqa: BLE001 - the answer has begun: there is nobody to tell but the log
+            self._platform.log("error", "stream", request_id=self._scope.request_id, error=repr(error))
+        finally:
+            feed.close()
+            writer.cancel()
+            await outlet.close()
+
+    # --- taking ------------------------------------------------------------------------------------------------------
+
+    async def _produce(self, encoder: Encoder, feed: Feed, page: Page, writer: asyncio.Future[None]) -> None:
+        denied = sorted(set(self._tables) - self._rules.keys())
+        if page.reset:
+            self._put(encoder.note("reset", {"reason": page.reset}))
+        start = page.position if not page.batches else _before(page)
+        self._put(encoder.note("ready", {"tables": sorted(self._rules), "denied": denied}, start))
+        await self._take_page(encoder, page)
+        while not page.live:
+            await self._drained(writer)
+            await feed.resume(page.position)
+            answer = await self._next(feed, writer, FIRST_PAGE_MS)
+            if not isinstance(answer, Page):
+                self._put(encoder.note("end", {"reason": answer.reason if isinstance(answer, End) else "unavailable"}))
+                return
+            page = answer
+            await self._take_page(encoder, page)
+        while True:
+            left = self._time_left()
+            if left <= 0:
+                self._put(encoder.note("end", {"reason": "expired"}))
+                return
+            frame = await self._next(feed, writer, min(limits.STREAM_HEARTBEAT_MS, left))
+            if isinstance(frame, Batch):
+                await self._take(encoder, frame)
+            elif isinstance(frame, End):
+                self._put(encoder.note("end", {"reason": frame.reason}))
+                return
+            elif frame is None and not self._outbox:
+                self._put(encoder.heartbeat())
+            if self._waiting_bytes > limits.STREAM_BACKLOG_BYTES:
+                self._platform.log("info", "stream_cut", user=self._session.user, bytes=self._waiting_bytes)
+                raise ClientGoneError
+
+    async def _next(self, feed: Feed, writer: asyncio.Future[None], milliseconds: float) -> Any:
+        """Return the next frame, None when none comes in time; raises what the writer met."""
+        taking: asyncio.Future[Any] = asyncio.ensure_future(feed.next(milliseconds))
+        try:
+            await asyncio.wait([taking, writer], return_when=asyncio.FIRST_COMPLETED)
+            if writer.done() and not taking.done():
+                writer.result()
+                raise ClientGoneError
+            return await taking
+        finally:
+            taking.cancel()
+
+    async def _take_page(self, encoder: Encoder, page: Page) -> None:
+        self._generation = page.position.rpartition("-")[0]
+        for batch in page.batches:
+            await self._take(encoder, batch)
+
+    async def _take(self, encoder: Encoder, batch: Batch) -> None:
+        await self._refresh_rules()
+        shown: list[Change] = []
+        for change in batch.changes:
+            rule = self._rules.get(change.table)
+            if rule is None or (self._ids and change.id not in self._ids):
+                continue
+            told = rule.change(change, batch.txid)
+            if told is not None:
+                shown.append(told)
+        at = position(self._generation, batch.txid)
+        for number, told in enumerate(shown, 1):
+            self._put(encoder.change(told, at if number == len(shown) else ""))
+
+    async def _refresh_rules(self) -> None:
+        """Look again what the caller may see: a permission that is taken away counts within seconds."""
+        now = self._platform.clock.elapsed()
+        if now < self._rules_until:
+            return
+        rules: dict[str, Rule] = {}
+        store = SqlStore(self._platform.open_database())
+        try:
+            for name in self._tables:
+                rows = self._scope.deployment.registry.streamed(name)
+                if rows is None or not self._session.perm & READ:
+                    continue
+                with contextlib.suppress(NotFoundError, TableMissingError):
+                    pointer = await self._scope.deployment.catalog.pointer(store, self._session.owner, name)
+                    if pointer.permissions & READ:
+                        rules[name] = Rule(rows, self._session.user)
+        finally:
+            self._platform.spawn(store.aclose())
+        self._rules = rules
+        self._rules_until = now + limits.POINTER_CACHE_MS
+
+    def _time_left(self) -> float:
+        return self._session.expires_at * 1000 - self._platform.clock.now()
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def _put(self, text: str) -> None:
+        if text:
+            data = text.encode()
+            self._outbox.append(data)
+            self._waiting_bytes += len(data)
+            self._filled.set()
+
+    async def _write(self, outlet: Outlet) -> None:
+        while True:
+            while self._outbox:
+                data = b"".join(self._outbox)
+                self._outbox.clear()
+                await outlet.write(data)
+                self._waiting_bytes -= len(data)
+            self._emptied.set()
+            self._filled.clear()
+            await self._filled.wait()
+            self._emptied.clear()
+
+    async def _drained(self, writer: asyncio.Future[None]) -> None:
+        """Wait until the client has taken everything; raises ClientGoneError."""
+        while self._outbox or self._waiting_bytes:
+            self._emptied.clear()
+            emptied: asyncio.Future[Any] = asyncio.ensure_future(self._emptied.wait())
+            await asyncio.wait([emptied, writer], return_when=asyncio.FIRST_COMPLETED)
+            emptied.cancel()
+            if writer.done():
+                writer.result()
+                raise ClientGoneError
+
+
+def _before(page: Page) -> str:
+    """Return the position just before the first transaction of a page: nothing between was shown yet."""
+    generation = page.position.rpartition("-")[0]
+    return position(generation, page.batches[0].txid - 1)
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+async def handle(scope: Scope) -> Response:
+    """Answer ``/stream`` and ``/stream/ticket``; raises HttpError."""
+    request, now = scope.request, scope.platform.clock.now()
+    tokens = scope.deployment.tokens
+    if request.path == TICKET:
+        if request.method != "POST":
+            raise method_not_allowed("POST")
+        session = required(authenticate(request, tokens, now))
+        scope.log["owner"], scope.log["user"] = session.owner, session.user
+        ticket = tokens.make(
+            session, Kind.STREAM, now, limits.STREAM_TICKET_SECONDS, scope.platform.random, until=session.expires_at
+        )
+        body = encode_json({"ticket": ticket, "expires_in": limits.STREAM_TICKET_SECONDS})
+        return Response(201, body, {"Content-Type": JSON})
+    if request.method != "GET":
+        raise method_not_allowed("GET")
+    wanted = Wanted.parse(request.query, request.headers.get("last-event-id"))
+    bearer = authenticate(request, tokens, now)
+    if bearer is None and wanted.ticket:
+        bearer = tokens.read(wanted.ticket, Kind.STREAM, now).session
+    session = required(bearer)
+    scope.log["owner"], scope.log["user"], scope.log["tables"] = session.owner, session.user, wanted.tables
+    stream = Stream(scope, session, wanted.tables, wanted.ids)
+    feed, first = await stream.open(wanted.since)
+
+    async def run(outlet: Outlet) -> None:
+        await stream.run(outlet, SseEncoder(), feed, first)
+
+    headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return Response(200, headers=headers, stream=run)
+
+
+class Wanted(msgspec.Struct):
+    """What a request asks to listen to."""
+
+    tables: list[str]
+    ids: frozenset[str]
+    since: str | None
+    ticket: str
+
+    @classmethod
+    def parse(cls, query: str, last_event_id: str | None) -> Wanted:
+        """Read a query; raises InvalidRequestError. Last-Event-ID wins: a client that comes back knows better."""
+        given: dict[str, list[str]] = {}
+        for name, value in parse_qsl(query, keep_blank_values=True):
+            if name not in ("table", "id", "since", "ticket"):
+                message = f"stream: there is no parameter {name!r:.50}; it takes table, id, since and ticket"
+                raise InvalidRequestError(message)
+            given.setdefault(name, []).append(value)
+        tables = sorted(set(given.get("table", [])))
+        if not tables or not all(tables):
+            message = "stream: name at least one table: /stream?table=tasks"
+            raise InvalidRequestError(message)
+        if len(tables) > limits.STREAM_TABLES:
+            message = f"stream: at most {limits.STREAM_TABLES} tables"
+            raise InvalidRequestError(message)
+        since = last_event_id or (given.get("since") or [""])[-1] or None
+        if since is not None and parse_position(since) is None:
+            since = "g0-0"  # the id of some other server: it gets a reset, like every position that is not known
+        return cls(tables, frozenset(given.get("id", [])), since, (given.get("ticket") or [""])[-1])

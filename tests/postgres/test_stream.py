@@ -1,0 +1,403 @@
+"""Change streams through the whole gateway, over a real database: what is sent, to whom, and what follows a break."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated
+
+import pytest
+from msgspec import Raw, Struct
+
+from kontract import Context, backend, perm, perms, primkey, table
+from kontract.core import limits
+from kontract.core.messages import EndSession, Prepare, Write
+from kontract.core.sql import ApplyPlan
+from kontract.core.store import SqlStore
+from kontract.core.types import TableKind, TablePointer
+from kontract.server.database import AsyncpgDatabase
+from kontract.server.runtime import MemoryJournal, SingleProcess
+from kontract.shell import CoordinatorShell
+from support.api import apis, check_error
+from support.listening import listen
+from support.sessions import ENVIRONMENT, OWNER, bearer
+
+SESSION = "s-listener"
+
+
+@table("diary", rows="own")
+class Entry(Struct):
+    id: Annotated[str, primkey]
+    text: str
+    mood: Annotated[str, perm(perms._W_)] = ""
+
+
+@table("vault", stream=False)
+class Secret(Struct):
+    id: Annotated[str, primkey]
+    text: str = ""
+
+
+@backend(perm=perms.RW_)
+async def write_entry(ctx: Context, name: str, text: str) -> None:
+    await ctx.storage.diary.set(name, Entry(name, text, "hidden mood"))
+
+
+@backend(perm=perms.RW_)
+async def move_all(ctx: Context, names: list[str], balance: int) -> None:
+    for name in names:
+        await ctx.storage.accounts.update(name, balance=balance)
+
+
+HERE = [write_entry, move_all]
+
+
+@pytest.fixture
+async def make_api(postgres):
+    async with apis(postgres, HERE, [Entry, Secret]) as make:
+        yield make
+
+
+@pytest.fixture
+async def api(make_api):
+    one = make_api()
+    for name in ("diary", "vault"):
+        await one.sql.execute(
+            f"""CREATE TABLE tbl_{name}_1 (id TEXT NOT NULL, data JSONB NOT NULL DEFAULT '{{}}', _txid BIGINT NOT NULL,
+                  _deleted_txid BIGINT, _owner TEXT NOT NULL, _order SERIAL, PRIMARY KEY (id, _txid));
+                CREATE UNIQUE INDEX ON tbl_{name}_1 (id) WHERE _deleted_txid IS NULL;
+                INSERT INTO storage (id, ptr, owner) VALUES ('{name}', 'tbl_{name}_1', 'tenant-1')"""
+        )
+    return one
+
+
+def kinds(changes: list[dict]) -> list[tuple]:
+    return [(change["type"], change["table"], change["id"]) for change in changes]
+
+
+async def test_changes_come_in_order_whole_and_as_functions_return_rows(api):
+    """Insert, update and delete; the last change of a transaction, and it alone, has an id."""
+    response, listener = await listen(api)
+    assert response.headers["Content-Type"] == "text/event-stream"
+    ready = listener.events[0]
+    assert (ready["event"], ready["data"]) == ("ready", {"tables": ["accounts", "tasks"], "denied": []})
+    for name in ("a", "b"):
+        await api.result("open_account", name, 10)
+    await api.result("transfer", "a", "b", 3)
+    task = await api.result("create_task", "x")
+    await api.result("delete_task", task["id"])
+    changes = (await listener.until(lambda one: len(one.changes) >= 6 and one)).changes
+    assert kinds(changes) == [
+        ("insert", "accounts", "a"),
+        ("insert", "accounts", "b"),
+        ("update", "accounts", "a"),
+        ("update", "accounts", "b"),
+        ("insert", "tasks", task["id"]),
+        ("delete", "tasks", task["id"]),
+    ]
+    assert changes[2] | {"txid": 0} == {
+        "type": "update", "table": "accounts", "id": "a", "txid": 0,
+        "data": {"id": "a", "balance": 7}, "oldData": {"id": "a", "balance": 10},
+    }  # fmt: skip
+    assert changes[4]["data"] == task
+    assert (changes[5]["data"], changes[5]["oldData"]) == (None, task)
+    ids = [event["id"] for event in listener.events if not event["event"]]
+    assert [i is not None for i in ids] == [True, True, False, True, True, True]
+    assert [int(i.rpartition("-")[2]) for i in ids if i] == sorted({change["txid"] for change in changes})
+
+
+async def test_a_failed_call_is_no_event(api):
+    """Neither what raised nor what lost."""
+    _, listener = await listen(api)
+    await api.result("open_account", "a", 10)
+    await api.error(400, "INVALID_REQUEST", "transfer", "a", "a", 1)
+    await api.error(409, "ALREADY_EXISTS", "open_account", "a", 10)
+    await api.result("open_account", "z", 10)
+    await listener.until(lambda one: len(one.changes) >= 2)
+    assert [change["id"] for change in listener.changes] == ["a", "z"]
+
+
+async def test_whoever_comes_back_gets_what_it_missed_and_nothing_twice(api):
+    """Last-Event-ID, and ?since= likewise; from every position."""
+    _, first = await listen(api)
+    for n in range(5):
+        await api.result("open_account", f"a{n}", n)
+    await first.until(lambda one: len(one.changes) == 5)
+    positions = [event["id"] for event in first.events]
+    for seen, at in enumerate(positions):
+        for given in ({"Last-Event-ID": at}, {}):
+            query = "table=accounts" if given else f"table=accounts&since={at}"
+            _, again = await listen(api, query, **given)
+            expected = [f"a{n}" for n in range(seen, 5)]
+            await again.until(lambda one, wanted=expected: len(one.changes) >= len(wanted))
+            assert [change["id"] for change in again.changes] == expected
+    await api.result("open_account", "later", 1)
+    await again.until(lambda one: one.changes and one.changes[-1]["id"] == "later")
+
+
+async def test_long_gaps_come_page_by_page(api, monkeypatch):
+    """A client that was away for long is sent pages, then what happens now, without a hole between."""
+    monkeypatch.setattr(limits, "EVENT_PAGE_TRANSACTIONS", 3)
+    _, first = await listen(api, "table=accounts")
+    start = first.last_id
+    for n in range(20):
+        await api.result("open_account", f"a{n}", n)
+
+    _, again = await listen(api, f"table=accounts&since={start}")
+    writing = asyncio.gather(*(api.result("open_account", f"b{n}", n) for n in range(10)))
+    await again.until(lambda one: len(one.changes) >= 30)
+    await writing
+    txids = [change["txid"] for change in again.changes]
+    assert txids == sorted(set(txids))
+    assert len(again.changes) == 30
+
+
+@pytest.mark.parametrize("position", ["g1-3", "x", "g0-0", "{now}9", "g1-99999999999999999999"])
+async def test_a_position_of_another_log_is_told_to_start_over(api, position):
+    """A reset, then the present; nothing that could be mistaken for the past."""
+    await api.result("open_account", "a", 1)
+    _, first = await listen(api, "table=accounts")
+    _, listener = await listen(api, "table=accounts", **{"Last-Event-ID": position.replace("{now}", first.last_id)})
+    assert [event["event"] for event in listener.events] == ["reset", "ready"]
+    assert listener.last_id == first.last_id
+    await api.result("open_account", "b", 1)
+    await listener.until(lambda one: one.changes)
+    assert kinds(listener.changes) == [("insert", "accounts", "b")]
+
+
+async def test_a_position_that_is_too_old_is_told_to_start_over(api):
+    """The log keeps 10,000 transactions or an hour; before that there is a hole, and it says so."""
+    await api.result("open_account", "a", 1)
+    _, first = await listen(api, "table=accounts")
+    old = first.last_id
+    await api.result("open_account", "b", 1)
+    await first.until(lambda one: one.changes)
+    shell = api.platform._shells[OWNER]
+    now = api.platform.clock.now() + limits.EVENT_LOG_MS + limits.LEASE_MS
+    shell._run(lambda: shell._coordinator.tick(now))
+    _, listener = await listen(api, "table=accounts", **{"Last-Event-ID": old})
+    assert [event["event"] for event in listener.events] == ["reset", "ready"]
+    _, current = await listen(api, "table=accounts", **{"Last-Event-ID": first.last_id})
+    assert [event["event"] for event in current.events] == ["ready"], "the newest position is still one"
+
+
+# --- who sees what ---------------------------------------------------------------------------------------------------
+
+
+async def test_each_sees_what_it_may(api):
+    """Own rows to their owner alone; hidden fields to nobody; tables not for listening look like missing ones."""
+    ann, bob = bearer(user="ann"), bearer(user="bob")
+    query = "table=diary&table=vault&table=nothing"
+    _, anns = await listen(api, query, **ann)
+    _, bobs = await listen(api, query, **bob)
+    assert anns.events[0]["data"] == {"tables": ["diary"], "denied": ["nothing", "vault"]}
+    for user, row in (("ann", "a1"), ("bob", "b1"), ("ann", "a2")):
+        assert (await api.rpc("write_entry", row, "text", **bearer(user=user))).status == 200
+    await anns.until(lambda one: len(one.changes) == 2)
+    await bobs.until(lambda one: len(one.changes) == 1)
+    assert [change["id"] for change in anns.changes] == ["a1", "a2"]
+    assert [change["id"] for change in bobs.changes] == ["b1"]
+    assert anns.changes[0]["data"] == {"id": "a1", "text": "text"}
+    assert "hidden mood" not in anns.text + bobs.text
+
+
+async def test_another_tenant_hears_nothing(api):
+    """Its tables are others."""
+    _, other = await listen(api, "table=accounts", **bearer(owner="tenant-2"))
+    assert other.events[0]["data"] == {"tables": [], "denied": ["accounts"]}
+
+
+async def test_a_permission_that_is_taken_away_counts_while_the_stream_is_open(api, monkeypatch):
+    """Looked at again within the time that a pointer is cached."""
+    monkeypatch.setattr(limits, "POINTER_CACHE_MS", 0)
+    _, listener = await listen(api)
+    await api.result("open_account", "a", 1)
+    await listener.until(lambda one: one.changes)
+    await api.sql.execute("UPDATE storage SET permissions = 2 WHERE id = 'accounts'")
+    await api.result("open_account", "b", 1)
+    await api.result("create_task", "both have been looked at when this one arrives")
+    await listener.until(lambda one: len(one.changes) == 2)
+    await api.sql.execute("UPDATE storage SET permissions = 7 WHERE id = 'accounts'")
+    await api.result("open_account", "c", 1)
+    await listener.until(lambda one: len(one.changes) == 3)
+    assert [(change["table"], change["type"]) for change in listener.changes] == [
+        ("accounts", "insert"), ("tasks", "insert"), ("accounts", "insert"),
+    ]  # fmt: skip
+    assert [change["id"] for change in listener.changes][::2] == ["a", "c"]
+
+
+async def test_ids_choose_rows(api):
+    _, listener = await listen(api, "table=accounts&id=b&id=c")
+    for name in "abcd":
+        await api.result("open_account", name, 1)
+    await api.result("move_all", ["a", "b", "d"], 5)
+    await listener.until(lambda one: len(one.changes) == 3)
+    assert kinds(listener.changes) == [
+        ("insert", "accounts", "b"), ("insert", "accounts", "c"), ("update", "accounts", "b"),
+    ]  # fmt: skip
+    assert listener.events[-1]["id"], "the last change that is shown carries the position"
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "status", "code"),
+    [
+        ("table=tasks", {"authorization": None}, 401, "UNAUTHORIZED"),
+        ("table=tasks", {"authorization": "Bearer x"}, 401, "UNAUTHORIZED"),
+        ("table=tasks&ticket=x", {"authorization": None}, 401, "UNAUTHORIZED"),
+        ("", {}, 400, "INVALID_REQUEST"),
+        ("table=", {}, 400, "INVALID_REQUEST"),
+        ("table=a&other=1", {}, 400, "INVALID_REQUEST"),
+        ("&".join(f"table=t{n}" for n in range(limits.STREAM_TABLES + 1)), {}, 400, "INVALID_REQUEST"),
+    ],
+)
+async def test_what_is_refused_is_refused_with_a_status(api, query, headers, status, code):
+    """Not with an event: EventSource must see it and stop."""
+    response, _ = await listen(api, query, **headers)
+    check_error(response, status, code)
+
+
+async def test_a_ticket_opens_a_stream_and_nothing_else(api):
+    """For EventSource, which sends no header: made with a token, good for a minute and for streams alone."""
+    made = await api.send("POST", "/stream/ticket")
+    ticket = json.loads(made.body)["ticket"]
+    assert made.status == 201
+    response, listener = await listen(api, f"table=tasks&ticket={ticket}", authorization=None)
+    assert response.status == 200
+    check_error(await api.rpc("list_tasks", authorization=f"Bearer {ticket}"), 401, "UNAUTHORIZED")
+    check_error(await api.send("POST", "/stream/ticket", authorization=None), 401, "UNAUTHORIZED")
+    await api.result("create_task", "x")
+    await listener.until(lambda one: one.changes)
+
+
+async def test_the_end_of_a_session_ends_its_streams_and_no_others(api):
+    """At once, wherever they are open; a new one is refused."""
+    mine = bearer(user="ann", sid=SESSION)
+    _, ended = await listen(api, "table=tasks", **mine)
+    _, other = await listen(api, "table=tasks")
+    await api.platform.coordinator(OWNER).ask(EndSession(SESSION, api.platform.clock.now() + 60_000))
+    await ended.until(lambda one: one.closed)
+    assert ended.events[-1] == {"event": "end", "id": None, "data": {"reason": "session"}}
+    assert not other.closed
+    refused, _ = await listen(api, "table=tasks", **mine)
+    check_error(refused, 401, "UNAUTHORIZED")
+
+
+async def test_a_stream_ends_with_its_token(api):
+    """It does not outlive what it was opened with."""
+    _, listener = await listen(api, "table=tasks", **bearer(seconds=2))
+    await listener.until(lambda one: one.closed)
+    assert listener.events[-1]["data"] == {"reason": "expired"}
+
+
+async def test_one_user_has_so_many_streams(api, monkeypatch):
+    """The next is refused until one is closed; another user's is not."""
+    monkeypatch.setattr(limits, "STREAMS_PER_USER", 2)
+    _, first = await listen(api, "table=tasks")
+    await listen(api, "table=tasks")
+    refused, _ = await listen(api, "table=tasks")
+    check_error(refused, 429, "RATE_LIMITED")
+    assert (await listen(api, "table=tasks", **bearer(user="ann")))[0].status == 200
+    first.task.cancel()
+    await first.until(lambda one: one.closed)
+    assert (await listen(api, "table=tasks"))[0].status == 200
+
+
+# --- slow and gone clients -------------------------------------------------------------------------------------------
+
+
+async def test_a_client_that_does_not_read_is_cut_and_resumes(api, monkeypatch):
+    """What waits for it is bounded; what it missed it gets when it comes back."""
+    monkeypatch.setattr(limits, "STREAM_BACKLOG_BYTES", 2_000)
+    _, slow = await listen(api, "table=tasks")
+    await api.result("create_task", "first")
+    await slow.until(lambda one: one.changes)
+    slow.reading.clear()
+    for n in range(20):
+        await api.result("create_task", f"{n} {'x' * 150}")
+    async with asyncio.timeout(10):
+        await slow.task
+    assert slow.closed
+    assert len(api.platform._shells[OWNER].hub) == 0
+    _, again = await listen(api, "table=tasks", **{"Last-Event-ID": slow.last_id})
+    await again.until(lambda one: len(one.changes) == 20)
+
+
+async def test_a_client_that_has_left_is_noticed_by_the_heartbeat(api, monkeypatch):
+    """Silence is broken every so often, and what it costs to listen is given back."""
+    monkeypatch.setattr(limits, "STREAM_HEARTBEAT_MS", 50)
+    _, listener = await listen(api, "table=tasks")
+    await listener.until(lambda one: one.text.count(": heartbeat\n\n") >= 2)
+    listener.gone = True
+    async with asyncio.timeout(10):
+        await listener.task
+    assert len(api.platform._shells[OWNER].hub) == 0
+
+
+# --- crashes ---------------------------------------------------------------------------------------------------------
+
+
+class Node:
+    """A platform whose coordinator can be killed: its journal lives on, everything else does not."""
+
+    def __init__(self, api) -> None:
+        self.api = api
+        self.journal = MemoryJournal()
+        self.restart()
+
+    def restart(self) -> None:
+        platform = self.api.platform
+        shell = CoordinatorShell(OWNER, self.journal, platform.open_database, platform.clock, platform.log)
+        old = platform._shells.get(OWNER)
+        platform._shells[OWNER] = shell
+        if old is not None:
+            old.hub.end_all("shutdown")
+
+
+async def test_a_crash_between_apply_and_finish_publishes_after_resolution(api):
+    """Nobody reports the commit; the fence says so, and then listeners hear of it, in its place and once.
+
+    A later transaction that has finished meanwhile waits for it: it is told after it, also by the next life.
+    """
+    platform = SingleProcess(api.platform.open_database, ENVIRONMENT)
+    platform.log = api.platform.log
+    api.platform = platform
+    node = Node(api)
+    await api.result("open_account", "a", 1)
+    _, listener = await listen(api, "table=accounts")
+    before = listener.last_id
+
+    # A worker that dies after its apply: prepared and applied, but never finished.
+    shell = platform._shells[OWNER]
+    write = Write("accounts", "tbl_accounts_9b27e4", "dead", 0, Raw(b'{"balance":5}'), owner="ann")
+    prepared = await shell.ask(Prepare("dead", [write], user="ann"))
+    lost = await shell.ask(
+        Prepare("never", [Write("accounts", "tbl_accounts_9b27e4", "never", 0, Raw(b'{"balance":5}'), owner="ann")])
+    )
+    store = SqlStore(platform.open_database())
+    pointer = TablePointer("accounts", "tbl_accounts_9b27e4", TableKind.VERSIONED, 7)
+    await store.apply(ApplyPlan(prepared.sid, OWNER, "ann", prepared.txid, prepared.epoch, [(pointer, [write])]))
+    await store.aclose()
+    later = asyncio.ensure_future(api.result("open_account", "later", 1))
+    while not any(record.phase == "committed" and record.txid > lost.txid for record in node.journal.committed(0, 99)):
+        await asyncio.sleep(0.01)
+        if later.done():
+            break
+
+    node.restart()
+    await listener.until(lambda one: one.closed)
+    _, again = await listen(api, "table=accounts", **{"Last-Event-ID": listener.last_id})
+    await later
+    await again.until(lambda one: len(one.changes) + len(listener.changes) >= 2)
+    seen = [change["id"] for change in listener.changes + again.changes]
+    assert seen == ["dead", "later"], "what was aborted is never told"
+    assert before is not None
+    txids = [change["txid"] for change in listener.changes + again.changes]
+    assert txids == sorted(txids)
+    assert txids[0] == prepared.txid
+
+
+async def test_a_stream_without_a_database_is_refused_with_a_sentence(make_api):
+    api = make_api()
+    api.platform.open_database = lambda: AsyncpgDatabase("postgresql://u:p4ss@127.0.0.1:1/nowhere")
+    response, _ = await listen(api)
+    check_error(response, 503, "UNAVAILABLE")
