@@ -27,7 +27,7 @@ from kontract.gateway.routes import Registry
 from kontract.gateway.shared import Shared
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.runtime import SingleProcess
-from support.sessions import ENVIRONMENT, bearer
+from support.sessions import ENVIRONMENT, SECRET, bearer
 from support.worker import running_worker
 
 ROOT = Checkout.find().root
@@ -161,6 +161,7 @@ def test_a_command_runs(block, checkout, postgres, tmp_path):
         env={
             **os.environ,
             "DATABASE_URL": postgres.create_database(empty=True),
+            "KONTRACT_SECRET": SECRET,
             "WRANGLER_SEND_METRICS": "false",
             "WRANGLER_LOG_PATH": str(tmp_path),
         },

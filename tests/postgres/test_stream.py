@@ -324,7 +324,8 @@ async def test_a_client_that_does_not_read_is_cut_and_resumes(api, monkeypatch):
 
 async def test_a_client_that_has_left_is_noticed_by_the_heartbeat(api, monkeypatch):
     """Silence is broken every so often, and what it costs to listen is given back."""
-    monkeypatch.setattr(limits, "STREAM_HEARTBEAT_MS", 50)
+    monkeypatch.setattr(limits, "STREAM_HEARTBEAT_MS", 60)
+    monkeypatch.setattr(limits, "STREAM_BEAT_MS", 10)
     _, listener = await listen(api, "table=tasks")
     await listener.until(lambda one: one.text.count(": heartbeat\n\n") >= 2)
     listener.gone = True

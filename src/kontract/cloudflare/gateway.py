@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import js
-from pyodide.ffi import to_js
+from pyodide.ffi import create_once_callable, to_js
 from workers import Response as WorkerResponse
 
 from kontract.cloudflare.feed import StreamOutlet
@@ -39,8 +39,10 @@ async def serve(gateway: Gateway, request: Any, env: Any, context: Any) -> Any:
     )
     if response.stream is not None:
         pipe = js.TransformStream.new()
-        # The request stays alive for as long as its body is sent, and ends when the client leaves.
-        asyncio.ensure_future(response.stream(StreamOutlet(pipe.writable)))  # noqa: RUF006 - it holds itself by its I/O
+        sending = asyncio.ensure_future(response.stream(StreamOutlet(pipe.writable)))
+        # Writes do not fail when the client has left (workerd issue 4185): the signal says so, with the compatibility
+        # flag enable_request_signal, once two writes have met a closed connection.
+        raw.signal.addEventListener("abort", create_once_callable(lambda *_: sending.cancel()))
         headers = js.Object.fromEntries(to_js(list(response.headers.items())))
         return WorkerResponse(js.Response.new(pipe.readable, status=response.status, headers=headers))
     if response.headers.get("Content-Type") == OCTETS:

@@ -229,6 +229,9 @@ STREAM_BACKLOG_BYTES = 1024 * 1024
 STREAM_HEARTBEAT_MS = 15_000
 """Silence on a stream after which a comment is sent: proxies cut silent connections, often after 30 or 60 seconds."""
 
+STREAM_BEAT_MS = 1_000
+"""Between the two beats of a heartbeat."""
+
 STREAM_TABLES = 32
 """Tables of one stream."""
 

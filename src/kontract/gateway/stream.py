@@ -196,19 +196,24 @@ class Stream:
                 return
             page = answer
             await self._take_page(encoder, page)
+        beats = 0
         while True:
             left = self._time_left()
             if left <= 0:
                 self._put(encoder.note("end", {"reason": "expired"}))
                 return
-            frame = await self._next(feed, writer, min(limits.STREAM_HEARTBEAT_MS, left))
+            # Two beats, soon after one another: it is the second write that fails after a client has left.
+            pause = limits.STREAM_BEAT_MS if beats % 2 else limits.STREAM_HEARTBEAT_MS - limits.STREAM_BEAT_MS
+            frame = await self._next(feed, writer, min(pause, left))
             if isinstance(frame, Batch):
                 await self._take(encoder, frame)
             elif isinstance(frame, End):
                 self._put(encoder.note("end", {"reason": frame.reason}))
                 return
-            elif frame is None and not self._outbox:
-                self._put(encoder.heartbeat())
+            elif frame is None:
+                beats += 1
+                if not self._outbox:
+                    self._put(encoder.heartbeat())
             if self._waiting_bytes > limits.STREAM_BACKLOG_BYTES:
                 self._platform.log("info", "stream_cut", user=self._session.user, bytes=self._waiting_bytes)
                 raise ClientGoneError

@@ -1,0 +1,104 @@
+"""Change streams through real workerd: the Worker ends SSE, the Durable Object is behind a hibernating WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from kontract.cli.toolchain.wrangler import DevServer
+from kontract.core import limits
+from support.sessions import bearer_for
+
+
+@pytest.fixture
+async def api(worker: DevServer):
+    async with httpx.AsyncClient(
+        base_url=worker.url,
+        headers=bearer_for(worker),
+        timeout=60,
+        limits=httpx.Limits(max_connections=200),
+        trust_env=False,
+    ) as client:
+        yield client
+
+
+async def result(api: httpx.AsyncClient, function: str, *args):
+    response = await api.post(f"/rpc/{function}", json=list(args))
+    assert response.status_code == 200, response.text
+    return response.json()["result"]
+
+
+class Events:
+    """A stream that is read line by line."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._lines = response.aiter_lines()
+        self.last_id = ""
+        self.heartbeats = 0
+
+    async def __call__(self) -> tuple[str, dict]:
+        name, data = "", ""
+        async for line in self._lines:
+            field, _, value = line.partition(": ")
+            if field == "event":
+                name = value
+            elif field == "id":
+                self.last_id = value
+            elif field == "data":
+                data = value
+            elif line.startswith(":"):
+                self.heartbeats += 1
+            elif not line and data:
+                return name, json.loads(data)
+        raise EOFError
+
+
+@asynccontextmanager
+async def listening(api: httpx.AsyncClient, query: str = "table=tasks&table=accounts", last_id: str = ""):
+    headers = {"Last-Event-ID": last_id} if last_id else {}
+    async with api.stream("GET", f"/stream?{query}", headers=headers) as response:
+        assert response.status_code == 200, await response.aread()
+        yield Events(response)
+
+
+async def test_what_one_client_does_another_sees(api):
+    async with listening(api) as events:
+        assert await events() == ("ready", {"tables": ["accounts", "tasks"], "denied": []})
+        task = await result(api, "create_task", "seen")
+        assert await events() == (
+            "",
+            {
+                "type": "insert",
+                "table": "tasks",
+                "id": task["id"],
+                "data": task,
+                "txid": int(events.last_id.rpartition("-")[2]),
+            },
+        )
+        await result(api, "delete_task", task["id"])
+        _, change = await events()
+        assert (change["type"], change["oldData"]) == ("delete", task)
+
+
+async def test_clients_that_leave_are_noticed_within_a_heartbeat(api, worker):
+    """64 streams of one user and no more; when they are left without a word, their places are free again soon."""
+    api.headers.update(bearer_for(worker, user="with-many-streams"))
+    async with contextlib.AsyncExitStack() as open_ones:
+        for _ in range(limits.STREAMS_PER_USER):
+            events = await open_ones.enter_async_context(listening(api, "table=tasks"))
+            await events()
+        refused = await api.get("/stream?table=tasks")
+        assert (refused.status_code, refused.json()["error"]) == (429, "RATE_LIMITED")
+    async with asyncio.timeout(120):  # 15 s on a quiet machine
+        while await first_status(api) == 429:
+            await asyncio.sleep(0.5)
+
+
+async def first_status(api: httpx.AsyncClient) -> int:
+    async with api.stream("GET", "/stream?table=tasks") as response:
+        return response.status_code
