@@ -10,12 +10,11 @@ from collections.abc import Awaitable, Mapping
 from typing import Any
 
 import js
-import msgspec
 from pyodide.ffi import JsException
 
 from kontract.cloudflare.crypto import NativeCrypto
 from kontract.cloudflare.database import HyperdriveDatabase, connector
-from kontract.core import shared
+from kontract.core import logs, shared
 from kontract.core.messages import Answer, Request, decode_answer, encode
 from kontract.core.shared import SharedAnswer, SharedRequest
 from kontract.ports import CoordinatorStub, CoordinatorUnavailableError, Database, DOStub, Mutex
@@ -56,8 +55,7 @@ class WorkerRandomness:
 
 def log_line(level: str, event: str, **fields: Any) -> None:
     """Write one JSON line; ``wrangler tail`` shows it."""
-    line = msgspec.json.encode({"level": level, "event": event, **{k: v for k, v in fields.items() if v is not None}})
-    print(line.decode(), flush=True)
+    print(logs.line(level, event, fields), flush=True)
 
 
 class DurableObjectStub:
