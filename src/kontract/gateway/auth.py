@@ -32,8 +32,8 @@ from kontract.core.errors import (
     UnauthorizedError,
     UnavailableError,
 )
-from kontract.core.messages import CheckSession, EndSession, Fenced, SessionEnded
-from kontract.core.transaction import refusal, session_ended
+from kontract.core.messages import CheckSession, EndSession, SessionAlive, SessionEnded
+from kontract.core.transaction import refusal
 from kontract.gateway.accounts import Account, Accounts, Refreshed
 from kontract.gateway.context import Session
 from kontract.gateway.http import JSON, Response, encode_json
@@ -181,9 +181,7 @@ class Auth:
     async def _me(self) -> Response:
         session = self._caller()
         answer = await self._coordinator(session).ask(CheckSession(session.sid))
-        if isinstance(answer, SessionEnded):
-            raise session_ended()
-        if isinstance(answer, Fenced):
+        if not isinstance(answer, SessionAlive):
             raise refusal(answer)
         said = {
             "owner": session.owner,

@@ -89,7 +89,7 @@ class HttpResp:
 
     def body(self) -> bytes:
         """Return the encoded body; raises TypeError when the value cannot be encoded as JSON."""
-        without_body = self.status == 204 or 300 <= self.status < 400
+        without_body = self.status in (204, 205) or 300 <= self.status < 400
         return b"" if without_body else encode_json({"result": self.value})
 
 
