@@ -10,10 +10,12 @@ Give it a place with ``middleware``, in a module of the application::
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from kontract.core.errors import ForbiddenError, HttpError, RateLimitedError
+from kontract.gateway.addresses import subscriber
 from kontract.gateway.context import Context
 
 CallNext = Callable[[], Awaitable[Any]]
@@ -28,8 +30,10 @@ def rate_limit(calls: int, per: float = 60.0, *, by: Callable[[Context], str] | 
     """
 
     async def limit(ctx: Context, call_next: CallNext) -> Any:
-        who = by(ctx) if by is not None else (f"user/{ctx.user}" if ctx.sid else f"address/{ctx.client}")
-        count, seconds = await ctx.counters.count_within(f"rate/{ctx.route}/{who}"[:400], per)
+        who = by(ctx) if by is not None else (f"user/{ctx.user}" if ctx.sid else f"address/{subscriber(ctx.client)}")
+        # Whatever it is, and however long: two of them must not meet because a key has an end.
+        key = hashlib.sha256(who.encode(errors="backslashreplace")).hexdigest()[:32]
+        count, seconds = await ctx.counters.count_within(f"rate/{ctx.route}/{key}", per)
         if count > calls:
             message = f"{ctx.route} may be called {calls} times in {per:g} seconds; wait before you call it again"
             raise RateLimitedError(message, headers={"Retry-After": str(max(1, round(seconds)))})

@@ -17,7 +17,14 @@ def nested(levels: int) -> object:
 
 @pytest.mark.parametrize(
     "value",
-    [{"a": "NUL \x00"}, {"NUL \x00": 1}, {"a": "\ud800"}, {"\udfff": 1}, {"a": float("nan")}, {"a": [float("-inf")]}],
+    [
+        {"a": "NUL \x00"},
+        {"NUL \x00": 1},
+        {"a": "\ud800"},
+        {"\udfff": 1},
+        {"a": float("nan")},
+        {"a": [float("-inf")]},
+    ],
 )
 def test_refused(value):
     """PostgreSQL would refuse these in the middle of a commit, or JSON cannot hold them."""
@@ -25,10 +32,20 @@ def test_refused(value):
         documents.check(value, "the row")
 
 
-def test_a_message_says_where():
-    """In a large document the place is what a caller needs."""
-    with pytest.raises(InvalidRequestError, match=r"the row\.a\[1\]\.b is nan"):
-        documents.check({"a": [1, {"b": float("nan")}]}, "the row")
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        ({"a": [1, {"b": float("nan")}]}, "the row.a[1].b is nan"),
+        ({"a": {"b": 1, "\x00": 2}}, "a key of the row.a contains a NUL"),
+        ({"a?": {"x" * 100: "\x00"}}, f"the row.a?.{'x' * 40} contains a NUL"),
+        ("\x00", "the row contains a NUL"),
+    ],
+)
+def test_a_message_says_where(value, where):
+    """In a large document the place is what a caller needs; its names are as long as a caller makes them."""
+    with pytest.raises(InvalidRequestError) as error:
+        documents.check(value, "the row")
+    assert str(error.value).startswith(where)
 
 
 def test_depth():
@@ -36,6 +53,28 @@ def test_depth():
     documents.check(nested(limits.JSON_DEPTH - 1), "x")
     with pytest.raises(InvalidRequestError, match="nested deeper"):
         documents.check(nested(limits.JSON_DEPTH), "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "deep"),
+    [
+        (b"[]" * 33 + b'"' + b'\\"' * 500_000, False),  # a string that does not end: hours, if each quote begins one
+        (b"[]" * 33 + b'"' + b"\\" * 999_999, False),
+        (b'["' + b"[" * 100 + b'"]', False),
+        (b'["\\"' + b"[" * 100 + b'"]', False),
+        (b'["\\\\"' + b"[" * 100 + b"]", True),
+        (b"[" * 33, True),
+        (b'{"a":' * 33, True),
+        (b"[{}]" * 100, False),
+    ],
+)
+def test_depth_of_text(text, deep):
+    """Counted outside of strings, before anything is decoded, in time that grows with the text and not its square."""
+    if deep:
+        with pytest.raises(InvalidRequestError, match="nested deeper than 32 levels"):
+            documents.check_depth(text, "the body")
+    else:
+        documents.check_depth(text, "the body")
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import dataclasses
+from types import SimpleNamespace
+from typing import Annotated, Any, Generic, NamedTuple, NewType, TypedDict, TypeVar
 
 import msgspec
 import pytest
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from kontract.core.declare import perm, primkey, table
 from kontract.core.errors import InvalidRequestError, PermissionDeniedError
@@ -43,6 +45,67 @@ class Plain(Struct):
     tags: list[str] = []
 
 
+class Tree(Struct):
+    branches: list[Tree] = []
+    leaf: Member | None = None
+
+
+class Harmless(Struct):
+    branches: list[Harmless] = []
+
+
+T = TypeVar("T")
+
+
+class Box(Struct, Generic[T]):
+    item: T
+
+
+@dataclasses.dataclass
+class Data:
+    member: Member
+
+
+class Dict(TypedDict):
+    member: Member
+
+
+class Tuple(NamedTuple):
+    n: int
+    member: Member
+
+
+Renamed = NewType("Renamed", Member)
+
+
+@table("signals")
+class Signal(Struct, tag="signal", array_like=True):
+    id: Annotated[str, primkey]
+    secret: Annotated[str, perm(perms._W_)] = ""
+    sent_by: Annotated[str, perm(perms.R__)] = ""
+
+
+@table("drafts")
+class Draft(Struct, tag="draft"):
+    id: Annotated[str, primkey]
+    text: str | UnsetType = UNSET
+    pin: Annotated[str, perm(perms._W_)] = ""
+    joined: Annotated[int, perm(perms.R__)] = 0
+
+
+class Note(Struct, tag="note"):
+    joined: int
+
+
+class Attrs:
+    """What the attrs package makes of a class, as far as it matters."""
+
+    __attrs_attrs__ = (SimpleNamespace(name="member"),)
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+
+
 class Ctx: ...
 
 
@@ -59,6 +122,15 @@ SEEN = {"id": "a", "name": "Ann", "joined": 7}
         ((ANN, 1), [SEEN, 1]),
         (Page([ANN], 1, ANN), {"members": [SEEN], "total": 1, "next": SEEN}),
         (Page([]), {"members": [], "total": 0, "next": None}),
+        (Data(ANN), {"member": SEEN}),
+        (Attrs(ANN), {"member": SEEN}),
+        ([{"x": Data(ANN)}], [{"x": {"member": SEEN}}]),
+        (Tuple(1, ANN), [1, SEEN]),
+        (Box(ANN), {"item": SEEN}),
+        (Box(Box([ANN])), {"item": {"item": [SEEN]}}),
+        (Tree([Tree([], ANN)]), {"branches": [{"branches": [], "leaf": SEEN}], "leaf": None}),
+        (Draft("d", pin="1234"), {"type": "draft", "id": "d", "joined": 0}),
+        (Signal("s", "1234", "ann"), ["signal", "s", None, "ann"]),
     ],
 )
 def test_what_callers_may_not_read_is_left_out_however_deep_it_is(value, shown):
@@ -69,7 +141,8 @@ def test_what_callers_may_not_read_is_left_out_however_deep_it_is(value, shown):
 
 
 @pytest.mark.parametrize(
-    "value", [None, 5, "x", [1, 2], {"a": [1]}, Open("x"), [Open("x")], Plain(1), [Plain(1, ["x"])]]
+    "value",
+    [None, 5, "x", [1, 2], {"a": [1]}, Open("x"), [Open("x")], Plain(1), [Plain(1, ["x"])], Data(Open("x")), Box(1)],
 )
 def test_what_hides_nothing_is_passed_on_as_it_is(value):
     """The same object: nothing is copied for tables without such fields."""
@@ -87,7 +160,18 @@ def test_what_hides_nothing_is_passed_on_as_it_is(value):
         (Annotated[Member, "doc"], {"joined": 9}),
         (Page, {"members": [{"joined": 1}]}),
         (Page, {"members": [], "next": {"internal_note": "x"}}),
-        (list[Page | Plain], [{"n": 1}, {"members": [{"joined": 1}]}]),
+        (list[Page | None], [None, {"members": [{"joined": 1}]}]),
+        (Box[Member], {"item": {"joined": 1}}),
+        (Box[list[Box[Member]]], {"item": [{"item": {"joined": 1}}]}),
+        (Data, {"member": {"joined": 1}}),
+        (list[Dict], [{"member": {"joined": 1}}]),
+        (Tuple, [1, {"joined": 1}]),
+        (Renamed, {"joined": 1}),
+        (tuple[Member, ...], [{"joined": 1}]),
+        (frozenset[Member], [{"joined": 1}]),
+        (Tree, {"branches": [{"branches": [{"leaf": {"joined": 1}}]}]}),
+        (Draft | Note, {"type": "draft", "joined": 1}),
+        (Draft, {"joined": 1}),
     ],
 )
 def test_what_callers_may_not_write_is_refused_wherever_it_is_sent(hint, sent):
@@ -105,6 +189,8 @@ def test_what_callers_may_not_write_is_refused_wherever_it_is_sent(hint, sent):
         (Member, "not an object"),
         (dict[str, Any], {"joined": 1}),
         (Plain, {"joined": 1}),
+        (Draft | Note, {"type": "note", "joined": 1}),
+        (Signal, ["signal", "s", "1234"]),
     ],
 )
 def test_the_rest_is_left_to_the_conversion(hint, sent):
@@ -112,7 +198,13 @@ def test_the_rest_is_left_to_the_conversion(hint, sent):
     refuse(hint, sent, "argument x")
 
 
-@pytest.mark.parametrize("hint", [int, str, list[int], dict[str, Any], Open, Plain, Any, int | None])
+def test_what_is_sent_as_an_array_is_counted_from_behind_the_tag():
+    """A field has the same place there as in the decoder."""
+    with pytest.raises(PermissionDeniedError, match="argument x: the field 'sent_by' cannot be set"):
+        refuse(Signal, ["signal", "s", "1234", "eve"], "argument x")
+
+
+@pytest.mark.parametrize("hint", [int, str, list[int], dict[str, Any], Open, Plain, Any, int | None, Harmless, Ctx])
 def test_most_types_need_no_second_look(hint):
     """Their arguments are decoded as fast as before."""
     assert not guarded(hint)

@@ -88,3 +88,13 @@ def test_lengths():
     ):
         with pytest.raises(InvalidRequestError, match="password"):
             passwords.check(bad)
+
+
+async def test_a_long_row_of_accents_is_not_sorted():
+    """A megabyte of them would take minutes, and anybody may send one to /auth/login."""
+    accents = "a" + "\u0301\u0316" * 250_000
+    with pytest.raises(InvalidRequestError, match="at most 1024 bytes"):
+        passwords.check(accents)
+    crypto = Counting()
+    assert not await passwords.matches(crypto, accents, None)
+    assert crypto.asked == [(1 << 15, 8, 3, 32)]

@@ -10,13 +10,12 @@ from collections.abc import Awaitable, Mapping
 from typing import Any
 
 import js
-import msgspec
 from pyodide.ffi import JsException
 
 from kontract.cloudflare import feed
 from kontract.cloudflare.crypto import NativeCrypto
 from kontract.cloudflare.database import HyperdriveDatabase, connector
-from kontract.core import shared
+from kontract.core import logs, shared
 from kontract.core.events import Subscription
 from kontract.core.messages import Answer, Request, decode_answer, encode
 from kontract.core.shared import SharedAnswer, SharedRequest
@@ -58,8 +57,7 @@ class WorkerRandomness:
 
 def log_line(level: str, event: str, **fields: Any) -> None:
     """Write one JSON line; ``wrangler tail`` shows it."""
-    line = msgspec.json.encode({"level": level, "event": event, **{k: v for k, v in fields.items() if v is not None}})
-    print(line.decode(), flush=True)
+    print(logs.line(level, event, fields), flush=True)
 
 
 class DurableObjectStub:

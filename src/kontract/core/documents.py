@@ -15,7 +15,8 @@ _encode = msgspec.json.Encoder().encode
 _decode_parts = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-_STRING_OR_BRACKET = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}]', re.DOTALL)
+# Possessive, and a string need not end: whatever was sent, each byte is looked at once.
+_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[][{}]', re.DOTALL)
 
 
 def check_depth(text: bytes, what: str, levels: int = limits.JSON_DEPTH) -> None:
@@ -31,48 +32,79 @@ def check_depth(text: bytes, what: str, levels: int = limits.JSON_DEPTH) -> None
         if token in (b"[", b"{"):
             depth += 1
             if depth > levels:
-                raise _too_deep(what)
+                raise InvalidRequestError(TOO_DEEP.replace("?", what))
         elif token in (b"]", b"}"):
             depth -= 1
 
 
-def _too_deep(what: str) -> InvalidRequestError:
-    return InvalidRequestError(f"{what} is nested deeper than {limits.JSON_DEPTH} levels")
+TOO_DEEP = f"? is nested deeper than {limits.JSON_DEPTH} levels"
 
 
 def check(value: Any, what: str) -> None:
     """Raise InvalidRequestError if jsonb would refuse or change ``value`` (decoded JSON). ``what`` names it."""
-    _check(value, what, 1)
+    try:
+        _check(value, 1)
+    except _FlawError as flaw:
+        where = what + "".join(reversed(flaw.path[-PATH_STEPS:]))
+        raise InvalidRequestError(flaw.text.replace("?", where, 1)) from None
 
 
-def _check(value: Any, where: str, depth: int) -> None:
+PATH_STEPS = 8
+"""How many steps of the way to a flaw are told: names are as long as the caller makes them."""
+
+
+class _FlawError(Exception):
+    """What is wrong; the way to it is noted on the way back, since most documents have no flaw."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+        self.path: list[str] = []
+
+
+def _check(value: Any, depth: int) -> None:
     if depth > limits.JSON_DEPTH:
-        raise _too_deep(where)
+        raise _FlawError(TOO_DEEP)
     if isinstance(value, str):
-        check_text(value, where)
+        _check_text(value, "?")
     elif isinstance(value, float):
         if not math.isfinite(value):
-            message = f"{where} is {value}, which JSON cannot hold; store null or a string instead"
-            raise InvalidRequestError(message)
+            raise _FlawError(f"? is {value}, which JSON cannot hold; store null or a string instead")
     elif isinstance(value, dict):
-        for key, item in value.items():
-            check_text(key, f"a key of {where}")
-            _check(item, f"{where}.{key}", depth + 1)
-    elif isinstance(value, list):
-        for position, item in enumerate(value):
-            _check(item, f"{where}[{position}]", depth + 1)
+        step = ""
+        try:
+            for key, item in value.items():
+                step = ""
+                _check_text(key, "a key of ?")
+                step = f".{key:.40}"
+                _check(item, depth + 1)
+        except _FlawError as flaw:
+            flaw.path.append(step)
+            raise
+    elif isinstance(value, (list, tuple)):
+        position = 0
+        try:
+            for position, item in enumerate(value):  # noqa: B007 - told below
+                _check(item, depth + 1)
+        except _FlawError as flaw:
+            flaw.path.append(f"[{position}]")
+            raise
+
+
+def _check_text(text: str, where: str) -> None:
+    if "\x00" in text:
+        raise _FlawError(f"{where} contains a NUL character, which PostgreSQL cannot store")
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _FlawError(f"{where} contains half of a surrogate pair, which is not text") from None
 
 
 def check_text(text: str, where: str) -> None:
     """Raise InvalidRequestError for text that PostgreSQL cannot store: NUL, or half of a surrogate pair."""
-    if "\x00" in text:
-        message = f"{where} contains a NUL character, which PostgreSQL cannot store"
-        raise InvalidRequestError(message)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        message = f"{where} contains half of a surrogate pair, which is not text"
-        raise InvalidRequestError(message) from None
+    check(text, where)
 
 
 def check_id(row_id: Any, table: str) -> str:

@@ -12,17 +12,19 @@ and read every field. They are enforced wherever a row crosses that line:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from functools import cache
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeAlias, get_args, get_origin, get_type_hints
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, inspect
 
 from kontract.core.declare import TABLE, FieldPerm
 from kontract.core.errors import PermissionDeniedError
 from kontract.core.perms import READ, WRITE
+
+Kind: TypeAlias = inspect.Type
 
 
 @cache
@@ -49,6 +51,12 @@ def redact(value: Any) -> Any:
     if isinstance(value, (list, tuple, set, frozenset)):
         items = [redact(item) for item in value]
         return value if all(new is old for new, old in zip(items, value, strict=True)) else items
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+        return _changed(value, {name: redact(item) for name, item in fields}, fields)
+    if hasattr(type(value), "__attrs_attrs__"):
+        fields = [(field.name, getattr(value, field.name)) for field in type(value).__attrs_attrs__]
+        return _changed(value, {name: redact(item) for name, item in fields}, fields)
     return value
 
 
@@ -63,7 +71,8 @@ def _redact_struct(row: Struct) -> Any:
     if not hidden and all(shown[name] is item for name, item in fields):
         return row
     if config.array_like:
-        return [shown.get(name) for name, _ in fields]
+        return [config.tag] * (config.tag is not None) + [shown.get(name) for name, _ in fields]
+    shown = {name: item for name, item in shown.items() if item is not UNSET}
     if config.tag is not None:
         shown = {config.tag_field or "type": config.tag, **shown}
     return shown
@@ -92,17 +101,43 @@ def _may_hold_rows(kind: type[Struct]) -> bool:
 @cache
 def guarded(hint: Any) -> bool:
     """Whether a value of this type may hold a row with fields that callers may not write."""
-    return _guarded(hint, ())
+    return _guarded(_info(hint), ())
 
 
-def _guarded(hint: Any, within: tuple[Any, ...]) -> bool:
-    if isinstance(hint, type) and issubclass(hint, Struct):
-        if hint in within:
-            return False
-        hints = get_type_hints(hint, include_extras=True)
-        return bool(without(hint, WRITE)) or any(_guarded(part, (*within, hint)) for part in hints.values())
-    parts = get_args(hint)[:1] if get_origin(hint) is Annotated else get_args(hint)
-    return any(_guarded(part, within) for part in parts)
+@cache
+def _info(hint: Any) -> Kind:
+    """What msgspec takes for a value of this type: aliases, generics and annotations resolved, as in its decoder."""
+    return inspect.type_info(hint)
+
+
+def _guarded(kind: Kind, within: tuple[Kind, ...]) -> bool:
+    if any(kind is one for one in within):
+        return False
+    if isinstance(kind, inspect.StructType) and without(_struct(kind), WRITE):
+        return True
+    return any(_guarded(part, (*within, kind)) for part in _parts(kind))
+
+
+def _parts(kind: Kind) -> Iterable[Kind]:
+    match kind:
+        case inspect.Metadata():
+            return (kind.type,)
+        case inspect.UnionType():
+            return kind.types
+        case inspect.TupleType():
+            return kind.item_types
+        case inspect.CollectionType():
+            return (kind.item_type,)
+        case inspect.DictType() | inspect.FrozenDictType():
+            return (kind.value_type,)
+        case inspect.StructType() | inspect.DataclassType() | inspect.TypedDictType() | inspect.NamedTupleType():
+            return [field.type for field in kind.fields]
+    return ()
+
+
+def _struct(kind: inspect.StructType) -> type[Struct]:
+    struct: type[Struct] = get_origin(kind.cls) or kind.cls
+    return struct
 
 
 def refuse(hint: Any, sent: Any, where: str) -> None:
@@ -110,35 +145,45 @@ def refuse(hint: Any, sent: Any, where: str) -> None:
 
     Called before the value is converted: afterwards nobody knows which fields were sent and which are defaults.
     """
-    origin = get_origin(hint)
-    if origin is Annotated:
-        refuse(get_args(hint)[0], sent, where)
-    elif origin in (Union, UnionType):
-        for part in get_args(hint):
-            refuse(part, sent, where)
-    elif isinstance(hint, type) and issubclass(hint, Struct):
-        _refuse_struct(hint, sent, where)
-    elif isinstance(sent, list):
-        parts = get_args(hint)
-        for position, item in enumerate(sent):
-            if parts:
-                one_each = origin is tuple and Ellipsis not in parts and position < len(parts)
-                refuse(parts[position] if one_each else parts[0], item, f"{where}[{position}]")
-    elif isinstance(sent, dict) and len(get_args(hint)) == 2:
-        for key, item in sent.items():
-            refuse(get_args(hint)[1], item, f"{where}.{key}")
+    _refuse(_info(hint), sent, where)
 
 
-def _refuse_struct(struct: type[Struct], sent: Any, where: str) -> None:
-    fields = msgspec.structs.fields(struct)
-    if isinstance(sent, list) and struct.__struct_config__.array_like:
-        sent = {field.encode_name: item for field, item in zip(fields, sent, strict=False)}
+def _refuse(kind: Kind, sent: Any, where: str) -> None:
+    match kind:
+        case inspect.Metadata() | inspect.UnionType():
+            for part in _parts(kind):
+                _refuse(part, sent, where)
+        case inspect.StructType() | inspect.DataclassType() | inspect.TypedDictType() | inspect.NamedTupleType():
+            _refuse_fields(kind, sent, where)
+        case inspect.TupleType() if isinstance(sent, list):
+            for position, (part, item) in enumerate(zip(kind.item_types, sent, strict=False)):
+                _refuse(part, item, f"{where}[{position}]")
+        case inspect.CollectionType() if isinstance(sent, list):
+            for position, item in enumerate(sent):
+                _refuse(kind.item_type, item, f"{where}[{position}]")
+        case inspect.DictType() | inspect.FrozenDictType() if isinstance(sent, dict):
+            for key, item in sent.items():
+                _refuse(kind.value_type, item, f"{where}.{key:.100}")
+
+
+def _refuse_fields(
+    kind: inspect.StructType | inspect.DataclassType | inspect.TypedDictType | inspect.NamedTupleType,
+    sent: Any,
+    where: str,
+) -> None:
+    tag = kind.tag if isinstance(kind, inspect.StructType) else None
+    is_array = isinstance(kind, inspect.NamedTupleType) or (isinstance(kind, inspect.StructType) and kind.array_like)
+    if is_array and isinstance(sent, list):
+        names = [field.encode_name for field in kind.fields]
+        sent = dict(zip(names if tag is None else ["", *names], sent, strict=False))
     if not isinstance(sent, dict):
         return
-    for name in without(struct, WRITE) & sent.keys():
-        message = f"{where}: the field {name!r} cannot be set by callers; leave it out"
-        raise PermissionDeniedError(message)
-    hints = get_type_hints(struct, include_extras=True)
-    for field in fields:
+    if isinstance(kind, inspect.StructType):
+        if tag is not None and sent.get(kind.tag_field, tag) != tag:
+            return  # it is another one of a union
+        for name in without(_struct(kind), WRITE) & sent.keys():
+            message = f"{where}: the field {name!r} cannot be set by callers; leave it out"
+            raise PermissionDeniedError(message)
+    for field in kind.fields:
         if field.encode_name in sent:
-            refuse(hints[field.name], sent[field.encode_name], f"{where}.{field.encode_name}")
+            _refuse(field.type, sent[field.encode_name], f"{where}.{field.encode_name}")

@@ -46,7 +46,7 @@ def check(password: object) -> str:
     if not isinstance(password, str):
         message = "password must be a text"
         raise InvalidRequestError(message)
-    normal = unicodedata.normalize("NFKC", password)
+    normal = _normal(password)
     if len(normal) < limits.PASSWORD_LEAST:
         message = f"password must have at least {limits.PASSWORD_LEAST} characters; a few words are easy to remember"
         raise InvalidRequestError(message)
@@ -64,7 +64,7 @@ async def matches(crypto: Crypto, password: object, stored: str | None) -> bool:
     """Whether ``password`` is the one of the PHC string ``stored``. None costs the same, and is nobody's."""
     wanted = parse(stored) if stored is not None else _NOBODY
     try:
-        given = _bytes(unicodedata.normalize("NFKC", password if isinstance(password, str) else ""))
+        given = _bytes(_normal(password) if isinstance(password, str) else "")
     except InvalidRequestError:
         given, wanted = b"", _NOBODY
     value = await crypto.scrypt(given, wanted.salt, 1 << wanted.log_n, wanted.r, wanted.p, len(wanted.value))
@@ -81,6 +81,18 @@ def parse(stored: str) -> Hash:
     return Hash(log_n, r, p, _decode(found[4]), _decode(found[5]))
 
 
+def _normal(password: str) -> str:
+    # Looked at before it is normalized: sorting a long row of accents takes the square of its length. Each character
+    # becomes a byte at least.
+    if len(password) > limits.PASSWORD_BYTES:
+        raise _too_long()
+    return unicodedata.normalize("NFKC", password)
+
+
+def _too_long() -> InvalidRequestError:
+    return InvalidRequestError(f"password must have at most {limits.PASSWORD_BYTES} bytes")
+
+
 def _bytes(password: str) -> bytes:
     try:
         data = password.encode()
@@ -88,8 +100,7 @@ def _bytes(password: str) -> bytes:
         message = "password is not text"
         raise InvalidRequestError(message) from None
     if len(data) > limits.PASSWORD_BYTES:
-        message = f"password must have at most {limits.PASSWORD_BYTES} bytes"
-        raise InvalidRequestError(message)
+        raise _too_long()
     return data
 
 

@@ -133,7 +133,7 @@ class _Buffered:
 def refusal(answer: Answer) -> HttpError:
     """Return the error for an answer that no retry of this attempt can change."""
     if isinstance(answer, SessionEnded):
-        return session_ended()
+        return _session_ended()
     if isinstance(answer, Fenced):
         message = (
             "another deployment coordinates this owner's tables now (its epoch is "
@@ -144,7 +144,7 @@ def refusal(answer: Answer) -> HttpError:
     return UnavailableError(f"the coordinator cannot work now: {reason}", headers={"Retry-After": "1"})
 
 
-def session_ended() -> HttpError:
+def _session_ended() -> HttpError:
     """Return the error for a call in a session that was ended: the same as for a token that is not valid."""
     return UnauthorizedError("the token is not valid", headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
 
@@ -296,6 +296,11 @@ class Transaction:
             return True
 
     # --- ending ------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the handler has returned or failed."""
+        return self._closed
 
     def close(self) -> None:
         """Refuse everything from now on: the handler has returned or failed."""

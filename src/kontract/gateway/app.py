@@ -153,8 +153,10 @@ def _failed(error: Exception, request_id: str, fields: dict[str, Any]) -> Respon
     known = to_http_error(error)
     try:
         header_fields.check(known.headers)
-    except ValueError as unfit:  # an error of the application: what it wanted to say cannot be sent
+        response = error_response(known, request_id)
+    except Exception as unfit:  # noqa: BLE001 - the application's: whatever it wanted to say cannot be sent
         error, known = unfit, _internal()
+        response = error_response(known, request_id)
     fields["error"] = known.error_code.name
     fields["reason"] = known.message
     if known.error_code.fault is Fault.SERVER:
@@ -162,7 +164,7 @@ def _failed(error: Exception, request_id: str, fields: dict[str, Any]) -> Respon
         fields["exception"] = "".join(traceback.format_exception(error))
     elif known.error_code.fault is Fault.CONTENTION:
         fields["level"] = "warning"
-    return error_response(known, request_id)
+    return response
 
 
 def to_http_error(error: Exception) -> HttpError:

@@ -15,9 +15,16 @@ def check(body: bytes) -> None:
     """Raise InvalidRequestError for a body that :func:`decode` must not be given, or that means two things."""
     documents.check_depth(body, "the request body")
     documents.check(_decode(body), "arguments")
+    check_names(body)
+
+
+def check_names(body: bytes) -> None:
+    """Raise InvalidRequestError when an object of valid JSON has a name twice.
+
+    What that means differs from parser to parser (RFC 8259, section 4). The one that decodes takes the last; something
+    in front of the gateway may have looked at the first.
+    """
     if b"{" in body:
-        # RFC 8259, section 4: what a repeated name means differs from parser to parser. The one that decodes takes the
-        # last; something in front of the gateway may have looked at the first.
         json.loads(body, object_pairs_hook=_unique, parse_int=str, parse_float=str)
 
 

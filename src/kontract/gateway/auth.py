@@ -16,7 +16,7 @@ and says the same whether or not there is such an account, and is throttled per 
 
 from __future__ import annotations
 
-import ipaddress
+import hashlib
 import re
 from typing import Any
 
@@ -32,9 +32,11 @@ from kontract.core.errors import (
     UnauthorizedError,
     UnavailableError,
 )
-from kontract.core.messages import CheckSession, EndSession, Fenced, SessionEnded
-from kontract.core.transaction import refusal, session_ended
+from kontract.core.messages import CheckSession, EndSession, SessionAlive, SessionEnded
+from kontract.core.transaction import refusal
+from kontract.gateway import arguments
 from kontract.gateway.accounts import Account, Accounts, Refreshed
+from kontract.gateway.addresses import subscriber
 from kontract.gateway.context import Session
 from kontract.gateway.http import JSON, Response, encode_json
 from kontract.gateway.meter import MeteredCoordinator
@@ -140,11 +142,14 @@ class Auth:
         body = await self._body(Credentials)
         name = body.name.strip().lower()
         address = self._address()
-        # Before the hash: what is throttled must not cost what is throttled.
+        # Whatever was sent as a name, and however long it is. Names are kept no longer than needed, and not here.
+        whose = hashlib.sha256(name.encode()).hexdigest()[:32]
+        # Before the password's hash: what is throttled must not cost what is throttled. The address first: the other
+        # two make a counter for each name that somebody thinks of, and there is room for so many.
         await self._throttle(
-            ("login-pair", f"{name}/{address}", limits.LOGINS_PER_PAIR),
-            ("login-account", name, limits.LOGINS_PER_ACCOUNT),
             ("login-address", address, limits.LOGINS_PER_ADDRESS),
+            ("login-pair", f"{whose}/{address}" if address else "", limits.LOGINS_PER_PAIR),
+            ("login-account", whose, limits.LOGINS_PER_ACCOUNT),
         )
         account = await self._accounts.find(name) if NAME.fullmatch(name) else None
         stored = account.password if account is not None else None
@@ -159,9 +164,9 @@ class Auth:
         now = self._platform.clock.now()
         claims = self._tokens.read(body.refresh_token, Kind.REFRESH, now)
         outcome, account, generation = await self._accounts.refresh(claims, now)
-        if outcome is Refreshed.STOLEN:
-            await self._end(claims.session)
         if outcome is not Refreshed.RENEWED:
+            # Also when it had ended: perhaps the coordinator could not be told at the time.
+            await self._end(claims.session)
             raise invalid_token()
         session = claims.session
         if account is not None:
@@ -181,9 +186,7 @@ class Auth:
     async def _me(self) -> Response:
         session = self._caller()
         answer = await self._coordinator(session).ask(CheckSession(session.sid))
-        if isinstance(answer, SessionEnded):
-            raise session_ended()
-        if isinstance(answer, Fenced):
+        if not isinstance(answer, SessionAlive):
             raise refusal(answer)
         said = {
             "owner": session.owner,
@@ -243,11 +246,13 @@ class Auth:
         raw = await self._scope.request.read()
         documents.check_depth(raw, "the request body")
         try:
-            return msgspec.json.decode(raw, type=kind)
+            body = msgspec.json.decode(raw, type=kind)
         except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
             fields = ", ".join(field.name for field in msgspec.structs.fields(kind))
             message = f"the request body must be an object with {fields}: {error}"
             raise InvalidRequestError(message) from None
+        arguments.check_names(raw)
+        return body
 
     def _new_id(self) -> str:
         return uuid7(self._platform.clock, self._platform.random)
@@ -269,24 +274,15 @@ class Auth:
         return Response(status, encode_json(granted), {"Content-Type": JSON})
 
     def _address(self) -> str:
-        """Return the caller's address; of IPv6 the 64 bits that one subscriber has, since the rest costs nothing."""
-        try:
-            address = ipaddress.ip_address(self._scope.request.client)
-        except ValueError:
-            return ""
-        if isinstance(address, ipaddress.IPv6Address):
-            if address.ipv4_mapped is not None:
-                return str(address.ipv4_mapped)
-            return str(ipaddress.ip_network((address, 64), strict=False))
-        return str(address)
+        return subscriber(self._scope.request.client)
 
     async def _throttle(self, *counters: tuple[str, str, int]) -> None:
         """Count an attempt for each (what, whose, how many may be); raises RateLimitedError beyond one of them."""
         shared = Shared(self._platform.shared(SYSTEM), "auth/")
         for what, whose, most in counters:
-            if not whose or whose.endswith("/"):
+            if not whose:
                 continue  # the platform does not know the address: there is nothing to count by
-            count, seconds = await shared.count_within(f"{what}/{whose}"[:400], limits.LOGIN_WINDOW_SECONDS)
+            count, seconds = await shared.count_within(f"{what}/{whose}", limits.LOGIN_WINDOW_SECONDS)
             if count > most:
                 message = "too many attempts; wait before you try again"
                 raise RateLimitedError(message, headers={"Retry-After": str(max(1, round(seconds)))})

@@ -100,8 +100,12 @@ class Context:
         """Call ``action`` (a function, may be async) once, after this transaction has committed.
 
         Not called when the function fails or loses; an attempt that is repeated starts without the actions of the one
-        before. Errors in it are logged; the caller has its answer by then.
+        before. Errors in it are logged; the caller has its answer by then. Middleware has no use for it: what it does
+        after ``call_next`` is done after the commit.
         """
+        if self._transaction is None or self._transaction.is_closed:
+            message = "ctx.after_commit can be used inside a backend function only"
+            raise RuntimeError(message)
         self._after_commit.append(action)
 
     def wait_until(self, work: Awaitable[Any]) -> None:

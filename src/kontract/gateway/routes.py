@@ -80,6 +80,7 @@ class Endpoint:
         self.function = function
         self.signature = Signature(function, route.name, Context)
         self.chain = compose(middleware)
+        self.is_wrapped = bool(middleware)
 
 
 class Registry:

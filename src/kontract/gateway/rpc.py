@@ -12,10 +12,10 @@ from kontract.core import headers as header_fields
 from kontract.core import limits
 from kontract.core.errors import Code, HttpError, InvalidRequestError, NotFoundError
 from kontract.core.fields import redact
-from kontract.core.messages import CheckSession, Fenced, SessionEnded
+from kontract.core.messages import CheckSession, SessionAlive
 from kontract.core.perms import may_write
 from kontract.core.storage import Storage
-from kontract.core.transaction import Call, Transaction, refusal, session_ended
+from kontract.core.transaction import Call, Transaction, refusal
 from kontract.core.types import Isolation
 from kontract.gateway import arguments
 from kontract.gateway.context import Context, Session
@@ -93,6 +93,7 @@ class RpcCall:
         self._value: Any = None
         self._response = Response(200)
         self._txid: int | None = None
+        self._replayed = False
 
     async def run(self) -> Response:
         """Run the middleware and within it the function until it commits; return the answer."""
@@ -100,10 +101,11 @@ class RpcCall:
         if self._scope.meter.coordinator_calls == 0:
             await self._check_session()
         response = self._response
-        # What the middleware passed on as it was has been encoded, before the commit. (An HttpResp may be the same
-        # object and have other headers.)
-        if not self._called or value is not self._value or isinstance(value, HttpResp):
+        # The function's own answer was encoded before the commit; middleware may have changed even the same object.
+        if self._endpoint.is_wrapped:
             response = to_response(value, self._endpoint.name)
+        if self._replayed:
+            response.headers["Idempotency-Replayed"] = "true"
         if self._txid is not None:
             response.headers["X-Kontract-Txid"] = str(self._txid)
         return response
@@ -138,6 +140,8 @@ class RpcCall:
                 call, work, self._endpoint.name, max_attempts=meta.max_attempts, perm=meta.perm
             )
         self._txid = outcome.txid
+        if self._scope.meter.coordinator_calls == 0:
+            await self._check_session()
         if outcome.replayed:
             self._replay(outcome.result)
         elif self._context.has_plans():
@@ -145,12 +149,14 @@ class RpcCall:
         return self._value
 
     def _replay(self, kept: str) -> None:
+        """Answer with what the first call answered; middleware sees it as it would have seen that, as plain JSON."""
         envelope = msgspec.json.decode(kept, type=_Envelope)
         body = envelope.body.encode()
-        headers = {**envelope.headers, "Idempotency-Replayed": "true"}
-        self._response = Response(envelope.status, body, headers)
+        self._replayed = True
+        self._response = Response(envelope.status, body, envelope.headers)
         result = msgspec.json.decode(body)["result"] if body else None
-        self._value = HttpResp(envelope.status, result, headers)
+        headers = {name: value for name, value in envelope.headers.items() if name != "Content-Type"}
+        self._value = result if envelope.status == 200 and not headers else HttpResp(envelope.status, result, headers)
 
     async def _check_session(self) -> None:
         """Ask whether the session was ended, for a function that had nothing else to ask the coordinator."""
@@ -159,9 +165,7 @@ class RpcCall:
         stub = self._platform.coordinator(self._session.owner)
         coordinator = MeteredCoordinator(stub, self._scope.meter, self._platform.clock)
         answer = await coordinator.ask(CheckSession(self._session.sid))
-        if isinstance(answer, SessionEnded):
-            raise session_ended()
-        if isinstance(answer, Fenced):
+        if not isinstance(answer, SessionAlive):
             raise refusal(answer)
 
     def _call(self) -> Call:
@@ -222,12 +226,15 @@ def idempotent_call_id(session: Session, function: str, key: str) -> str:
 def to_response(value: Any, function: str) -> Response:
     """Encode what a backend function returned. Done before the commit: a result that cannot be sent aborts it."""
     answer = value if isinstance(value, HttpResp) else HttpResp.ok(value)
+    if type(answer.status) is not int or not 200 <= answer.status <= 599:
+        message = f"{function} answered with status {answer.status!r:.50}, which is none"
+        raise TypeError(message)
     try:
         body = HttpResp(answer.status, redact(answer.value)).body()
     except (TypeError, ValueError, OverflowError) as error:
         message = f"{function} returned something that JSON cannot hold: {error}"
         raise TypeError(message) from error
-    headers = dict(answer.headers)
+    headers = {name: value for name, value in answer.headers.items() if name.lower() != "content-type"}
     try:
         header_fields.check(headers)
     except ValueError as error:

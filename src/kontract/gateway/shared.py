@@ -61,6 +61,9 @@ class Shared:
 
     async def incr(self, key: str, by: int = 1, ttl: float | None = None) -> int:
         """Add to a whole number and return the sum; what is not there counts as 0. ``ttl`` is that of a new key."""
+        if not isinstance(by, int) or isinstance(by, bool) or abs(by) >= limits.SHARED_INTEGER:
+            message = f"incr takes a whole number between -2**53 and 2**53, not this {type(by).__name__}"
+            raise InvalidRequestError(message)
         return int(_decode(await self._ask(SharedIncr(self._key(key), by, _milliseconds(ttl)))))
 
     async def count_within(self, key: str, seconds: float) -> tuple[int, float]:
@@ -93,7 +96,7 @@ def _decode(answer: SharedValue) -> Any:
 def _milliseconds(ttl: float | None) -> int | None:
     if ttl is None:
         return None
-    if not 0 < ttl <= limits.SHARED_TTL_SECONDS:
+    if not isinstance(ttl, (int, float)) or not 0 < ttl <= limits.SHARED_TTL_SECONDS:
         message = f"ttl must be above 0 and at most {limits.SHARED_TTL_SECONDS} seconds, not {ttl!r:.50}"
         raise InvalidRequestError(message)
     return max(1, round(ttl * 1000))

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from kontract.core import limits, shared
+from kontract.core import limits, logs, shared
 from kontract.core.collection import Mark, Stage
 from kontract.core.coordinator import Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record
 from kontract.core.errors import RateLimitedError
@@ -66,8 +66,7 @@ class SystemRandomness:
 
 def log_line(level: str, event: str, **fields: Any) -> None:
     """Write one JSON line."""
-    line = msgspec.json.encode({"level": level, "event": event, **{k: v for k, v in fields.items() if v is not None}})
-    sys.stdout.write(line.decode() + "\n")
+    sys.stdout.write(logs.line(level, event, fields) + "\n")
 
 
 class MemoryJournal:
