@@ -21,8 +21,8 @@ from isolation.checker import FAIL, OK, UNKNOWN
 
 LISTS = [(table, f"list{n}") for table in ("lists", "plain_lists") for n in range(2)]
 COUNTERS = ["c0", "c1"]
-DUTIES = ["duty0", "duty1"]  # sets that are never to have more than MOST elements
-MOST = 2
+DUTY = "duty"  # the set that is never to have more than MOST elements
+MOST = 3
 OPEN = "open"  # the set that everybody adds to
 ACCOUNTS = [f"acc{n}" for n in range(4)]
 EACH = 100
@@ -55,13 +55,15 @@ class Call:
 
 @dataclass
 class Clients:
-    """All clients of one run. `seed` makes its dice, and the names of its calls."""
+    """All clients of one run. `seed` makes its dice, and the names of its calls; a share of them is `keyed`."""
 
     url: str
     seed: int
+    keyed: float = 0.4
     calls: list[Call] = field(default_factory=list)
     strange: list[str] = field(default_factory=list)  # answers that no caller should ever get
     answered: int = 0
+    written: int = 0  # answered calls that wrote
     disturbed: int = 0  # requests that got no answer, or 503
     unknown: int = 0  # of those: 503 COMMIT_UNKNOWN
     stopping: bool = False
@@ -86,10 +88,10 @@ class Clients:
         await self.until(lambda: self.answered >= goal)
 
     async def once(self, function: str, *args: Any) -> Any:
-        """One call that has to succeed, recorded like all others."""
+        """Call until it succeeds; recorded like all others."""
         async with self._http() as http:
-            call = await self._call(http, function, list(args), keyed=True)
-        assert call.outcome == OK, (call, self.strange)
+            while (call := await self._call(http, function, list(args), keyed=True)).outcome != OK:
+                await asyncio.sleep(PAUSE)
         return call.seen
 
     def _http(self) -> httpx.AsyncClient:
@@ -99,28 +101,31 @@ class Clients:
         async with self._http() as http:
             while not self.stopping:
                 function, args = self._choose(dice)
-                call = await self._call(http, function, args, keyed=dice.random() < 0.4)
+                call = await self._call(http, function, args, keyed=dice.random() < self.keyed)
                 if call.outcome != OK:
                     await asyncio.sleep(PAUSE)
 
     def _choose(self, dice: Random) -> tuple[str, list[Any]]:
-        choice = dice.random()
-        if choice < 0.30:
-            steps = [[*dice.choice(LISTS), dice.random() < 0.6] for _ in range(dice.randint(1, 3))]
-            return "append", [steps]
-        if choice < 0.45:
-            return "bump", [dice.choice(COUNTERS)]
-        if choice < 0.55:
-            return "add", [OPEN]
-        if choice < 0.63:
-            return "join", [dice.choice(DUTIES), MOST]
-        if choice < 0.68:
-            return "leave", [dice.choice(DUTIES)]
-        if choice < 0.83:
-            return "move", [*dice.sample(ACCOUNTS, 2), dice.randint(1, 60)]
-        if choice < 0.90:
-            return "put", [dice.sample(REGISTERS, dice.randint(1, 2))]
-        return "look", [dice.sample(READ, dice.randint(1, 3))]
+        functions = ("append", "bump", "add", "join", "leave", "move", "put", "look")
+        [function] = dice.choices(functions, (28, 12, 8, 14, 10, 13, 5, 10))
+        match function:
+            case "append":
+                steps = [[*dice.choice(LISTS), dice.random() < 0.6] for _ in range(dice.randint(1, 3))]
+                return function, [steps]
+            case "bump":
+                return function, [dice.choice(COUNTERS)]
+            case "add":
+                return function, [OPEN]
+            case "join":
+                return function, [DUTY, MOST]
+            case "leave":
+                return function, [DUTY]
+            case "move":
+                return function, [*dice.sample(ACCOUNTS, 2), dice.randint(1, 60)]
+            case "put":
+                return function, [dice.sample(REGISTERS, dice.randint(1, 2))]
+            case _:
+                return function, [dice.sample(READ, dice.randint(1, 3))]
 
     async def _call(self, http: httpx.AsyncClient, function: str, args: list[Any], *, keyed: bool) -> Call:
         call = Call(f"{self.seed}-{next(self._numbers)}", function, args)
@@ -142,6 +147,7 @@ class Clients:
         if call.outcome != UNKNOWN:
             call.end = time.monotonic()
         self.answered += call.outcome == OK
+        self.written += call.outcome == OK and call.txid is not None
         self._more.set()
         return call
 
