@@ -100,6 +100,13 @@ class Fault(Enum):
 
 
 @dataclass
+class Instead:
+    """Forwarded and answered, and then another answer in place of it: what it makes of the real one."""
+
+    of: Callable[[Response], Response]
+
+
+@dataclass
 class Proxy:
     """Between a client and a server. ``faults``: for the next requests whose target contains the text, in order.
 
@@ -107,7 +114,7 @@ class Proxy:
     """
 
     url: str
-    faults: list[tuple[str, Fault | Response]] = field(default_factory=list)
+    faults: list[tuple[str, Fault | Instead | Response]] = field(default_factory=list)
     seen: list[Received] = field(default_factory=list)
 
     def targets(self) -> list[str]:
@@ -142,7 +149,8 @@ async def proxied(upstream: str) -> AsyncIterator[Proxy]:
                 for name, value in answer.headers.items()
                 if name not in ("content-length", "content-encoding", "transfer-encoding", "connection")
             }
-            return Response(answer.status_code, answer.content, kept)
+            response = Response(answer.status_code, answer.content, kept)
+            return fault.of(response) if isinstance(fault, Instead) else response
 
         async with serving(handle) as url:
             proxy = Proxy(url)

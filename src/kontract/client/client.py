@@ -27,6 +27,8 @@ TIMEOUT = 15.0
 
 FUNCTION_NAME = re.compile(rf"[A-Za-z_][A-Za-z0-9_.-]{{0,{limits.FUNCTION_NAME_LENGTH - 1}}}", re.ASCII)
 
+TOKEN = re.compile(rf"[\x21-\x7e]{{1,{limits.TOKEN_BYTES}}}")
+
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -76,19 +78,31 @@ class Client:
         """Nothing is sent yet. Raises ValueError for what cannot work.
 
         ``token``: an access token, or the ``Tokens`` of an earlier client, which can be refreshed. ``secure``: calls go
-        through raystream, to the holder of ``server_key`` (base64url). ``timeout``: seconds for one request.
-        ``on_tokens``: a function, may be async, that keeps each new pair of tokens. ``http``: used for all requests and
-        left open. ``transport``: carries calls in place of HTTP.
+        through raystream, to the holder of ``server_key`` (base64url) or, without one, to whoever answers at ``url``.
+        ``timeout``: seconds for one request. ``on_tokens``: a function, may be async, that keeps each new pair of
+        tokens. ``http``: used for all requests and left open. ``transport``: carries calls in place of HTTP.
         """
-        if secure or server_key is not None:
-            message = "secure=True: encrypted calls are not there yet"
+        if not secure and server_key is not None:
+            message = "server_key= is for secure=True: as it is, nothing would be encrypted to it"
+            raise ValueError(message)
+        if secure and transport is not None:
+            message = "transport= carries calls in its own way; secure=True chooses another"
             raise ValueError(message)
         self._clock = clock or SystemClock()
         self._random = random or SystemRandomness()
         self._retrying = Retrying(retries or Retries(), self._clock, self._random)
         self._wire = Wire(url, timeout, http)
+        if secure:
+            # Here, so that clients that do without need no `cryptography`.
+            from kontract.client.raystream import RaystreamTransport
+            from kontract.server.crypto import NativeCrypto
+
+            transport = RaystreamTransport(self._wire, NativeCrypto(), self._clock, self._random, server_key)
         self._transport = transport or HttpTransport(self._wire)
         tokens = Tokens(token) if isinstance(token, str) else token
+        if tokens is not None and not TOKEN.fullmatch(tokens.token):
+            message = "this is not a token: it has characters that no token has, or too many of them"
+            raise ValueError(message)
         self._session = Session(self._wire, self._retrying, self._clock, tokens, on_tokens)
 
     # --- sessions ----------------------------------------------------------------------------------------------------
