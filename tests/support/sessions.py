@@ -11,7 +11,7 @@ from kontract.core import keys
 from kontract.core.perms import ALL
 from kontract.gateway.context import Session
 from kontract.gateway.tokens import Kind, Tokens
-from kontract.server.runtime import SystemRandomness
+from kontract.server.system import SystemRandomness
 
 SECRET = "0" * 64
 OWNER = "tenant-1"

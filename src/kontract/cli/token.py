@@ -17,7 +17,7 @@ from kontract.gateway.config import OWNER, ConfigurationError
 from kontract.gateway.context import Session
 from kontract.gateway.tokens import Kind, Tokens
 from kontract.gateway.transact import uuid7
-from kontract.server.runtime import SystemClock, SystemRandomness
+from kontract.server.system import SystemClock, SystemRandomness
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -59,9 +59,17 @@ class HttpError(Exception):
 
     ``message`` is shown to the caller. ``details`` is a JSON object added to the body. ``headers`` are added to the
     response. An error raised by a backend function aborts its transaction: nothing it wrote is kept.
+
+    ``kontract.client`` raises the same classes, with three more attributes. ``request_id``: under which the server's
+    log has the story. ``retry_after``: the seconds to wait that the server asked for. ``maybe_applied``: some attempt
+    of the call got no answer that tells its outcome, so it may have been applied, or may yet be.
     """
 
     code: ClassVar[Code] = Code.INTERNAL
+
+    request_id: str = ""
+    retry_after: float | None = None
+    maybe_applied: bool = False
 
     def __init__(
         self,

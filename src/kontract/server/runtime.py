@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random
-import secrets
 import sys
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -33,35 +30,8 @@ from kontract.ports import (
     Mutex,
 )
 from kontract.server.crypto import NativeCrypto
+from kontract.server.system import SystemClock, SystemRandomness
 from kontract.shell import CoordinatorShell
-
-
-class SystemClock:
-    """Time of this process."""
-
-    def now(self) -> int:
-        """Milliseconds since the Unix epoch."""
-        return time.time_ns() // 1_000_000
-
-    def elapsed(self) -> float:
-        """Milliseconds that never go back."""
-        return time.perf_counter() * 1000
-
-    async def sleep(self, milliseconds: float) -> None:
-        """Pause."""
-        await asyncio.sleep(milliseconds / 1000)
-
-
-class SystemRandomness:
-    """Randomness of the operating system."""
-
-    def token(self, size: int) -> bytes:
-        """Random bytes."""
-        return secrets.token_bytes(size)
-
-    def uniform(self) -> float:
-        """A number in [0, 1)."""
-        return random.random()  # noqa: S311 - jitter, not a secret
 
 
 def log_line(level: str, event: str, **fields: Any) -> None:

@@ -1,0 +1,267 @@
+"""The client: backend functions of a gateway as methods (docs/client.md)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Coroutine, Mapping
+from types import TracebackType
+from typing import Any, Self, TypedDict, TypeVar, Unpack, overload
+
+import httpx
+import msgspec
+from msgspec import Raw, Struct
+
+from kontract.client.errors import InvalidAnswerError, RedirectedError, error_of
+from kontract.client.retries import Retries, Retrying
+from kontract.client.session import Me, OnTokens, Session, Tokens
+from kontract.client.transport import Answer, Transport
+from kontract.client.wire import HttpTransport, Wire
+from kontract.core import limits
+from kontract.ports import Clock, Randomness
+from kontract.server.system import SystemClock, SystemRandomness
+
+T = TypeVar("T")
+
+TIMEOUT = 15.0
+"""Seconds for one request. A transaction may take 10; the rest is for the connection and the way."""
+
+FUNCTION_NAME = re.compile(rf"[A-Za-z_][A-Za-z0-9_.-]{{0,{limits.FUNCTION_NAME_LENGTH - 1}}}", re.ASCII)
+
+TOKEN = re.compile(rf"[\x21-\x7e]{{1,{limits.TOKEN_BYTES}}}")
+
+IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+class Options(TypedDict, total=False):
+    """What every way to a client takes: see ``Client``."""
+
+    secure: bool
+    server_key: str | None
+    retries: Retries
+    timeout: float
+    on_tokens: OnTokens | None
+    http: httpx.AsyncClient | None
+    transport: Transport | None
+    clock: Clock
+    random: Randomness
+
+
+class _Result(Struct):
+    """The body of every answer that is not an error."""
+
+    result: Raw
+
+
+class Client:
+    """A gateway and a session: ``async with Client(url, token=...) as api: await api.create_task("x")``.
+
+    Every attribute that is none of these methods is a backend function, to be called with positional arguments; it
+    returns the decoded result. All calls, of functions and of the methods below, raise HttpError and ClientError
+    (:mod:`kontract.client.errors`). One client serves any number of tasks at once, of one event loop.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | Tokens | None = None,
+        *,
+        secure: bool = False,
+        server_key: str | None = None,
+        retries: Retries | None = None,
+        timeout: float = TIMEOUT,
+        on_tokens: OnTokens | None = None,
+        http: httpx.AsyncClient | None = None,
+        transport: Transport | None = None,
+        clock: Clock | None = None,
+        random: Randomness | None = None,
+    ) -> None:
+        """Nothing is sent yet. Raises ValueError for what cannot work.
+
+        ``token``: an access token, or the ``Tokens`` of an earlier client, which can be refreshed. ``secure``: calls go
+        through raystream, to the holder of ``server_key`` (base64url) or, without one, to whoever answers at ``url``.
+        ``timeout``: seconds for one request. ``on_tokens``: a function, may be async, that keeps each new pair of
+        tokens. ``http``: used for all requests and left open. ``transport``: carries calls in place of HTTP.
+        """
+        if not secure and server_key is not None:
+            message = "server_key= is for secure=True: as it is, nothing would be encrypted to it"
+            raise ValueError(message)
+        if secure and transport is not None:
+            message = "transport= carries calls in its own way; secure=True chooses another"
+            raise ValueError(message)
+        self._clock = clock or SystemClock()
+        self._random = random or SystemRandomness()
+        self._retrying = Retrying(retries or Retries(), self._clock, self._random)
+        self._wire = Wire(url, timeout, http)
+        if secure:
+            # Here, so that clients that do without need no `cryptography`.
+            from kontract.client.raystream import RaystreamTransport
+            from kontract.server.crypto import NativeCrypto
+
+            transport = RaystreamTransport(self._wire, NativeCrypto(), self._clock, self._random, server_key)
+        self._transport = transport or HttpTransport(self._wire)
+        tokens = Tokens(token) if isinstance(token, str) else token
+        if tokens is not None and not TOKEN.fullmatch(tokens.token):
+            message = "this is not a token: it has characters that no token has, or too many of them"
+            raise ValueError(message)
+        self._session = Session(self._wire, self._retrying, self._clock, tokens, on_tokens)
+
+    # --- sessions ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    async def anonymous(cls, url: str, **options: Unpack[Options]) -> Self:
+        """Return a client with a new anonymous session."""
+        return await cls._opened(cls(url, **options), "anonymous", None)
+
+    @classmethod
+    async def register(cls, url: str, name: str, password: str, **options: Unpack[Options]) -> Self:
+        """Return a client with a session of a new account; ConflictError when the name is taken.
+
+        Not repeated when its answer was lost (``maybe_applied``): the name would be taken, by itself.
+        """
+        credentials = {"name": name, "password": password}
+        return await cls._opened(cls(url, **options), "register", credentials, repeatable=False)
+
+    @classmethod
+    async def login(cls, url: str, name: str, password: str, **options: Unpack[Options]) -> Self:
+        """Return a client with a new session of an account; UnauthorizedError if name or password is wrong."""
+        return await cls._opened(cls(url, **options), "login", {"name": name, "password": password})
+
+    async def link(self, name: str, password: str) -> None:
+        """Give the anonymous user of this session an account: it keeps its rows. Not repeated, as ``register``."""
+        await self._session.link(name, password)
+
+    async def logout(self) -> None:
+        """End the session, everywhere. Later calls go without a token."""
+        await self._session.logout()
+
+    async def me(self) -> Me:
+        """Ask the gateway who calls."""
+        return await self._session.me()
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """The tokens in use, None for a caller without any."""
+        return self._session.tokens
+
+    # --- calls -------------------------------------------------------------------------------------------------------
+
+    @overload
+    async def call(self, function: str, /, *args: Any, idempotency_key: str | None = None) -> Any: ...
+
+    @overload
+    async def call(self, function: str, /, *args: Any, type: type[T], idempotency_key: str | None = None) -> T: ...
+
+    async def call(
+        self,
+        function: str,
+        /,
+        *args: Any,
+        type: Any = Any,  # noqa: A002 - the word for it
+        idempotency_key: str | None = None,
+    ) -> Any:
+        """Call a function by its name and return its result.
+
+        ``type``: what the result is converted to, as msgspec does it. ``idempotency_key``: under which the call is
+        applied once, however often and by whom of this user it is made; within 24 h it is answered with the first
+        result. Without one, each call gets its own, so that its own repetitions are applied once.
+        """
+        if not FUNCTION_NAME.fullmatch(function):
+            message = f"{function!r:.200} cannot be the name of a function"
+            raise ValueError(message)
+        headers = {"content-type": "application/json"}
+        if idempotency_key is None and self._retrying.policy.attempts > 1:
+            idempotency_key = self._random.token(16).hex()
+        if idempotency_key is not None:
+            if not IDEMPOTENCY_KEY.fullmatch(idempotency_key):
+                message = f"an idempotency key is 1 to 255 visible ASCII characters, not {idempotency_key!r:.300}"
+                raise ValueError(message)
+            headers["idempotency-key"] = idempotency_key
+        body = msgspec.json.encode(args)
+
+        async def send(bearer: Mapping[str, str]) -> Answer:
+            return await self._transport.send(function, {**headers, **bearer}, body)
+
+        async def attempt() -> Any:
+            answer = await self._session.authorized(send)
+            return self._result(function, answer, type)
+
+        return await self._retrying.run(attempt)
+
+    def __getattr__(self, name: str) -> RemoteFunction:
+        """Return the backend function of this name."""
+        if name.startswith("_"):
+            # What copy, pickle and inspect look for is no function; one with such a name is api["_name"].
+            message = f"{type(self).__name__!r} object has no attribute {name!r}"
+            raise AttributeError(message)
+        return RemoteFunction(self, name)
+
+    def __getitem__(self, name: str) -> RemoteFunction:
+        """Return the backend function of this name, whatever the name is."""
+        return RemoteFunction(self, name)
+
+    # --- its end -----------------------------------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """Close the connections. The session goes on: end it with ``logout``."""
+        await self._session.aclose()
+        await self._wire.aclose()
+
+    async def __aenter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.aclose()
+
+    # --- small steps -------------------------------------------------------------------------------------------------
+
+    async def _opened(self, way: str, credentials: dict[str, str] | None, *, repeatable: bool = True) -> Self:
+        try:
+            await self._session.open(way, credentials, repeatable=repeatable)
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    def _result(self, function: str, answer: Answer, wanted: Any) -> Any:
+        if 300 <= answer.status < 400:
+            location = answer.headers.get("location", "")
+            redirected = RedirectedError(f"{function}: the answer is at {location or 'another place'}")
+            redirected.status, redirected.location = answer.status, location
+            raise redirected
+        if not 200 <= answer.status < 300:
+            raise error_of(answer, self._clock.now())
+        try:
+            result = msgspec.json.decode(answer.body, type=_Result).result if answer.body else Raw(b"null")
+            return msgspec.json.decode(result, type=wanted)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            message = f"{function}: the result is not what was asked for: {error}"
+            raise InvalidAnswerError(message) from error
+
+
+class RemoteFunction:
+    """A backend function, ready to be called."""
+
+    __slots__ = ("_client", "_name")
+
+    def __init__(self, client: Client, name: str) -> None:
+        """``name`` as in the URL."""
+        self._client = client
+        self._name = name
+
+    def __call__(self, *args: Any, **named: Any) -> Coroutine[Any, Any, Any]:
+        """Call it; await what this returns. TypeError, at once, for arguments by name."""
+        if named:
+            message = (
+                f"{self._name}: {', '.join(f'{name}=' for name in named)} cannot be sent by name: the arguments of a "
+                "call are an array, so pass them in the order of the function's parameters"
+            )
+            raise TypeError(message)
+        return self._client.call(self._name, *args)
+
+    def __repr__(self) -> str:
+        """Name the function."""
+        return f"<backend function {self._name}>"

@@ -1,0 +1,177 @@
+"""Calls through raystream: encrypted to the process that runs the functions (docs/raystream.md).
+
+A session with the server begins with the first call and lasts as long as its ticket, an hour at most. It belongs to
+one token: another token, after a refresh or a login, begins another. Calls of any number of tasks share it, each under
+a number of its own; none waits for another, but all wait for a handshake under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import Struct
+
+from kontract.client.errors import (
+    ClientError,
+    InvalidAnswerError,
+    ServerKeyError,
+    UnsealedAnswerError,
+    error_of,
+)
+from kontract.client.transport import Answer
+from kontract.client.wire import Wire
+from kontract.core import limits
+from kontract.core.errors import HttpError, PayloadTooLargeError
+from kontract.core.raystream.client import Handshake, Session
+from kontract.core.raystream.payloads import Call, Reply
+from kontract.core.raystream.suites import KEY_BYTES, VERSION, RaystreamError
+from kontract.ports import Clock, Crypto, Randomness
+
+WELL_KNOWN = "/.well-known/kontract"
+HANDSHAKE = "/raystream/handshake"
+RPC = "/raystream/rpc"
+
+PUBLIC_KEY = re.compile(r"[A-Za-z0-9_-]{43}")
+
+_OCTETS = {"content-type": "application/octet-stream"}
+
+
+class _Offer(Struct):
+    """The part of ``/.well-known/kontract`` that is about raystream."""
+
+    versions: list[int]
+    public_keys: list[str]
+
+
+class _About(Struct):
+    raystream: _Offer
+
+
+class _Line(Struct, frozen=True, eq=False):
+    """A session in use: whose it is, and when its ticket came, by this machine's clock in milliseconds."""
+
+    session: Session
+    token: str
+    since: float
+
+
+class RaystreamTransport:
+    """Seals calls and opens answers."""
+
+    def __init__(self, wire: Wire, crypto: Crypto, clock: Clock, random: Randomness, server_key: str | None) -> None:
+        """Nothing is sent yet. Raises ValueError for what is no key.
+
+        ``server_key``: the server's public key, base64url. Without one the server is asked, and whoever answers is
+        believed.
+        """
+        self._wire = wire
+        self._crypto = crypto
+        self._clock = clock
+        self._random = random
+        self._pinned = None if server_key is None else _key(server_key)
+        self._line: _Line | None = None
+        self._turn = asyncio.Lock()
+
+    async def send(self, function: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Send a call; after a refusal, which an expired ticket meets, once more in a new session.
+
+        Raises ClientError, and HttpError for what the server says before there is a session.
+        """
+        if len(body) > limits.BODY_BYTES:
+            message = f"the arguments are larger than {limits.BODY_BYTES} bytes"
+            raise PayloadTooLargeError(message)
+        inner = {name: value for name, value in headers.items() if name != "authorization"}
+        # A refusal is not sealed, so somebody on the way may have written it, after the call was applied: what is sent
+        # again needs a key whatever the caller thinks of retries.
+        inner.setdefault("idempotency-key", self._random.token(16).hex())
+        token = headers.get("authorization", "").removeprefix("Bearer ")
+        refused: _Line | None = None
+        while True:
+            try:
+                line = await self._ready(token, refused)
+            except (ClientError, HttpError) as error:
+                error.maybe_applied = refused is not None
+                raise
+            if isinstance(line, Reply):
+                return Answer(line.status, line.headers, line.body)
+            elapsed = int(self._clock.elapsed() - line.since)
+            sealed = line.session.seal(Call(function, inner, body, elapsed))
+            answer = await self._wire.request("POST", RPC, _OCTETS, sealed.message)
+            if _is_refusal(answer) and refused is None:
+                refused = line
+                continue
+            if answer.status == 200:
+                try:
+                    reply = line.session.open(sealed.sequence, answer.body)
+                except RaystreamError:
+                    raise _unsealed(answer, "the answer was changed on the way, or is not the server's") from None
+                return Answer(reply.status, reply.headers, reply.body)
+            raise _unsealed(answer, f"the call was answered in clear, with status {answer.status}")
+
+    async def _ready(self, token: str, refused: _Line | None) -> _Line | Reply:
+        """Return a session of ``token`` that is not the refused one, or what the server says to the token."""
+        async with self._turn:
+            line = self._line
+            if line is None or line is refused or line.token != token or self._is_over(line):
+                self._line = None
+                session = await self._handshake(token)
+                if isinstance(session, Reply):
+                    return session
+                line = self._line = _Line(session, token, self._clock.elapsed())
+            return line
+
+    def _is_over(self, line: _Line) -> bool:
+        return line.session.exhausted or self._clock.elapsed() - line.since >= line.session.lifetime
+
+    async def _handshake(self, token: str) -> Session | Reply:
+        public = self._pinned or await self._told()
+        handshake = Handshake(self._crypto, public, self._random.token(KEY_BYTES))
+        answer = await self._wire.request("POST", HANDSHAKE, _OCTETS, handshake.hello(token.encode()))
+        if _is_refusal(answer):
+            whose = "server_key" if self._pinned else f"the key at {WELL_KNOWN}"
+            message = f"{self._wire.url} does not hold the private key of {whose}"
+            raise ServerKeyError(message)
+        if answer.status != 200:
+            raise _unsealed(answer, f"the handshake was answered in clear, with status {answer.status}")
+        try:
+            return handshake.finish(answer.body)
+        except RaystreamError:
+            whose = "server_key" if self._pinned else f"the key at {WELL_KNOWN}"
+            raise _unsealed(answer, f"the handshake was not answered by the holder of {whose}") from None
+
+    async def _told(self) -> bytes:
+        """Ask the server for its key. This pins nothing: whoever can answer in its place can tell another."""
+        answer = await self._wire.request("GET", WELL_KNOWN, {})
+        if answer.status != 200:
+            raise error_of(answer, self._clock.now())
+        try:
+            about = msgspec.json.decode(answer.body, type=_About).raystream
+            if VERSION not in about.versions:
+                message = f"{self._wire.url} does not speak version {VERSION} of raystream"
+                raise InvalidAnswerError(message)
+            return _key(about.public_keys[0])
+        except (msgspec.DecodeError, UnicodeDecodeError, ValueError, IndexError) as error:
+            message = f"{self._wire.url}{WELL_KNOWN} is not that of a Kontract gateway: {error}"
+            raise InvalidAnswerError(message) from error
+
+
+def _key(text: str) -> bytes:
+    """Decode a public key: base64url of 32 bytes, without padding; raises ValueError."""
+    if not PUBLIC_KEY.fullmatch(text):
+        message = f"{text!r:.100} is not a server's public key: base64url of {KEY_BYTES} bytes has 43 characters"
+        raise ValueError(message)
+    return base64.urlsafe_b64decode(text + "=")
+
+
+def _is_refusal(answer: Answer) -> bool:
+    return answer.status == 401 and answer.headers.get("www-authenticate", "").lower().startswith("raystream")
+
+
+def _unsealed(answer: Answer, message: str) -> UnsealedAnswerError:
+    error = UnsealedAnswerError(message)
+    error.status = answer.status
+    return error

@@ -1,0 +1,90 @@
+"""docs/client.md tells the truth: its examples run, and its tables are those of the code."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import re
+import types
+
+import httpx
+
+import kontract.client
+from kontract.cli.toolchain.checkout import Checkout
+from kontract.client import Client, ClientError, Retries
+from kontract.client.client import TIMEOUT, Options
+from kontract.client.errors import CLASSES
+from kontract.client.retries import RETRIED
+from kontract.core.errors import Code
+
+TEXT = (Checkout.find().root / "docs" / "client.md").read_text(encoding="utf-8")
+SHOWN_URL = "http://localhost:8787"
+
+
+async def test_the_examples_run(make_site, monkeypatch):
+    """One after the other, as somebody would type them into `python -m asyncio`."""
+    site = await make_site()
+    for name in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    opened: list[Client] = []
+    enter = Client.__init__
+
+    def watched(self, *args, **options) -> None:
+        enter(self, *args, **options)
+        opened.append(self)
+
+    monkeypatch.setattr(Client, "__init__", watched)
+    about = await asyncio.to_thread(httpx.get, f"{site.url}/.well-known/kontract", trust_env=False)
+    module = types.ModuleType("example")
+    module.SERVER_KEY = about.json()["raystream"]["public_keys"][0]
+    blocks = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == TEXT.count("```") // 2 == 7
+    try:
+        for block in blocks:
+            code = compile(block.replace(SHOWN_URL, site.url), "docs/client.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            if (done := eval(code, module.__dict__)) is not None:
+                await done
+    finally:
+        for client in opened:
+            await client.aclose()
+    assert len(opened) == 7
+
+
+def test_the_table_of_errors_is_that_of_the_code():
+    """Each code, its class, and whether it is tried again."""
+    rows = [f"| `{code.name}` | `{CLASSES[code].__name__}` | {'yes ' if code in RETRIED else ''}|" for code in Code]
+    assert "| Code | Class | Tried again |\n|---|---|---|\n" + "\n".join(rows) + "\n\n" in TEXT
+
+
+def test_the_clients_own_errors_are_all_there():
+    """A class that is missing would be found in a log first."""
+    own = {
+        name for name, one in vars(kontract.client).items() if isinstance(one, type) and issubclass(one, ClientError)
+    }
+    assert own - {"ClientError"} <= set(re.findall(r"^\| `(\w+Error)` \| [^`]", TEXT, re.MULTILINE))
+
+
+def test_defaults_and_options_are_those_of_the_code():
+    """Numbers in two places drift apart."""
+    shown = ", ".join(f"{name}={getattr(Retries(), name)}" for name in Retries.__struct_fields__)
+    assert f"`Retries({shown})` are the defaults" in TEXT
+    assert f"`timeout={TIMEOUT}` seconds" in TEXT
+    taken = set(inspect.signature(Client.__init__).parameters) - {"self", "url", "token"}
+    table = TEXT[TEXT.index("| Option | Default |") :]
+    assert taken == set(Options.__annotations__)
+    assert {
+        name for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"\w+", cell)
+    } == taken
+
+
+def test_the_methods_are_all_there():
+    """Their names are those that no function can be called by as an attribute."""
+    for name in vars(Client):
+        if not name.startswith("_") and name not in ("call", "aclose"):
+            assert re.search(rf"^\| `(await )?(Client|api)\.{name}\b", TEXT, re.MULTILINE), name
+
+
+def test_it_is_short_in_width():
+    """Tables aside, lines fit the editor's ruler."""
+    assert [line for line in TEXT.splitlines() if len(line) > 120 and not line.startswith("|")] == []
