@@ -14,10 +14,18 @@ export function memoryStorage() {
 }
 
 /**
- * Keeps a session in localStorage (shared by all tabs, kept when they close) or sessionStorage (of one tab). Scripts of
- * the page's origin can read it there: keep foreign ones out with a content security policy.
+ * Keeps a session in localStorage (shared by all tabs, kept when they close), or with "sessionStorage" there (of one
+ * tab); in memory, if the browser lets nobody keep anything. Scripts of the page's origin can read it there: keep
+ * foreign ones out with a content security policy.
  */
-export function browserStorage(area = globalThis.localStorage, key = "kontract.session") {
+export function browserStorage(name = "localStorage", key = "kontract.session") {
+  let area;
+  try {
+    area = globalThis[name];
+    area.getItem(key);
+  } catch {
+    return memoryStorage();
+  }
   return {
     load: () => JSON.parse(area.getItem(key) ?? "null"),
     save: (session) => (session === null ? area.removeItem(key) : area.setItem(key, JSON.stringify(session))),
