@@ -45,6 +45,14 @@ async def balance(ctx: Context, id: str) -> int:
 
 
 @backend(egroup="api-v1", perm=perms.R__)
+async def list_accounts(
+    ctx: Context, limit: Annotated[int, Meta(ge=1, le=1000)] = 50, after: str | None = None
+) -> list[Account]:
+    """Return accounts in the order of their ids; `after` is the id of the last account of the page before."""
+    return [account async for account in ctx.storage.accounts.query(limit=limit, after=after)]
+
+
+@backend(egroup="api-v1", perm=perms.R__)
 async def total(ctx: Context) -> int:
     """Return the sum of all balances."""
     return sum([account.balance async for account in ctx.storage.accounts])

@@ -84,7 +84,7 @@ def _furnished(real: Checkout, folder: Path) -> Checkout:
     for name in _COPIED:
         shutil.copyfile(real.root / name, folder / name)
     (folder / "Makefile").write_text(_MAKEFILE)
-    for name in ("node_modules", "python_modules", "sql"):
+    for name in ("node_modules", "python_modules", "sql", "public"):
         (folder / name).symlink_to(real.root / name)
     checkout = Checkout(folder)
     checkout.state.mkdir()

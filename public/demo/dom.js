@@ -1,0 +1,103 @@
+// Small steps with the document that all parts of the page take.
+
+export const byId = (id) => document.getElementById(id);
+
+/** Makes an element. Properties are set as such, names with a dash as attributes; children are elements or texts. */
+export function make(name, properties = {}, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(properties)) {
+    if (key.includes("-")) element.setAttribute(key, value);
+    else element[key] = value;
+  }
+  element.append(...children);
+  return element;
+}
+
+/** Makes of a server's message a sentence, with a capital and a full stop. */
+export function sentence(text) {
+  const trimmed = text.trim();
+  const ended = /[.!?]$/.test(trimmed) ? trimmed : `${trimmed}.`;
+  return ended[0].toUpperCase() + ended.slice(1);
+}
+
+const KNOWN = {
+  NETWORK: "The server cannot be reached. Nothing was half done; try again when it is back.",
+  TIMEOUT: "The server did not answer in time. Try again.",
+  CONFLICT: "Too many calls wanted the same rows at the same time. Try again.",
+  RATE_LIMITED: "That were too many requests in a short time. Wait a little, then try again.",
+};
+
+/** What a person is told about an error; `known`: sentences for codes that have a meaning of their own here. */
+export function explain(error, known = {}) {
+  const text = known[error.code] ?? KNOWN[error.code] ?? sentence(error.message || String(error));
+  return error.status >= 500 && error.requestId
+    ? `${text} The server’s log has it as request ${error.requestId}.`
+    : text;
+}
+
+/** Tells users of screen readers; everybody else sees it. */
+export function announce(text) {
+  const announcer = byId("announcer");
+  announcer.textContent = ""; // the same text twice is news, too
+  setTimeout(() => {
+    announcer.textContent = text;
+  }, 50);
+}
+
+/** Shows an error at `where` (an element with role="alert"), or takes it away. */
+export function showError(where, text, field = null) {
+  where.textContent = text;
+  for (const input of document.querySelectorAll(`[aria-describedby="${where.id}"]`)) {
+    input.toggleAttribute("aria-invalid", text !== "" && (field === null || input === field));
+  }
+}
+
+/**
+ * Runs `work(values)` when a form is sent: one at a time, errors as a sentence at `where`. `work` may throw an Invalid
+ * that names a field.
+ */
+export function onSubmit(form, where, work, known = {}) {
+  let running = false;
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    if (running) return;
+    running = true;
+    form.setAttribute("aria-busy", "true");
+    try {
+      showError(where, "");
+      await work(Object.fromEntries(new FormData(form)));
+    } catch (error) {
+      const field = error instanceof Invalid ? form.elements[error.field] : null;
+      showError(where, explain(error, known), field);
+      field?.focus();
+    } finally {
+      running = false;
+      form.removeAttribute("aria-busy");
+    }
+  });
+}
+
+/** What a person has typed will not do; the message says what would. */
+export class Invalid extends Error {
+  constructor(field, message) {
+    super(message);
+    this.field = field;
+  }
+}
+
+/** Reads a whole number from 0 (or `least`) on. */
+export function amount(values, field, least = 0) {
+  const text = values[field].trim();
+  const number = Number(text);
+  if (!/^[0-9]+$/.test(text) || number < least || number > 1e12) {
+    throw new Invalid(field, `The amount must be a whole number from ${least} on.`);
+  }
+  return number;
+}
+
+/** Lets an element light up for a moment: it has just changed. */
+export function flash(element) {
+  element.classList.remove("flash");
+  void element.offsetWidth; // so that the animation begins anew
+  element.classList.add("flash");
+}

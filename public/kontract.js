@@ -1,0 +1,150 @@
+// The client of a Kontract backend for browsers, Node, Deno and Bun: one ES module and its parts beside it, nothing to
+// install and nothing to build.
+//
+//   import { connect } from "./kontract.js";
+//
+//   const api = connect({ anonymous: true });
+//   const task = await api.create_task("Buy milk");
+//   for await (const change of api.stream("tasks")) console.log(change);
+
+import { CallInfo, delay, exchange, newKey, parseServerTiming, pause, repeatable } from "./kontract/call.js";
+import { KontractError, errorOf, report } from "./kontract/errors.js";
+import { Auth, browserStorage, memoryStorage } from "./kontract/session.js";
+import { ChangeStream } from "./kontract/stream.js";
+
+export { KontractError, browserStorage, memoryStorage, parseServerTiming };
+
+const ATTEMPTS = 5;
+const TIMEOUT_MS = 30_000;
+const BACKOFF = { first: 100, last: 5_000 }; // milliseconds, doubled each time and jittered over their full length
+
+/**
+ * Returns a client: `await api.create_task("Buy milk")` calls the backend function of that name. What it can do besides
+ * are `api.call`, `api.stream` and `api.auth`; a function that is named like one of these is called with `api.call`.
+ *
+ * - `url`: of the backend; the page's own origin if left out.
+ * - `token`: a token that was obtained elsewhere. Without it, sessions come from `api.auth`, or by themselves with
+ *   `anonymous: true`.
+ * - `storage`: where a session is kept: `memoryStorage()` (the default), `browserStorage(...)`, or an object with
+ *   `load()`, `save(session)` and perhaps `exclusive(work)`, all of which may be asynchronous.
+ * - `raystream`: encrypts calls on top of TLS: the server's public key (base64url), or true to take the key that the
+ *   server names at `/.well-known/kontract`. Needs X25519 in WebCrypto.
+ * - `onCall(info)`: told of each call when it has ended: see `CallInfo`.
+ * - `attempts`, `timeout`: how often a call is tried at most (5), and the milliseconds that each try may take (30,000).
+ * - `fetch`, `backoff`: other implementations, other pauses.
+ */
+export function connect(options = {}) {
+  const client = new Client(options);
+  const own = {
+    url: client.url,
+    auth: client.auth,
+    call: (name, args, how) => client.call(name, args, how),
+    stream: (tables, how) => client.stream(tables, how),
+  };
+  return new Proxy(own, {
+    get(target, name) {
+      // A client is no promise, whatever `await` asks it; and symbols are the language's, not backend functions.
+      if (typeof name !== "string" || name === "then" || name in target) return target[name];
+      return (...args) => client.call(name, args);
+    },
+  });
+}
+
+class Client {
+  #fetch;
+  #options;
+  #sealed = null; // a promise of the raystream transport
+
+  constructor(options) {
+    this.#options = options;
+    this.#fetch = options.fetch ?? ((...args) => globalThis.fetch(...args));
+    this.url = String(options.url ?? globalThis.location?.origin ?? "").replace(/\/+$/, "");
+    if (!/^https?:\/\//.test(this.url)) throw new TypeError("connect() needs the url of the backend");
+    this.auth = new Auth({
+      url: this.url,
+      fetch: this.#fetch,
+      storage: options.storage ?? memoryStorage(),
+      anonymous: options.anonymous ?? false,
+      token: options.token,
+    });
+  }
+
+  /**
+   * Calls a backend function with an array of arguments; returns its result, or throws a KontractError.
+   *
+   * A call that lost against others, or got no answer, is repeated with growing pauses. It brings an idempotency key,
+   * so it is applied once all the same. `idempotencyKey`: your own, to repeat it yourself, even after a reload (the
+   * server remembers for 24 hours); null for none, then a call that may have been applied is not repeated. `signal`,
+   * `timeout` and `attempts`: of this call.
+   */
+  async call(name, args = [], { idempotencyKey = newKey(), signal, timeout, attempts } = {}) {
+    if (!Array.isArray(args)) throw new TypeError("the arguments of a call are an array");
+    const headers = { "content-type": "application/json" };
+    if (idempotencyKey !== null) headers["idempotency-key"] = idempotencyKey;
+    const request = {
+      name,
+      headers,
+      body: JSON.stringify(args),
+      timeout: timeout ?? this.#options.timeout ?? TIMEOUT_MS,
+    };
+    const info = new CallInfo(name, args);
+    const started = performance.now();
+    try {
+      const most = attempts ?? this.#options.attempts ?? ATTEMPTS;
+      for (;;) {
+        info.tries += 1;
+        try {
+          return await this.#once(request, signal, info);
+        } catch (error) {
+          if (info.tries >= most || !repeatable(error, idempotencyKey !== null)) throw error;
+          await pause(delay(error, info.tries, this.#options.backoff ?? BACKOFF), signal);
+        }
+      }
+    } catch (error) {
+      info.error = error;
+      throw error;
+    } finally {
+      info.milliseconds = performance.now() - started;
+      report(this.#options.onCall, info);
+    }
+  }
+
+  /** See ChangeStream. */
+  stream(tables, how = {}) {
+    return new ChangeStream(this.url, this.#fetch, this.auth, [tables].flat(), how);
+  }
+
+  async #once(request, signal, info) {
+    const transport = this.#options.raystream ? await this.#raystream() : this.#plain;
+    const token = await this.auth.token();
+    const answer = await transport(request, token, signal);
+    info.take(answer);
+    if (answer.status === 401 && token !== null && this.auth.renewable && !request.renewed) {
+      request.renewed = true; // once: where a new token is refused, too, another one will be
+      await this.auth.renew(token);
+      return this.#once(request, signal, info);
+    }
+    if (answer.status < 200 || answer.status > 299) throw errorOf(answer.status, answer.header, answer.text);
+    return answer.text === "" ? null : JSON.parse(answer.text).result;
+  }
+
+  #plain = async ({ name, headers, body, timeout }, token, signal) => {
+    const sent = token === null ? headers : { ...headers, authorization: `Bearer ${token}` };
+    const url = `${this.url}/rpc/${encodeURIComponent(name)}`;
+    return exchange(this.#fetch, url, { method: "POST", headers: sent, body }, timeout, signal);
+  };
+
+  #raystream() {
+    this.#sealed ??= import("./kontract/raystream.js")
+      .then(({ transport }) =>
+        transport(this.url, this.#options.raystream, (url, init, timeout, signal) =>
+          exchange(this.#fetch, url, init, timeout, signal, "bytes"),
+        ),
+      )
+      .catch((error) => {
+        this.#sealed = null;
+        throw error;
+      });
+    return this.#sealed;
+  }
+}

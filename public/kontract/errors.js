@@ -1,0 +1,73 @@
+/**
+ * What a call fails with: what the server answered, or why there was no answer.
+ *
+ * - `code`: the server's, for example "NOT_FOUND", or "NETWORK" (no connection), "TIMEOUT" (no answer in time),
+ *   "UNSUPPORTED" (this browser cannot), "RAYSTREAM" (the other side is not who it should be).
+ * - `message`: a sentence for people.
+ * - `status`: of HTTP, 0 when there was no answer. `requestId`: under which the server's log has the story.
+ * - `details`: an object that some codes bring; for "CONFLICT" it has function, table, key and attempts.
+ */
+export class KontractError extends Error {
+  constructor(code, message, { status = 0, requestId = "", details = null, retryAfter = 0, cause } = {}) {
+    super(message, cause === undefined ? undefined : { cause });
+    this.name = "KontractError";
+    this.code = code;
+    this.status = status;
+    this.requestId = requestId;
+    this.details = details;
+    this.retryAfter = retryAfter;
+  }
+}
+
+const OF_STATUS = {
+  401: "UNAUTHORIZED",
+  403: "FORBIDDEN",
+  404: "NOT_FOUND",
+  413: "PAYLOAD_TOO_LARGE",
+  429: "RATE_LIMITED",
+};
+
+/**
+ * The error of an answer that is none: `status`, `header(name)` and the body as text. Bodies that are not the server's
+ * own come from something between here and there.
+ */
+export function errorOf(status, header, text) {
+  const retryAfter = Number(header("retry-after")) || 0;
+  let body;
+  try {
+    body = JSON.parse(text);
+  } catch {
+    body = null;
+  }
+  if (typeof body?.error === "string") {
+    const requestId = body.request_id ?? header("x-request-id") ?? "";
+    return new KontractError(body.error, body.message ?? body.error, {
+      status,
+      requestId,
+      details: body.details ?? null,
+      retryAfter,
+    });
+  }
+  const gone = status >= 502; // 502 and 504 of a proxy, 52x of Cloudflare
+  const code = OF_STATUS[status] ?? (gone ? "UNAVAILABLE" : "INTERNAL");
+  const message = gone ? "the server does not answer at the moment" : `the server answered with status ${status}`;
+  return new KontractError(code, message, { status, requestId: header("x-request-id") ?? "", retryAfter });
+}
+
+/** The error of a fetch that threw. Aborts by the caller's own signal are passed on as they are. */
+export function errorOfFetch(error, signal) {
+  if (error instanceof KontractError) return error;
+  if (signal?.aborted) return signal.reason;
+  if (error?.name === "TimeoutError")
+    return new KontractError("TIMEOUT", "the server did not answer in time", { cause: error });
+  return new KontractError("NETWORK", "the server cannot be reached", { cause: error });
+}
+
+/** Calls a handler of the page. What it throws is its own affair, and neither a call's nor a stream's failure. */
+export function report(handler, ...values) {
+  try {
+    handler?.(...values);
+  } catch (error) {
+    globalThis.reportError ? reportError(error) : console.error(error);
+  }
+}

@@ -1,0 +1,269 @@
+import { delay, pause } from "./call.js";
+import { KontractError, errorOf, errorOfFetch, report } from "./errors.js";
+import { EventStreamParser } from "./sse.js";
+
+const SILENCE_MS = 45_000; // the server sends something every 15 s: after three times that, nobody is there
+const LAST_BACKOFF_MS = 30_000;
+const WAITING = 1_000; // changes that an iterator has not taken; beyond it, the server is made to wait
+
+/**
+ * The changes of some tables, in the order of their transactions, each once, through lost connections and restarts.
+ *
+ *     const stream = api.stream(["tasks"], { onTransaction(changes) { ... }, onReset() { ... } });
+ *     stream.close();
+ *
+ * or `for await (const change of api.stream("tasks"))`, which ends with the loop.
+ *
+ * A change is `{type: "insert" | "update" | "delete", table, id, data, oldData?, txid}`. Options:
+ *
+ * - `id`: of the only row that is of interest. `since`: the position to begin after, as `position` was; without it the
+ *   stream begins with what comes from now on.
+ * - `onReady({tables, denied})`: the stream stands. Whoever reads tables now and applies all changes from now on misses
+ *   nothing.
+ * - `onTransaction(changes, {txid, position})`: all changes of one transaction that concern these tables.
+ * - `onEvent(change)`: the same, one by one.
+ * - `onReset(reason)`: some changes are not to be had any more; read the tables anew. An iterator is given
+ *   `{type: "reset", reason}`.
+ * - `onState(state, {error, milliseconds})`: "connecting", "open", "waiting" (for another attempt in so many
+ *   milliseconds, because of that error) or "closed" (for good: by `close()`, or because of that error).
+ * - `signal`: an AbortSignal that closes it. `silence`: milliseconds without a sign of life after which a connection
+ *   counts as lost (45,000).
+ */
+export class ChangeStream {
+  #auth;
+  #fetch;
+  #how;
+  #target;
+  #closing = new AbortController();
+  #hurry = null; // ends a pause before its time
+  #pending = []; // changes of a transaction whose end has not come yet
+  #failures = 0;
+  #retry = 1_000;
+  #renewed = false; // the token, since the stream stood last
+  #received; // the position to go on from
+  #queue = null; // of an iterator: whole transactions
+  #queued = 0; // changes in it
+  #wake = () => {};
+
+  /** "connecting", "open", "waiting" or "closed". */
+  state = "connecting";
+
+  /** The id of the last transaction that was dealt with: what `since` takes. An iterator's moves with its loop. */
+  position;
+
+  /** What the stream was closed by, if it was not `close()`. */
+  error = null;
+
+  constructor(url, fetch, auth, tables, how) {
+    this.#auth = auth;
+    this.#fetch = fetch;
+    this.#how = how;
+    this.position = this.#received = how.since ?? "";
+    if (!how.onEvent && !how.onTransaction) this.#queue = []; // an iterator will come
+    const query = new URLSearchParams(tables.map((table) => ["table", table]));
+    if (how.id !== undefined) query.set("id", how.id);
+    this.#target = `${url}/stream?${query}`;
+    if (how.signal?.aborted) this.#closing.abort();
+    how.signal?.addEventListener("abort", () => this.close(), { once: true });
+    this.#run();
+  }
+
+  /** Ends the stream. */
+  close() {
+    this.#closing.abort();
+  }
+
+  /** The changes one after the other. Leaving the loop closes the stream; a KontractError ends it. */
+  async *[Symbol.asyncIterator]() {
+    const queue = (this.#queue ??= []);
+    try {
+      for (;;) {
+        while (queue.length > 0) {
+          const { changes, position } = queue.shift();
+          this.#queued -= changes.length;
+          yield* changes;
+          this.position = position;
+        }
+        if (this.state === "closed") break;
+        await new Promise((resolve) => {
+          this.#wake = resolve;
+        });
+      }
+      if (this.error) throw this.error;
+    } finally {
+      this.close();
+    }
+  }
+
+  async #run() {
+    await null; // handlers are told nothing before whoever made this has it in hand
+    const wakeUp = () => this.#hurry?.abort();
+    globalThis.addEventListener?.("online", wakeUp);
+    globalThis.document?.addEventListener("visibilitychange", wakeUp);
+    try {
+      while (!this.#closing.signal.aborted) {
+        try {
+          this.#become("connecting");
+          await this.#connection();
+        } catch (error) {
+          if (this.#closing.signal.aborted) break;
+          if (!recoverable(error)) {
+            this.error = error;
+            break;
+          }
+          await this.#wait(error);
+        } finally {
+          this.#pending = []; // half a transaction: the next connection brings it whole
+        }
+      }
+    } finally {
+      globalThis.removeEventListener?.("online", wakeUp);
+      globalThis.document?.removeEventListener("visibilitychange", wakeUp);
+      this.#become("closed", { error: this.error });
+      this.#wake();
+    }
+  }
+
+  /** One connection from its request to its end, which is always an error. */
+  async #connection() {
+    const silence = new Silence(this.#how.silence ?? SILENCE_MS);
+    const signal = AbortSignal.any([this.#closing.signal, silence.signal]);
+    try {
+      const token = await this.#auth.token();
+      const headers = { accept: "text/event-stream" };
+      if (token !== null) headers.authorization = `Bearer ${token}`;
+      if (this.#received !== "") headers["last-event-id"] = this.#received;
+      const response = await this.#fetch(this.#target, { headers, credentials: "omit", cache: "no-store", signal });
+      if (response.status === 401 && token !== null && this.#auth.renewable && !this.#renewed) {
+        this.#renewed = true; // once: where a new token is refused, too, another one will be
+        await response.body?.cancel();
+        await this.#auth.renew(token);
+        return;
+      }
+      if (!response.ok) throw errorOf(response.status, (name) => response.headers.get(name), await response.text());
+      if (response.status !== 200 || !/^text\/event-stream\b/i.test(response.headers.get("content-type") ?? "")) {
+        throw new KontractError("INTERNAL", "the server's answer is no stream", { status: response.status });
+      }
+      await this.#read(response.body.getReader(), silence, token);
+    } catch (error) {
+      if (silence.signal.aborted) throw new KontractError("NETWORK", "the stream has fallen silent", { cause: error });
+      throw errorOfFetch(error, this.#closing.signal);
+    } finally {
+      silence.stop();
+    }
+  }
+
+  async #read(reader, silence, token) {
+    let ended = null;
+    const handlers = {
+      onRetry: (milliseconds) => {
+        this.#retry = Math.min(milliseconds, LAST_BACKOFF_MS);
+      },
+      onId: (id) => this.#closing.signal.aborted || this.#deliver(id),
+      onEvent: ({ type, data }) => {
+        if (this.#closing.signal.aborted) return;
+        if (type === "message") this.#pending.push(JSON.parse(data));
+        else if (type === "ready") this.#ready(JSON.parse(data));
+        else if (type === "reset") this.#reset(JSON.parse(data).reason);
+        else if (type === "end") ended = JSON.parse(data).reason;
+      },
+    };
+    const parser = new EventStreamParser(handlers, this.#received);
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done || this.#closing.signal.aborted) break;
+      silence.heard();
+      parser.push(value);
+      await this.#room(silence);
+    }
+    if ((ended === "expired" || ended === "session") && token !== null) await this.#auth.renew(token);
+    throw new KontractError("NETWORK", ended ? `the server ended the stream: ${ended}` : "the stream was cut off");
+  }
+
+  #ready(answer) {
+    this.#failures = 0;
+    this.#renewed = false;
+    this.#become("open");
+    report(this.#how.onReady, answer);
+  }
+
+  #reset(reason) {
+    this.#pending = [];
+    this.#enqueue([{ type: "reset", reason }], this.#received);
+    report(this.#how.onReset, reason);
+  }
+
+  /** A transaction is complete with its id. The position moves first: a handler that fails does not get it again. */
+  #deliver(id) {
+    const changes = this.#pending;
+    this.#pending = [];
+    this.#received = id;
+    if (this.#queue === null) this.position = id;
+    if (changes.length > 0) report(this.#how.onTransaction, changes, { txid: changes[0].txid, position: id });
+    for (const change of changes) report(this.#how.onEvent, change);
+    this.#enqueue(changes, id);
+  }
+
+  #enqueue(changes, position) {
+    if (this.#queue === null) return;
+    if (changes.length === 0 && this.#queue.length > 0) this.#queue.at(-1).position = position;
+    else this.#queue.push({ changes, position });
+    this.#queued += changes.length;
+    this.#wake();
+  }
+
+  /** Waits for an iterator that does not keep up: what is not read stays with the server, which may end the stream. */
+  async #room(silence) {
+    while (this.#queued > WAITING && !this.#closing.signal.aborted) {
+      silence.heard();
+      await pause(50);
+    }
+  }
+
+  async #wait(error) {
+    this.#failures += 1;
+    // The first pause is short, and no two clients make the same: after a deployment they do not come back all at once.
+    const milliseconds = this.#retry / 2 + delay(error, this.#failures, { first: this.#retry, last: LAST_BACKOFF_MS });
+    this.#become("waiting", { error, milliseconds });
+    this.#hurry = new AbortController();
+    const signal = AbortSignal.any([this.#hurry.signal, this.#closing.signal]);
+    await pause(milliseconds, signal).catch(() => {});
+    this.#hurry = null;
+  }
+
+  #become(state, detail = {}) {
+    this.state = state;
+    report(this.#how.onState, state, { error: null, milliseconds: 0, ...detail });
+  }
+}
+
+/** Aborts when it has not heard anything for a while. */
+class Silence {
+  #controller = new AbortController();
+  #timer = 0;
+  #milliseconds;
+
+  constructor(milliseconds) {
+    this.#milliseconds = milliseconds;
+    this.heard();
+  }
+
+  get signal() {
+    return this.#controller.signal;
+  }
+
+  heard() {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#controller.abort(), this.#milliseconds);
+  }
+
+  stop() {
+    clearTimeout(this.#timer);
+  }
+}
+
+/** Whether connecting again may help. What the server refuses for good, it refuses again. */
+function recoverable(error) {
+  if (!(error instanceof KontractError)) return false;
+  return ["NETWORK", "TIMEOUT"].includes(error.code) || error.status === 429 || error.status >= 500;
+}
