@@ -316,7 +316,7 @@ async def test_health_and_ready(api):
     """The first for the load balancer, the second asks the database."""
     for path in ("/health", "/ready"):
         response = await api.send("GET", path)
-        assert json.loads(response.body) == {"status": "ok", "routes": 10 + len(HERE)}
+        assert json.loads(response.body) == {"status": "ok", "routes": 11 + len(HERE)}
 
 
 # --- concurrency -----------------------------------------------------------------------------------------------------

@@ -86,8 +86,8 @@ def test_the_wrong_method_is_told_the_right_one(worker):
 
 def test_health_counts_the_functions_and_ready_asks_the_database(worker):
     """The probes of an operator."""
-    assert httpx.get(f"{worker.url}/health", trust_env=False).json() == {"status": "ok", "routes": 10}
-    assert httpx.get(f"{worker.url}/ready", trust_env=False).json() == {"status": "ok", "routes": 10}
+    assert httpx.get(f"{worker.url}/health", trust_env=False).json() == {"status": "ok", "routes": 11}
+    assert httpx.get(f"{worker.url}/ready", trust_env=False).json() == {"status": "ok", "routes": 11}
 
 
 def test_one_value_is_an_array_of_one_argument(worker):

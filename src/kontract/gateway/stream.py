@@ -23,10 +23,11 @@ from kontract.core import limits
 from kontract.core.errors import InvalidRequestError, NotFoundError, UnavailableError
 from kontract.core.events import Batch, Change, End, Page, RowChange, Subscription, kind, parse_position, position
 from kontract.core.fields import redact
+from kontract.core.messages import SessionEnded
 from kontract.core.perms import READ
 from kontract.core.rows import RowType
 from kontract.core.store import SqlStore, TableMissingError
-from kontract.core.transaction import session_ended
+from kontract.core.transaction import refusal
 from kontract.core.types import Version
 from kontract.gateway import sse
 from kontract.gateway.context import Session
@@ -156,7 +157,7 @@ class Stream:
             return feed, first
         feed.close()
         if isinstance(first, End) and first.reason == "session":
-            raise session_ended()
+            raise refusal(SessionEnded())
         message = "the change stream cannot be opened now"
         raise UnavailableError(message, headers={"Retry-After": "1"})
 
