@@ -192,6 +192,22 @@ class DOStub(Protocol):
         ...
 
 
+class KVStore(Protocol):
+    """A key-value store that may be slow to show what was written (Workers KV). Values are text."""
+
+    async def get(self, key: str) -> str | None:
+        """Return a value, or None; also None when the store does not answer."""
+        ...
+
+    async def put(self, key: str, value: str, ttl: float | None = None) -> None:
+        """Keep a value, for ``ttl`` seconds if given. Never raises: it is a copy."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Forget a value. Never raises."""
+        ...
+
+
 class Clock(Protocol):
     """Time of one process, in milliseconds."""
 
@@ -315,6 +331,11 @@ class RuntimeAdapter(Protocol):
 
     def shared(self, owner: str) -> DOStub:
         """Return the way to the shared state of ``owner``."""
+        ...
+
+    @property
+    def kv(self) -> KVStore | None:
+        """The warm tier of the shared state; None where there is none."""
         ...
 
     async def open_feed(self, owner: str, subscription: Subscription) -> Feed:

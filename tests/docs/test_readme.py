@@ -24,7 +24,7 @@ from kontract.cli.toolchain.checkout import Checkout
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import Request
 from kontract.gateway.routes import Registry
-from kontract.gateway.shared import Shared
+from kontract.gateway.shared import SharedStorage
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.runtime import SingleProcess
 from support.sessions import ENVIRONMENT, SECRET, bearer
@@ -310,7 +310,7 @@ async def test_the_middleware_runs_around_the_functions_that_it_names(tmp_path, 
     await call("open_account", "a", 10)
     await call("open_account", "b")
     assert (await call("transfer", "a", "b", 1))[0] == 200
-    shared = Shared(call._platform.shared("tenant-1"))
+    shared = SharedStorage(call._platform.shared("tenant-1"))
     assert await shared.get("transfers") == 1
     answers = [(await call("balance", "a"))[0] for _ in range(101)]
     assert answers == [200] * 100 + [429]

@@ -15,11 +15,12 @@ from pyodide.ffi import JsException
 from kontract.cloudflare import feed
 from kontract.cloudflare.crypto import NativeCrypto
 from kontract.cloudflare.database import HyperdriveDatabase, connector
+from kontract.cloudflare.kv import WorkerKV
 from kontract.core import logs, shared
 from kontract.core.events import Subscription
 from kontract.core.messages import Answer, Request, decode_answer, encode
 from kontract.core.shared import SharedAnswer, SharedRequest
-from kontract.ports import CoordinatorStub, CoordinatorUnavailableError, Database, DOStub, Feed, Mutex
+from kontract.ports import CoordinatorStub, CoordinatorUnavailableError, Database, DOStub, Feed, KVStore, Mutex
 
 
 class WorkerClock:
@@ -96,6 +97,7 @@ class WorkerPlatform:
         self.crypto = NativeCrypto()
         self.log = log_line
         self.environment = variables(env)
+        self.kv: KVStore | None = WorkerKV(env.KV) if getattr(env, "KV", None) is not None else None
         self._env = env
         self._context = context
 

@@ -43,7 +43,7 @@ from kontract.gateway.meter import MeteredCoordinator
 from kontract.gateway.rpc import method_not_allowed
 from kontract.gateway.scope import Scope
 from kontract.gateway.sessions import authenticate, required
-from kontract.gateway.shared import Shared
+from kontract.gateway.shared import SharedStorage
 from kontract.gateway.tokens import SYSTEM, Kind, invalid_token
 from kontract.gateway.transact import uuid7
 from kontract.ports import CoordinatorUnavailableError
@@ -278,7 +278,7 @@ class Auth:
 
     async def _throttle(self, *counters: tuple[str, str, int]) -> None:
         """Count an attempt for each (what, whose, how many may be); raises RateLimitedError beyond one of them."""
-        shared = Shared(self._platform.shared(SYSTEM), "auth/")
+        shared = SharedStorage(self._platform.shared(SYSTEM), prefix="auth/")
         for what, whose, most in counters:
             if not whose:
                 continue  # the platform does not know the address: there is nothing to count by

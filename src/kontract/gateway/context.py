@@ -10,7 +10,7 @@ from typing import Any
 from kontract.core.perms import ALL
 from kontract.core.storage import Storage
 from kontract.core.transaction import Transaction
-from kontract.gateway.shared import Shared
+from kontract.gateway.shared import SharedStorage
 from kontract.ports import Log
 
 
@@ -49,8 +49,8 @@ class Context:
     perm: int
     env: Mapping[str, str]
     client: str
-    shared: Shared
-    counters: Shared
+    shared: SharedStorage
+    counters: SharedStorage
     log: Log
     _spawn: Callable[[Awaitable[Any]], None]
     _storage: Storage | None = None

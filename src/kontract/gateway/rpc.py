@@ -24,7 +24,7 @@ from kontract.gateway.meter import MeteredCoordinator
 from kontract.gateway.routes import Endpoint
 from kontract.gateway.scope import Scope
 from kontract.gateway.sessions import authorize, public_session, required
-from kontract.gateway.shared import Shared
+from kontract.gateway.shared import SharedStorage
 from kontract.gateway.transact import Transactor
 
 PREFIX = "/rpc/"
@@ -202,8 +202,8 @@ class RpcCall:
             perm=self._endpoint.meta.perm,
             env=self._platform.environment,
             client=self._scope.request.client,
-            shared=Shared(shared),
-            counters=Shared(shared, COUNTERS),
+            shared=SharedStorage(shared, self._platform.kv, owner=self._session.owner, spawn=self._platform.spawn),
+            counters=SharedStorage(shared, prefix=COUNTERS),
             log=self._platform.log,
             _spawn=self._platform.spawn,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -20,27 +21,52 @@ from kontract.core.shared import (
     SharedValue,
 )
 from kontract.gateway.http import encode_json
-from kontract.ports import CoordinatorUnavailableError, DOStub
+from kontract.ports import CoordinatorUnavailableError, DOStub, KVStore
 
 APP = "app/"
 """Before every key of the application, so that it cannot meet those of the gateway (rate limits, throttles)."""
 
 
-class Shared:
+class SharedStorage:
     """Small values that all requests of the owner see at once. Not part of the transaction: nothing is undone.
+
+    Two tiers. The owner's object is the hot one and decides: reads and writes go to it, ``incr`` is atomic in it. A
+    key-value store, where there is one, is the warm one: what ``set`` keeps is copied there, and ``get`` reads the copy
+    (which may be older) only when the object does not answer.
 
     Keys are text of at most 512 bytes, values JSON of at most 64 KiB; ``ttl`` is in seconds. Errors of all methods:
     InvalidRequestError for what cannot be kept, UnavailableError when the owner's object does not answer.
     """
 
-    def __init__(self, stub: DOStub, prefix: str = APP) -> None:
-        """Use the values of ``stub``'s owner below ``prefix``."""
-        self._stub = stub
+    def __init__(
+        self,
+        do_stub: DOStub,
+        kv: KVStore | None = None,
+        *,
+        prefix: str = APP,
+        owner: str = "",
+        spawn: Callable[[Awaitable[Any]], None] | None = None,
+    ) -> None:
+        """Use the values of ``owner``, whose object ``do_stub`` leads to, below ``prefix``.
+
+        ``spawn``: lets a copy be made after the response; without it, ``set`` and ``delete`` wait for it.
+        """
+        self._stub = do_stub
+        self._kv = kv
         self._prefix = prefix
+        self._owner = owner
+        self._spawn = spawn
 
     async def get(self, key: str) -> Any | None:
         """Return a value, or None."""
-        return _decode(await self._ask(SharedGet(self._key(key))))
+        name = self._key(key)
+        try:
+            return _decode(await self._ask(SharedGet(name)))
+        except UnavailableError:
+            if self._kv is None:
+                raise
+            copy = await self._kv.get(self._copy_of(name))
+            return None if copy is None else msgspec.json.decode(copy)
 
     async def set(self, key: str, value: Any, ttl: float | None = None) -> None:
         """Keep a value, for ``ttl`` seconds if given. None is no value: delete the key instead."""
@@ -53,11 +79,18 @@ class Shared:
         if len(text) > limits.SHARED_VALUE_BYTES:
             message = f"shared value {key!r:.100} is larger than {limits.SHARED_VALUE_BYTES} bytes"
             raise PayloadTooLargeError(message)
-        await self._ask(SharedSet(self._key(key), Raw(text), _milliseconds(ttl)))
+        name = self._key(key)
+        await self._ask(SharedSet(name, Raw(text), _milliseconds(ttl)))
+        if self._kv is not None:
+            await self._later(self._kv.put(self._copy_of(name), text.decode(), ttl))
 
     async def delete(self, key: str) -> bool:
         """Forget a value; false when there is none."""
-        return _decode(await self._ask(SharedDelete(self._key(key)))) is not None
+        name = self._key(key)
+        found = _decode(await self._ask(SharedDelete(name))) is not None
+        if self._kv is not None:
+            await self._later(self._kv.delete(self._copy_of(name)))
+        return found
 
     async def incr(self, key: str, by: int = 1, ttl: float | None = None) -> int:
         """Add to a whole number and return the sum; what is not there counts as 0. ``ttl`` is that of a new key."""
@@ -70,6 +103,15 @@ class Shared:
         """Count an event in a window that begins with its first one: (how many so far, seconds until it ends)."""
         answer = await self._ask(SharedIncr(self._key(key), 1, _milliseconds(seconds)))
         return int(_decode(answer)), (answer.ttl_ms or 0) / 1000
+
+    async def _later(self, work: Awaitable[None]) -> None:
+        if self._spawn is not None:
+            self._spawn(work)
+        else:
+            await work
+
+    def _copy_of(self, name: str) -> str:
+        return f"shared/{self._owner}/{name}"
 
     def _key(self, key: str) -> str:
         if not isinstance(key, str) or not key or len(key.encode(errors="replace")) > limits.SHARED_KEY_BYTES:

@@ -27,6 +27,7 @@ from kontract.ports import (
     DOStub,
     Feed,
     FeedClosedError,
+    KVStore,
     Mutex,
 )
 from kontract.server.crypto import NativeCrypto
@@ -217,6 +218,7 @@ class SingleProcess:
         self.crypto = NativeCrypto()
         self.log = log_line
         self.environment = environment
+        self.kv: KVStore | None = None
         self.open_database = open_database
         self._shells: dict[str, CoordinatorShell] = {}
         self._shared: dict[str, SharedState] = {}
