@@ -173,7 +173,9 @@ class Feed(Protocol):
 
 
 class Outlet(Protocol):
-    """Where a streamed response is written to."""
+    """Where a streamed response is written to. ``separate``: each write is a message, so they must not be joined."""
+
+    separate: bool
 
     async def write(self, data: bytes) -> None:
         """Write, and wait until there is room for more; raises ClientGoneError."""
@@ -181,6 +183,14 @@ class Outlet(Protocol):
 
     async def close(self) -> None:
         """End the response. Never raises."""
+        ...
+
+
+class Socket(Outlet, Protocol):
+    """A client's WebSocket: what is written are text messages."""
+
+    async def receive(self) -> str:
+        """Wait for a message; raises ClientGoneError."""
         ...
 
 

@@ -19,7 +19,7 @@ from kontract.server.database import AsyncpgDatabase
 from kontract.server.runtime import MemoryJournal, SingleProcess
 from kontract.shell import CoordinatorShell
 from support.api import apis, check_error
-from support.listening import listen
+from support.listening import listen, talk
 from support.sessions import ENVIRONMENT, OWNER, bearer
 
 SESSION = "s-listener"
@@ -300,6 +300,51 @@ async def test_one_user_has_so_many_streams(api, monkeypatch):
     first.task.cancel()
     await first.until(lambda one: one.closed)
     assert (await listen(api, "table=tasks"))[0].status == 200
+
+
+# --- over a WebSocket ------------------------------------------------------------------------------------------------
+
+
+async def test_a_websocket_carries_the_same_and_changes_its_tables(api):
+    """Each message is one text; a new choice goes on where the old one was, and loses nothing between."""
+    response, talker = await talk(api, "table=accounts")
+    assert response.status == 101
+    assert talker.messages[0] == {
+        "event": "ready",
+        "id": talker.messages[0]["id"],
+        "tables": ["accounts"],
+        "denied": [],
+    }
+    await api.result("open_account", "a", 1)
+    await talker.until(lambda one: one.named[-1] == "change")
+    first = talker.messages[-1]
+    assert (first["change"]["id"], first["id"].endswith(f"-{first['change']['txid']}")) == ("a", True)
+
+    talker.say({"subscribe": ["tasks", "vault"], "unsubscribe": ["accounts"]})
+    await talker.until(lambda one: one.named[-1] == "ready")
+    assert talker.messages[-1]["tables"] == ["tasks"]
+    assert talker.messages[-1]["denied"] == ["vault"]
+    assert talker.messages[-1]["id"] == first["id"]
+    await api.result("open_account", "b", 1)
+    await api.result("create_task", "x")
+    await talker.until(lambda one: one.named[-1] == "change")
+    assert talker.messages[-1]["change"]["table"] == "tasks"
+    assert talker.named == ["ready", "change", "ready", "change"]
+
+    talker.hang_up()
+    async with asyncio.timeout(10):
+        await talker.task
+    assert len(api.platform._shells[OWNER].hub) == 0
+
+
+@pytest.mark.parametrize("message", ["", "{", "[]", '{"subscribe": "tasks"}', '{"x": 1}', "[" * 100_000, "\ud800"])
+async def test_what_a_client_says_wrong_is_said_and_changes_nothing(api, message):
+    """The stream goes on."""
+    _, talker = await talk(api, "table=accounts")
+    talker.say(message)
+    await talker.until(lambda one: one.named[-1] == "error")
+    await api.result("open_account", "a", 1)
+    await talker.until(lambda one: one.named[-1] == "change")
 
 
 # --- slow and gone clients -------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from support.sessions import bearer
 class Listener:
     """An outlet that keeps what it is sent. ``stop_reading`` plays a client that does not take anything."""
 
+    separate = False
+
     def __init__(self) -> None:
         self.text = ""
         self.closed = False
@@ -79,3 +81,49 @@ async def listen(
         listener.task = asyncio.ensure_future(response.stream(listener))
         await listener.until(lambda one: any(event["event"] == "ready" for event in one.events) or one.closed)
     return response, listener
+
+
+class Talker(Listener):
+    """A client with a WebSocket: messages both ways."""
+
+    separate = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[dict[str, Any]] = []
+        self._said: asyncio.Queue[str | None] = asyncio.Queue()
+
+    async def write(self, data: bytes) -> None:
+        await super().write(data)
+        self.messages.append(json.loads(data))
+
+    async def receive(self) -> str:
+        text = await self._said.get()
+        if text is None:
+            raise ClientGoneError
+        return text
+
+    def say(self, message: Any) -> None:
+        self._said.put_nowait(message if isinstance(message, str) else json.dumps(message))
+
+    def hang_up(self) -> None:
+        self._said.put_nowait(None)
+
+    @property
+    def named(self) -> list[str]:
+        return [message["event"] for message in self.messages if message["event"] != "heartbeat"]
+
+
+async def talk(api: Api, query: str) -> tuple[Response, Talker]:
+    """Open a stream over a WebSocket."""
+
+    async def body(_: int) -> bytes:
+        return b""
+
+    headers = bearer() | {"upgrade": "websocket"}
+    response = await api.gateway.handle(Request("GET", "/stream", headers, body, query), api.platform)
+    talker = Talker()
+    if response.websocket is not None:
+        talker.task = asyncio.ensure_future(response.websocket(talker))
+        await talker.until(lambda one: one.messages)
+    return response, talker

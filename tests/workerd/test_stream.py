@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+import websockets
 
 from kontract.cli.toolchain.wrangler import DevServer
 from kontract.core import limits
@@ -102,3 +103,24 @@ async def test_clients_that_leave_are_noticed_within_a_heartbeat(api, worker):
 async def first_status(api: httpx.AsyncClient) -> int:
     async with api.stream("GET", "/stream?table=tasks") as response:
         return response.status_code
+
+
+async def test_a_websocket_carries_the_same(api, worker):
+    """Through the Worker's own WebSocket, with a ticket: browsers send no header with it."""
+    ticket = (await api.post("/stream/ticket")).json()["ticket"]
+    address = f"{worker.url.replace('http', 'ws')}/stream?table=tasks&ticket={ticket}"
+    async with websockets.connect(address, proxy=None) as socket:
+        ready = json.loads(await socket.recv())
+        assert (ready["event"], ready["tables"]) == ("ready", ["tasks"])
+        task = await result(api, "create_task", "over a socket")
+        change = json.loads(await socket.recv())
+        assert (change["event"], change["change"]["data"]) == ("change", task)
+        await socket.send('{"subscribe": ["accounts"]}')
+        again = json.loads(await socket.recv())
+        assert (again["event"], again["tables"], again["id"]) == ("ready", ["accounts", "tasks"], change["id"])
+
+
+async def test_nobody_opens_a_stream_without_a_token(api, worker):
+    async with httpx.AsyncClient(base_url=worker.url, timeout=60, trust_env=False) as stranger:
+        response = await stranger.get("/stream?table=tasks")
+    assert (response.status_code, response.json()["error"]) == (401, "UNAUTHORIZED")

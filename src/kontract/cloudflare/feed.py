@@ -109,8 +109,64 @@ class SocketFeed:
         self._something.set()
 
 
+class ClientSocket:
+    """A client's WebSocket. Implements :class:`kontract.ports.Socket`."""
+
+    separate = True
+
+    def __init__(self, socket: Any) -> None:
+        """Accept the Worker's end of a pair and listen."""
+        self._socket = socket
+        self._messages: deque[str] = deque()
+        self._closed = False
+        self._something = asyncio.Event()
+        self._proxies = [create_proxy(self._message), create_proxy(self._gone)]
+        socket.accept()
+        socket.addEventListener("message", self._proxies[0])
+        for event in ("close", "error"):
+            socket.addEventListener(event, self._proxies[1])
+
+    async def write(self, data: bytes) -> None:
+        """Send a message. The platform buffers it; what the client does not take it does not tell."""
+        if self._closed:
+            raise ClientGoneError
+        try:
+            self._socket.send(data.decode())
+        except Exception as error:  # JavaScript's errors come in many classes
+            raise ClientGoneError(str(error)) from error
+
+    async def receive(self) -> str:
+        """Wait for a message."""
+        while not self._messages:
+            if self._closed:
+                raise ClientGoneError
+            self._something.clear()
+            await self._something.wait()
+        return self._messages.popleft()
+
+    async def close(self) -> None:
+        """Close."""
+        self._closed = True
+        for proxy in self._proxies:
+            proxy.destroy()
+        self._proxies = []
+        with contextlib.suppress(Exception):  # it is closed
+            self._socket.close(_NORMAL)
+
+    def _message(self, event: Any) -> None:
+        if len(self._messages) < limits.STREAM_TABLES:  # more at once is no conversation
+            self._messages.append(str(event.data)[: limits.BODY_BYTES])
+        self._something.set()
+
+    def _gone(self, _event: Any) -> None:
+        self._closed = True
+        self._something.set()
+
+
 class StreamOutlet:
     """The writable side of a response's body. Implements :class:`kontract.ports.Outlet`."""
+
+    separate = False
 
     def __init__(self, writable: Any) -> None:
         """Write to a WritableStream."""

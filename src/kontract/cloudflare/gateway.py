@@ -10,7 +10,7 @@ import js
 from pyodide.ffi import create_once_callable, to_js
 from workers import Response as WorkerResponse
 
-from kontract.cloudflare.feed import StreamOutlet
+from kontract.cloudflare.feed import ClientSocket, StreamOutlet
 from kontract.cloudflare.runtime import WorkerPlatform
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import OCTETS, Request
@@ -37,6 +37,10 @@ async def serve(gateway: Gateway, request: Any, env: Any, context: Any) -> Any:
         ),
         WorkerPlatform(env, context),
     )
+    if response.websocket is not None:
+        pair = js.WebSocketPair.new().object_values()
+        asyncio.ensure_future(response.websocket(ClientSocket(pair[1])))  # noqa: RUF006 - its socket keeps it
+        return WorkerResponse(None, status=101, web_socket=pair[0])
     if response.stream is not None:
         pipe = js.TransformStream.new()
         sending = asyncio.ensure_future(response.stream(StreamOutlet(pipe.writable)))

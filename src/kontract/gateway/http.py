@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from kontract.core import limits
 from kontract.core.errors import HttpError, PayloadTooLargeError
-from kontract.ports import Outlet
+from kontract.ports import Outlet, Socket
 
 JSON = "application/json"
 OCTETS = "application/octet-stream"
@@ -52,12 +52,16 @@ def _too_large(at_most: int) -> PayloadTooLargeError:
 
 @dataclass(slots=True)
 class Response:
-    """One response, ready to be sent. ``stream``: writes the body while it is sent, in place of ``body``."""
+    """One response, ready to be sent. ``stream``: writes the body while it is sent, in place of ``body``.
+
+    ``websocket``: with status 101, speaks with the client when the connection has been upgraded.
+    """
 
     status: int
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     stream: Callable[[Outlet], Awaitable[None]] | None = None
+    websocket: Callable[[Socket], Awaitable[None]] | None = None
 
 
 class HttpResp:

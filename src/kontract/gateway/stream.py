@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from kontract.core import limits
+from kontract.core import documents, limits
 from kontract.core.errors import InvalidRequestError, NotFoundError, UnavailableError
 from kontract.core.events import Batch, Change, End, Page, RowChange, Subscription, kind, parse_position, position
 from kontract.core.fields import redact
@@ -36,7 +36,7 @@ from kontract.gateway.rpc import method_not_allowed
 from kontract.gateway.scope import Scope
 from kontract.gateway.sessions import authenticate, required
 from kontract.gateway.tokens import Kind
-from kontract.ports import ClientGoneError, Feed, FeedClosedError, Outlet
+from kontract.ports import ClientGoneError, Feed, FeedClosedError, Outlet, Socket
 
 PATH = "/stream"
 TICKET = "/stream/ticket"
@@ -85,6 +85,26 @@ class SseEncoder:
         return sse.event(change, id=position)
 
 
+class MessageEncoder:
+    """WebSocket messages: one JSON text each."""
+
+    def opening(self) -> str:
+        """Nothing: the first message is the ready."""
+        return ""
+
+    def heartbeat(self) -> str:
+        """Say so: browsers do not show pings of the protocol to their pages."""
+        return '{"event":"heartbeat"}'
+
+    def note(self, name: str, data: dict[str, Any], position: str = "") -> str:
+        """Return a named message."""
+        return encode_json({"event": name, **({"id": position} if position else {}), **data}).decode()
+
+    def change(self, change: Change, position: str) -> str:
+        """Return a change."""
+        return encode_json({"event": "change", **({"id": position} if position else {}), "change": change}).decode()
+
+
 class Rule:
     """What one caller may see of one table."""
 
@@ -130,6 +150,7 @@ class Stream:
         self._rules: dict[str, Rule] = {}
         self._rules_until = 0.0
         self._generation = ""
+        self._position = ""
         self._outbox: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._filled = asyncio.Event()
@@ -166,18 +187,72 @@ class Stream:
         writer = asyncio.ensure_future(self._write(outlet))
         try:
             self._put(encoder.opening())
+            await self._serve(encoder, feed, first, writer)
+        except (ClientGoneError, FeedClosedError, asyncio.CancelledError):
+            pass
+        except Exception as error:  # noqa: BLE001 - the answer has begun: there is nobody to tell but the log
+            self._log_failure(error)
+        finally:
+            writer.cancel()
+            await outlet.close()
+
+    async def converse(self, socket: Socket, feed: Feed, first: Page) -> None:
+        """Send likewise over a WebSocket, whose client may change the tables that it listens to."""
+        encoder = MessageEncoder()
+        writer = asyncio.ensure_future(self._write(socket))
+        try:
+            while True:
+                serving: asyncio.Future[Any] = asyncio.ensure_future(self._serve(encoder, feed, first, writer))
+                asking: asyncio.Future[Any] = asyncio.ensure_future(self._next_choice(socket, encoder))
+                try:
+                    await asyncio.wait([serving, asking], return_when=asyncio.FIRST_COMPLETED)
+                    if serving.done():
+                        await serving
+                        return
+                    self._tables = await asking
+                finally:
+                    asking.cancel()
+                    serving.cancel()
+                    with contextlib.suppress(asyncio.CancelledError, ClientGoneError, FeedClosedError):
+                        await serving
+                self._rules_until = 0.0
+                feed, first = await self.open(self._position)
+        except (ClientGoneError, FeedClosedError, asyncio.CancelledError):
+            pass
+        except Exception as error:  # noqa: BLE001 - as in run
+            self._log_failure(error)
+        finally:
+            writer.cancel()
+            await socket.close()
+
+    async def _next_choice(self, socket: Socket, encoder: Encoder) -> list[str]:
+        """Wait until the client asks for other tables and return them all; raises ClientGoneError."""
+        while True:
+            text = (await socket.receive()).encode(errors="replace")
+            try:
+                documents.check_depth(text, "the message")
+                choice = msgspec.json.decode(text, type=Choice)
+            except (msgspec.DecodeError, InvalidRequestError) as error:
+                self._put(
+                    encoder.note("error", {"message": f"send {{subscribe: [..]}} or {{unsubscribe: [..]}}: {error}"})
+                )
+                continue
+            tables = (set(self._tables) | set(choice.subscribe)) - set(choice.unsubscribe)
+            if len(tables) <= limits.STREAM_TABLES:
+                return sorted(tables)
+            self._put(encoder.note("error", {"message": f"at most {limits.STREAM_TABLES} tables"}))
+
+    async def _serve(self, encoder: Encoder, feed: Feed, first: Page, writer: asyncio.Future[None]) -> None:
+        try:
             await self._produce(encoder, feed, first, writer)
             with contextlib.suppress(TimeoutError, ClientGoneError):
                 async with asyncio.timeout(2):
                     await self._drained(writer)
-        except (ClientGoneError, FeedClosedError, asyncio.CancelledError):
-            pass
-        except Exception as error:  # noqa: BLE001 - the answer has begun: there is nobody to tell but the log
-            self._platform.log("error", "stream", request_id=self._scope.request_id, error=repr(error))
         finally:
             feed.close()
-            writer.cancel()
-            await outlet.close()
+
+    def _log_failure(self, error: Exception) -> None:
+        self._platform.log("error", "stream", request_id=self._scope.request_id, error=repr(error))
 
     # --- taking ------------------------------------------------------------------------------------------------------
 
@@ -186,6 +261,7 @@ class Stream:
         if page.reset:
             self._put(encoder.note("reset", {"reason": page.reset}))
         start = page.position if not page.batches else _before(page)
+        self._position = start
         self._put(encoder.note("ready", {"tables": sorted(self._rules), "denied": denied}, start))
         await self._take_page(encoder, page)
         while not page.live:
@@ -235,6 +311,7 @@ class Stream:
         self._generation = page.position.rpartition("-")[0]
         for batch in page.batches:
             await self._take(encoder, batch)
+        self._position = page.position
 
     async def _take(self, encoder: Encoder, batch: Batch) -> None:
         await self._refresh_rules()
@@ -246,7 +323,7 @@ class Stream:
             told = rule.change(change, batch.txid)
             if told is not None:
                 shown.append(told)
-        at = position(self._generation, batch.txid)
+        at = self._position = position(self._generation, batch.txid)
         for number, told in enumerate(shown, 1):
             self._put(encoder.change(told, at if number == len(shown) else ""))
 
@@ -286,8 +363,10 @@ class Stream:
     async def _write(self, outlet: Outlet) -> None:
         while True:
             while self._outbox:
-                data = b"".join(self._outbox)
-                self._outbox.clear()
+                data = self._outbox.popleft()
+                if not outlet.separate:  # one write for all there is
+                    data += b"".join(self._outbox)
+                    self._outbox.clear()
                 await outlet.write(data)
                 self._waiting_bytes -= len(data)
             self._emptied.set()
@@ -340,12 +419,25 @@ async def handle(scope: Scope) -> Response:
     scope.log["owner"], scope.log["user"], scope.log["tables"] = session.owner, session.user, wanted.tables
     stream = Stream(scope, session, wanted.tables, wanted.ids)
     feed, first = await stream.open(wanted.since)
+    if request.headers.get("upgrade", "").lower() == "websocket":
+
+        async def converse(socket: Socket) -> None:
+            await stream.converse(socket, feed, first)
+
+        return Response(101, websocket=converse)
 
     async def run(outlet: Outlet) -> None:
         await stream.run(outlet, SseEncoder(), feed, first)
 
     headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return Response(200, headers=headers, stream=run)
+
+
+class Choice(msgspec.Struct, forbid_unknown_fields=True):
+    """What a client may say over a WebSocket."""
+
+    subscribe: list[str] = []
+    unsubscribe: list[str] = []
 
 
 class Wanted(msgspec.Struct):
