@@ -32,13 +32,17 @@ class Api:
         self.gateway, self.platform, self.sql = gateway, platform, sql
         self.log: list[dict] = []
 
-    async def send(self, method: str, path: str, body: bytes = b"", **headers: str | None) -> Response:
+    async def send(
+        self, method: str, path: str, body: bytes = b"", *, client: str = "", **headers: str | None
+    ) -> Response:
+        """One request; a header that is None is not sent. ``client``: the caller's network address."""
+
         async def read(limit: int) -> bytes:
             return body[: limit + 1]
 
         given = bearer() | {name.lower().replace("_", "-"): value for name, value in headers.items()}
         sent = {name: value for name, value in given.items() if value is not None}
-        response = await self.gateway.handle(Request(method, path, sent, read), self.platform)
+        response = await self.gateway.handle(Request(method, path, sent, read, client=client), self.platform)
         while self.platform._tasks:
             await asyncio.wait(list(self.platform._tasks))
         return response
