@@ -11,11 +11,12 @@ import pytest
 from kontract import Context, HttpError, HttpResp, backend, perms
 from kontract.core import keys, limits
 from kontract.core.raystream import frames
-from kontract.core.raystream.client import Session
+from kontract.core.raystream.client import Handshake, Session
 from kontract.core.raystream.server import Server
 from kontract.core.raystream.suites import Suite
 from kontract.gateway.http import Response
 from kontract.server.crypto import NativeCrypto
+from kontract.server.runtime import LocalStub
 from support.api import Api, apis, check_error
 from support.sealed import SealedClient
 from support.sessions import ENVIRONMENT, SECRET, token
@@ -151,17 +152,26 @@ async def test_every_call_is_answered_as_through_rpc(make_api, postgres, suite):
     assert {answer.status for answer in answers} == {200, 201, 400, 403, 404, 409, 413, 500}
 
 
-async def test_the_cost_of_calls(api):
+async def test_the_cost_of_calls(api, monkeypatch):
     """A read costs what it costs through /rpc; a write asks first whether it was applied before."""
     sealed = client(api)
+    asked = []
+
+    async def ask(self, request, plain=LocalStub.ask):
+        asked.append(getattr(request, "idempotent", False))
+        return await plain(self, request)
+
+    monkeypatch.setattr(LocalStub, "ask", ask)
     task = json.loads((await sealed.rpc("create_task", "x")).body)["result"]
     for function, args, cost in [
         ("get_task", [task["id"]], (1, 1)),
         ("create_task", ["y"], (3, 1)),
         ("rename_task", [task["id"], "z"], (3, 2)),
     ]:
+        asked.clear()
         reply = await sealed.rpc(function, *args)
         assert reply.status == 200
+        assert any(asked) is (function != "get_task"), "a read looks nothing up in the journal"
         assert (api.log[-1]["coord_calls"], api.log[-1]["db_statements"]) == cost
         assert f'{cost[0]} calls"' in reply.headers["server-timing"]
 
@@ -345,6 +355,8 @@ async def test_every_refusal_is_the_same(api):
     assert is_refused(await api.send("POST", "/raystream/handshake", good))
     with pytest.raises(AssertionError, match="refused"):
         await stranger.connect()
+    no_text = Handshake(NativeCrypto(), public_of(SECRET), bytes(range(32))).hello(b"\xff\xfe")
+    assert is_refused(await api.send("POST", "/raystream/handshake", no_text))
     assert (await api.database())[0] == []
     assert (await api.send("POST", "/raystream/rpc", good)).status == 200
 

@@ -32,7 +32,7 @@ class NativeCrypto:
         _check("a private key", private, 32)
         _check("a public key", public, 32)
         try:
-            return _bytes(_module().x25519(to_js(private), to_js(public)))
+            return _bytes(_module().x25519(to_js(private + public)))
         except JsException:
             raise CryptoError from None
 
@@ -40,7 +40,8 @@ class NativeCrypto:
         """Encrypt and authenticate."""
         _check("a key", key, 32)
         _check("a nonce", nonce, 12)
-        return _bytes(_module().seal(cipher.value, to_js(key), to_js(nonce), to_js(plaintext), to_js(associated)))
+        everything = to_js(b"".join((key, nonce, associated, plaintext)))
+        return _bytes(_module().seal(cipher.value, everything, len(associated)))
 
     def open(self, cipher: Cipher, key: bytes, nonce: bytes, sealed: bytes, associated: bytes) -> bytes:
         """Verify and decrypt."""
@@ -48,8 +49,9 @@ class NativeCrypto:
         _check("a nonce", nonce, 12)
         if len(sealed) < TAG_BYTES:
             raise CryptoError
+        everything = to_js(b"".join((key, nonce, associated, sealed)))
         try:
-            return _bytes(_module().open(cipher.value, to_js(key), to_js(nonce), to_js(sealed), to_js(associated)))
+            return _bytes(_module().open(cipher.value, everything, len(associated)))
         except JsException:
             raise CryptoError from None
 
