@@ -371,16 +371,15 @@ class CoordinatorShell:
         try:
             coordinator = self._coordinator
             current = await store.read_epoch(self._owner)
-            if current is None or coordinator is None or current == coordinator.epoch:
-                return
-            if coordinator is not self._coordinator:
+            if coordinator is None or coordinator is not self._coordinator:
                 return
             if current == 0:
                 await self._start_anew(coordinator, store)
                 return
         finally:
             await store.aclose()
-        self._log("error", "fenced", owner=self._owner, epoch=coordinator.epoch, current=current)
+        if current not in (None, coordinator.epoch):
+            self._log("error", "fenced", owner=self._owner, epoch=coordinator.epoch, current=current)
         self._run(lambda: coordinator.epoch_read(current, self._clock.now()))
 
     async def _start_anew(self, old: Coordinator, store: SqlStore) -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from core.desk import PTR, Desk, key, predicate, write
-from kontract.core import limits
+from kontract.core import limits, recovery
 from kontract.core.coordinator import Coordinator, Drop, PutBlock, PutEnded, PutRecord, Resolve
 from kontract.core.messages import (
     Aborted,
@@ -34,6 +34,7 @@ from kontract.core.messages import (
     Unready,
 )
 from kontract.core.phases import Phase, ProtocolError
+from kontract.core.recovery import Saved
 
 
 @pytest.fixture
@@ -390,6 +391,63 @@ def test_a_superseded_coordinator_stops(desk):
     assert desk.published == []
 
 
+def test_a_snapshot_is_given_only_by_who_was_in_charge_a_moment_ago(desk):
+    """A successor would collect, after its retention, what the snapshots of this one show."""
+    desk.now += limits.EPOCH_TRUST_MS - 1
+    assert desk.begin() == Began(0, 1)
+    desk.now += 1
+    held = [desk.send(Begin("a")), desk.send(Begin("b"))]
+    assert not desk.answers.keys() & set(held)
+    assert desk.epoch_checks == 1, "one question for all"
+    assert desk.coordinator.next_tick() is None, "nothing to do before the answer"
+    desk.take(desk.coordinator.epoch_read(1, desk.now + 500))
+    assert [desk.answers[ticket] for ticket in held] == [Began(0, 1)] * 2
+    desk.now += limits.EPOCH_TRUST_MS - 1  # counted from the question, not from the answer
+    assert desk.begin() == Began(0, 1)
+    desk.now += 1
+    assert desk.begin() is None
+    assert limits.EPOCH_TRUST_MS + limits.LEASE_MS < limits.RETENTION_MS
+
+
+def test_a_reader_learns_that_its_coordinator_is_superseded(desk):
+    desk.now += limits.EPOCH_TRUST_MS
+    held = desk.send(Begin("a"))
+    desk.take(desk.coordinator.epoch_read(2, desk.now))
+    assert desk.answers[held] == Fenced(2)
+
+
+def test_an_applied_transaction_shows_who_is_in_charge(desk):
+    """Its apply met our epoch after it was prepared: an owner that writes is never asked for its epoch."""
+    desk.now += limits.EPOCH_TRUST_MS - 10
+    txid = desk.prepare("w", write("x", 1)).txid
+    desk.now += 20
+    desk.finish(txid)
+    desk.now += limits.EPOCH_TRUST_MS - 21
+    assert desk.begin() == Began(txid, 1)
+    desk.now += 1
+    assert desk.begin() is None
+
+
+def test_no_snapshot_while_the_epoch_cannot_be_read(desk):
+    desk.now += limits.EPOCH_TRUST_MS
+    held = desk.send(Begin("a"))
+    desk.take(desk.coordinator.epoch_read(None, desk.now))
+    assert isinstance(desk.answers[held], Unready)
+    assert desk.begin() is None
+    assert desk.epoch_checks == 2, "the next one asks again"
+
+
+async def test_a_coordinator_from_a_journal_asks_before_it_shows_anything():
+    """It may have been superseded while it was away; it need not ask for those who only write."""
+    desk = Desk()
+    desk.coordinator = await recovery.start("acme", Saved(1, 0, []), store=None)
+    desk.take(desk.coordinator.recover(desk.now))
+    assert desk.prepare("w", write("x", 1)).txid == 1
+    assert desk.epoch_checks == 0
+    assert desk.begin() is None
+    assert desk.epoch_checks == 1
+
+
 # --- recovery --------------------------------------------------------------------------------------------------------
 
 
@@ -415,7 +473,7 @@ def test_after_a_restart_begins_wait_for_what_was_prepared():
     assert desk.resolves == [Resolve("two/1", 2), Resolve("three/1", 3)]
     held = desk.send(Begin("r"))
     assert desk.prepare("x", write("b", 0)) == Conflict(PTR, 2, "b"), "its keys stay locked"
-    desk.wait(60_000)
+    desk.wait(50_000)
     desk.resolved(2, 2)
     assert held not in desk.answers
     desk.resolved(3, -3)
@@ -723,6 +781,9 @@ def test_whatever_happens_no_shell_spins_and_everybody_is_answered(seed):
             else:
                 desk.resolved(question.txid, fences.setdefault(question.sid, -question.txid))
         desk.resolves.clear()
+        questions, desk.epoch_checks = desk.epoch_checks, 0
+        for _ in range(questions):
+            desk.take(desk.coordinator.epoch_read(dice.choice([None, 1, 1, 1]), desk.now))
 
     for step in range(150):
         what = dice.random()

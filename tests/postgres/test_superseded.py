@@ -12,6 +12,7 @@ from kontract.gateway.http import Request, Response
 from kontract.gateway.routes import Registry
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.runtime import SingleProcess
+from kontract.shell import CoordinatorShell
 from routes import ROUTES, TABLES
 from support.sessions import ENVIRONMENT, bearer
 
@@ -60,6 +61,27 @@ async def test_the_later_coordinator_wins_and_the_earlier_one_stops(url):
     assert epoch == 2
     assert len([fence for fence in fences if fence > 0]) == 3
     assert json.loads((await second.call("list_tasks")).body)["result"] == []
+
+
+async def test_a_superseded_coordinator_that_starts_again_shows_nothing(url):
+    """From its journal it cannot know: readers wait for the epoch row, and are not shown a state of long ago."""
+    first, second = Node(url), Node(url)
+    assert (await first.call("open_account", "a", 100)).status == 200
+    shells = first.platform._shells
+    before = shells["tenant-1"]
+
+    def start_again() -> None:
+        platform = first.platform
+        shells["tenant-1"] = CoordinatorShell(
+            "tenant-1", before._journal, platform.open_database, platform.clock, platform.log
+        )
+
+    start_again()
+    assert json.loads((await first.call("balance", "a")).body)["result"] == 100
+    assert (await second.call("open_account", "b", 50)).status == 200
+    start_again()
+    read = await first.call("balance", "a")
+    assert (read.status, json.loads(read.body)["error"]) == (503, "FENCED")
 
 
 async def test_txids_go_on_above_everything_an_earlier_coordinator_wrote(url):

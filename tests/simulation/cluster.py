@@ -178,7 +178,7 @@ class Shell:
     async def check_epoch(self, life: int):
         epoch = self.database.epoch
         await self.kernel.sleep(1)
-        if life == self.life and self.coordinator is not None and epoch != self.coordinator.epoch:
+        if life == self.life and self.coordinator is not None:
             self.carry_out(self.coordinator.epoch_read(epoch, self.now()))
 
     def set_timer(self):

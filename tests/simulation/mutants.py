@@ -71,10 +71,10 @@ class SnapshotOfTheNewest(SnapshotOfTheHighestFinished):
 class ReusesTxids(Coordinator):
     """After a restart it goes on above what has finished, not above what has been given."""
 
-    def __init__(self, epoch, last_txid, journal=()):
+    def __init__(self, epoch, last_txid, journal=(), **more):
         finished = [record for record in journal if Phase(record.phase) in FINISHED]
         last = max((record.txid for record in finished), default=last_txid if not journal else 0)
-        super().__init__(epoch, last, finished)
+        super().__init__(epoch, last, finished, **more)
 
 
 class BeginsDuringRecovery(Coordinator):
@@ -88,8 +88,8 @@ class BeginsDuringRecovery(Coordinator):
 
 
 class AcceptsOldSnapshots(Coordinator):
-    def __init__(self, *args):
-        super().__init__(*args)
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
         self._log.floor = 0
 
 

@@ -20,7 +20,9 @@ survive a crash between apply and finish.
 passes, or others have waited for it, the shell is asked to read the fence.
 
 *Superseding.* The epoch row in PostgreSQL names the one incarnation of the coordinator whose transactions may apply.
-Safety never rests on a clock or a lease: an incarnation without the right epoch cannot commit anything.
+Safety never rests on a clock or a lease: an incarnation without the right epoch cannot commit anything. What it shows
+to readers grows old, and after RETENTION_MS its successor removes versions of it; so only an incarnation that was in
+charge a moment ago (EPOCH_TRUST_MS) hands out a snapshot. It knows from what it prepared and was applied, or it asks.
 
 *Waiting.* An answer may be held back: a begin until a transaction is visible or the caller's turn has come, a finish
 until ``W >= T``. Callers are known by tickets, which mean nothing here. Time is given by the shell with every call.
@@ -167,13 +169,20 @@ class Coordinator:
     """State of one owner's transactions. All times are milliseconds of the shell's wall clock."""
 
     def __init__(
-        self, epoch: int, last_txid: int, journal: Iterable[Record] = (), ended: Mapping[str, int] | None = None
+        self,
+        epoch: int,
+        last_txid: int,
+        journal: Iterable[Record] = (),
+        ended: Mapping[str, int] | None = None,
+        *,
+        in_charge: bool = True,
     ) -> None:
         """Start above ``last_txid``: the highest txid that the journal, its block, or the database knows.
 
         ``journal``: the records of an earlier life of this coordinator, in any order. Its prepared transactions are
         resolved first (:meth:`recover`); begins wait for that, so that nobody gets a snapshot older than one handed out
         before the restart. ``ended``: the sessions that were ended, each with the time it may be forgotten.
+        ``in_charge``: the epoch has just been read from the database, or raised there.
         """
         self.epoch = Epoch(epoch)
         self.stage = Stage.RECOVERING
@@ -190,6 +199,9 @@ class Coordinator:
         self._reservations = Reservations()
         self._last_trim = 0
         self._superseded_by = 0
+        self._in_charge = in_charge
+        self._in_charge_at: int | None = None  # when the epoch row was last known to be ours
+        self._asked_epoch_at: int | None = None
 
         highest = last_txid
         for record in sorted(journal, key=lambda r: r.txid):
@@ -206,6 +218,8 @@ class Coordinator:
 
     def recover(self, now: int) -> Effects:
         """Ask for the outcome of everything the journal left prepared. Call once, before anything else."""
+        if self._in_charge:
+            self._in_charge_at = now
         for live in self._live.values():
             self._move(live, Event.OVERDUE)
             self._ask(live, now)
@@ -255,9 +269,7 @@ class Coordinator:
                     self._answer(ticket, InDoubt(Txid(txid)))
                 live.waiters.clear()
             if self.stage is Stage.RECOVERING:
-                for held in self._held:
-                    self._answer(held.ticket, Unready("the database does not answer"))
-                self._held.clear()
+                self._refuse_held(Unready("the database does not answer"))
         elif fence == txid:
             self._settle(live, Event.FENCE_OURS, now)
         else:
@@ -270,9 +282,19 @@ class Coordinator:
             self._settle(live, Event.FENCE_VOID, now)
         return self._flush(now)
 
-    def epoch_read(self, current: int, now: int) -> Effects:
-        """Take what the epoch row holds. Another value than ours ends this coordinator's work."""
-        if current != self.epoch:
+    def epoch_read(self, current: int | None, now: int) -> Effects:
+        """Take what the epoch row holds, None when the database did not answer.
+
+        Another value than ours ends this coordinator's work.
+        """
+        asked_at, self._asked_epoch_at = self._asked_epoch_at, None
+        if current is None:
+            if asked_at is not None:
+                self._refuse_held(Unready("the database does not answer"))
+        elif current == self.epoch:
+            if asked_at is not None:
+                self._in_charge_at = asked_at
+        else:
             self.stage = next_stage(self.stage, Turn.SUPERSEDED)
             self._superseded_by = current
             fenced = Fenced(current)
@@ -280,9 +302,7 @@ class Coordinator:
                 for ticket, _ in live.waiters:
                     self._answer(ticket, fenced)
                 live.waiters.clear()
-            for held in self._held:
-                self._answer(held.ticket, fenced)
-            self._held.clear()
+            self._refuse_held(fenced)
         return self._flush(now)
 
     def tick(self, now: int) -> Effects:
@@ -316,7 +336,7 @@ class Coordinator:
             elif txid <= waited_for:
                 due = min(due, live.record.prepared_at + limits.WAITERS_PATIENCE_MS)
             times.append(max(due, live.resolve_not_before))
-        if self.stage is Stage.SERVING:
+        if self.stage is Stage.SERVING and self._asked_epoch_at is None:
             times.extend(held.since + limits.VISIBILITY_WAIT_MS for held in self._held)
         expiry = self._reservations.next_expiry()
         if expiry is not None:
@@ -365,11 +385,21 @@ class Coordinator:
         not_my_turn = not self._reservations.is_next(held.message.call, now)
         if (behind or not_my_turn) and not waited_enough:
             return False
+        if not self._may_show(now):
+            return False
         snapshot = self._watermark()
         self._snapshots.pop(snapshot, None)  # move to the end: the order is that of time and of number alike
         self._snapshots[snapshot] = now
         self._answer(held.ticket, Began(Snapshot(snapshot), self.epoch))
         return True
+
+    def _may_show(self, now: int) -> bool:
+        """Whether we were in charge recently enough; else the epoch row is asked, and begins wait for the answer."""
+        if self._in_charge_at is not None and now - self._in_charge_at < limits.EPOCH_TRUST_MS:
+            return True
+        if self._asked_epoch_at is None:
+            self._ask_epoch(now)
+        return False
 
     # --- prepare -----------------------------------------------------------------------------------------------------
 
@@ -465,6 +495,8 @@ class Coordinator:
             return
         live.waiters.append((ticket, now))
         if message.applied:
+            # The apply statement has met our epoch, some time after it was prepared.
+            self._in_charge_at = max(self._in_charge_at or 0, live.record.prepared_at)
             self._settle(live, Event.APPLIED, now)
             return
         self._move(live, Event.FAILED)
@@ -472,7 +504,7 @@ class Coordinator:
             self._settle(live, Event.FAILED, now)
             return
         if message.fenced:
-            self._out.check_epoch = True
+            self._ask_epoch(now)
         self._ask(live, now)
 
     def _answer_for_the_past(self, ticket: Ticket, message: Finish) -> None:
@@ -596,6 +628,16 @@ class Coordinator:
         if not live.resolving and now >= live.resolve_not_before:
             live.resolving = True
             self._out.resolve.append(Resolve(live.record.sid, live.record.txid))
+
+    def _ask_epoch(self, now: int) -> None:
+        self._out.check_epoch = True
+        if self._asked_epoch_at is None:
+            self._asked_epoch_at = now
+
+    def _refuse_held(self, answer: Answer) -> None:
+        for held in self._held:
+            self._answer(held.ticket, answer)
+        self._held.clear()
 
     def _answer(self, ticket: Ticket, answer: Answer) -> None:
         self._out.answers.append((ticket, answer))

@@ -23,12 +23,13 @@ class Saved(Struct, frozen=True):
 async def start(owner: str, saved: Saved | None, store: SqlStore) -> Coordinator:
     """Return a coordinator for ``owner``.
 
-    With a journal it goes on in the journal's epoch; PostgreSQL is not asked, because the apply statement checks the
-    epoch anyway. Without one it takes the owner over: it raises the epoch, so that nothing of an earlier coordinator
-    can commit any more, and only then reads which txids are in use. Raises what the database raises.
+    With a journal it goes on in the journal's epoch; PostgreSQL is not asked before somebody wants a snapshot: for
+    those who write, the apply statement checks the epoch. Without one it takes the owner over: it raises the epoch, so
+    that nothing of an earlier coordinator can commit any more, and only then reads which txids are in use. Raises what
+    the database raises.
     """
     if saved is not None:
-        return Coordinator(saved.epoch, saved.last_txid, saved.records, saved.ended)
+        return Coordinator(saved.epoch, saved.last_txid, saved.records, saved.ended, in_charge=False)
     epoch, highest = await store.take_over(owner, at_least=1)
     # Snapshots and unapplied transactions of earlier epochs may still be in use, at numbers nothing in the database
     # tells: above these, no old snapshot can see a new commit change, and no old finish can name a new transaction.

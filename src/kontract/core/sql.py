@@ -442,7 +442,7 @@ def raise_epoch(owner: str, at_least: int) -> Statement:
 
 def read_epoch(owner: str) -> Statement:
     """Return the epoch that may commit; no row before the first coordinator of this owner."""
-    return Statement(READ_EPOCH, (owner,))
+    return Statement(READ_EPOCH, (owner,), limits.STATEMENT_MS)
 
 
 def highest_fence(owner: str) -> Statement:
