@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from typing import Annotated
 
 import pytest
@@ -447,3 +448,61 @@ async def test_a_stream_without_a_database_is_refused_with_a_sentence(make_api):
     api.platform.open_database = lambda: AsyncpgDatabase("postgresql://u:p4ss@127.0.0.1:1/nowhere")
     response, _ = await listen(api)
     check_error(response, 503, "UNAVAILABLE")
+
+
+CUTS = 1_000
+
+
+async def test_a_client_that_is_cut_a_thousand_times_sees_every_event_once_and_in_order(api, monkeypatch):
+    """Cut after any number of bytes, also in the middle of a transaction; it keeps what it knows by ids alone.
+
+    What it has of a transaction whose last event, the one with the id, never came, it throws away: it comes again.
+    """
+    monkeypatch.setattr(limits, "EVENT_PAGE_TRANSACTIONS", 5)
+    monkeypatch.setattr(limits, "STREAMS_PER_USER", 10_000)
+    dice = random.Random(5)
+    names = [f"n{n}" for n in range(6)]
+    for name in names:
+        await api.result("open_account", name, 0)
+    _, first = await listen(api, "table=accounts")
+    last_id = first.last_id
+    first.task.cancel()
+    acknowledged: list[int] = []
+    going = True
+
+    async def write(worker: int) -> None:
+        while going:
+            chosen = dice.sample(names, dice.randint(1, 3))
+            response = await api.rpc("move_all", chosen, worker)
+            if response.status == 200:
+                acknowledged.append(int(response.headers["X-Kontract-Txid"]))
+            await asyncio.sleep(0.002)
+
+    writers = [asyncio.ensure_future(write(worker)) for worker in range(3)]
+    seen: list[tuple[int, str]] = []
+    pending: list[tuple[int, str]] = []
+    for _ in range(CUTS):
+        _, listener = await listen(api, "table=accounts", **{"Last-Event-ID": last_id})
+        assert listener.events[0]["event"] == "ready", listener.events[0]
+        wanted = dice.choice((0, 0, 1, 2, 5))
+        await listener.until(lambda one, wanted=wanted: len(one.changes) >= wanted)
+        cut = dice.randint(0, len(listener.events))
+        listener.task.cancel()
+        pending = []
+        for event in listener.events[1 : cut + 1]:
+            pending.append((event["data"]["txid"], event["data"]["id"]))
+            if event["id"]:
+                seen += pending
+                pending, last_id = [], event["id"]
+    going = False
+    await asyncio.gather(*writers)
+    _, listener = await listen(api, "table=accounts", **{"Last-Event-ID": last_id})
+    await listener.until(lambda one: one.changes and one.changes[-1]["txid"] == max(acknowledged))
+    seen += [(change["txid"], change["id"]) for change in listener.changes]
+
+    assert len(seen) == len(set(seen))
+    assert [txid for txid, _ in seen] == sorted(txid for txid, _ in seen)
+    assert sorted({txid for txid, _ in seen}) == sorted(acknowledged)
+    rows = await api.sql.fetch("SELECT id, _txid FROM tbl_accounts_9b27e4 WHERE _txid = ANY($1)", acknowledged)
+    assert sorted((row[1], row[0]) for row in rows) == sorted(seen)
+    assert len(acknowledged) > 200, "too little happened to show anything"
