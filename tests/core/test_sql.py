@@ -42,7 +42,7 @@ def everything(kind: TableKind) -> list[sql.Statement]:
         sql.count(table, wanted, 5, pending),
         sql.apply(ApplyPlan(EVIL, EVIL, EVIL, 6, 1, [(table, writes), (pointer(kind, "tbl_2"), writes)])),
         sql.resolve(EVIL, EVIL, 6),
-        sql.raise_epoch(EVIL, 1),
+        sql.raise_epoch(EVIL, 1, 0),
         sql.read_epoch(EVIL),
         sql.highest_fence(EVIL),
         sql.pointers(EVIL),

@@ -210,6 +210,42 @@ async def test_take_over_raises_the_epoch_and_finds_the_highest_txid(world):
     assert await world.store.read_epoch("nobody") == 0
 
 
+async def test_a_take_over_that_arrives_late_changes_nothing(world):
+    """A start that was given up must not put the next one out of office: it would answer FENCED for good."""
+    late = sql.raise_epoch(OWNER, 2, 1)  # sent while the epoch was 1, and held up on its way
+    assert await world.store.take_over(OWNER, 1) == (2, 0)
+    assert await world.sql.fetch(late.text, *late.params) == []
+    assert await world.store.read_epoch(OWNER) == 2
+    first = sql.raise_epoch("new", 1, 0)
+    assert await world.sql.fetch(first.text, *first.params) == [(1,)]
+    assert await world.sql.fetch(first.text, *first.params) == [], "a second one that saw no epoch either"
+
+
+async def test_of_two_that_take_over_at_once_one_is_told_to_try_again(world, monkeypatch):
+    """Both have read the same epoch; one raises it, the other finds it raised."""
+    reads = []
+    both_have_read = asyncio.Event()
+    run = AsyncpgDatabase.run
+
+    async def in_step(self, statement):
+        rows = await run(self, statement)
+        if statement == sql.read_epoch(OWNER):
+            reads.append(rows)
+            if len(reads) == 2:
+                both_have_read.set()
+            await both_have_read.wait()
+        return rows
+
+    stores = [SqlStore(AsyncpgDatabase(world.url)) for _ in range(2)]
+    with monkeypatch.context() as patch:
+        patch.setattr(AsyncpgDatabase, "run", in_step)
+        results = await asyncio.gather(*(store.take_over(OWNER, 1) for store in stores), return_exceptions=True)
+    for store in stores:
+        await store.aclose()
+    assert sorted(map(type, results), key=str) == [DatabaseUnavailableError, tuple]
+    assert await world.store.read_epoch(OWNER) == 2
+
+
 # --- concurrency -----------------------------------------------------------------------------------------------------
 
 

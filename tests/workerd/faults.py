@@ -17,7 +17,8 @@ APPLIES = (
     "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' "
     "AND query LIKE '%WITH epoch AS MATERIALIZED%fence AS%' ORDER BY pid"
 )
-FENCES = "SELECT count(*) FILTER (WHERE create_txid > 0), count(*) FILTER (WHERE create_txid < 0) FROM trxs"
+COMMITTED = "SELECT sid FROM trxs WHERE create_txid > 0 AND sid NOT LIKE 'epoch/%'"
+ABORTED = "SELECT count(*) FROM trxs WHERE create_txid < 0"
 
 
 @asynccontextmanager
@@ -36,7 +37,8 @@ class Hold:
     def __init__(self, holder: asyncpg.Connection, observer: asyncpg.Connection) -> None:
         self._holder = holder
         self._observer = observer  # within one transaction pg_stat_activity stands still
-        self._committed = self._aborted = 0
+        self._committed: set[str] = set()
+        self._aborted = 0
 
     @classmethod
     @asynccontextmanager
@@ -52,7 +54,8 @@ class Hold:
         """Whether so many were held at once: some calls cannot go on without others, and no more may come."""
         await self._holder.execute("BEGIN")
         await self._holder.execute("SELECT FROM trxs WHERE sid = 'epoch/tenant-1' FOR UPDATE")
-        self._committed, self._aborted = await self._observer.fetchrow(FENCES)
+        self._committed = {row[0] for row in await self._observer.fetch(COMMITTED)}
+        self._aborted = await self._observer.fetchval(ABORTED)
         for _ in range(200):
             if len(await self.held()) - await self.aborted() >= applies:
                 return True
@@ -65,11 +68,11 @@ class Hold:
 
     async def aborted(self) -> int:
         """Transactions that have been aborted for good since the hold began."""
-        return (await self._observer.fetchrow(FENCES))[1] - self._aborted
+        return await self._observer.fetchval(ABORTED) - self._aborted
 
-    async def committed(self) -> int:
-        """Transactions that have been committed since the hold began."""
-        return (await self._observer.fetchrow(FENCES))[0] - self._committed
+    async def committed(self) -> list[str]:
+        """The sids of what has been committed since the hold began; that of a call with a key begins with idem-."""
+        return [row[0] for row in await self._observer.fetch(COMMITTED) if row[0] not in self._committed]
 
     async def terminate(self, some: int | None = None) -> int:
         """Cut the connections of all held applies, or of some; returns of how many."""

@@ -27,6 +27,7 @@ CREATE TABLE tbl_{name} (
 REGISTER = "INSERT INTO storage (id, ptr, owner) VALUES ('{name}', 'tbl_{name}', 'tenant-1');"
 
 TWICE_LIVE = "SELECT id FROM tbl_{name} WHERE _deleted_txid IS NULL GROUP BY id HAVING count(*) > 1"
+COMMITTED_TWICE = "SELECT id FROM tbl_calls GROUP BY id HAVING count(*) > 1"  # each commit leaves a version
 LIVE_BELOW = (
     "SELECT old.id FROM tbl_{name} AS old JOIN tbl_{name} AS new USING (id) "
     "WHERE old._txid < new._txid AND (old._deleted_txid IS NULL OR old._deleted_txid > new._txid)"
@@ -54,6 +55,7 @@ class Final:
     order: dict[Hashable, list[Any]]  # of registers, which are written without being read
     fences: Counter[int]
     broken: list[str]  # ids of which more than one version is, or was, live at a time
+    twice: list[str]  # calls that were committed more than once
 
     @classmethod
     async def read(cls, connection: asyncpg.Connection) -> Final:
@@ -70,12 +72,14 @@ class Final:
         for key, by in await connection.fetch("SELECT id, data->>'by' FROM tbl_registers ORDER BY _txid"):
             order["registers", key].append(by)
         fences = await connection.fetch("SELECT create_txid FROM trxs WHERE sid NOT LIKE 'epoch/%'")
-        return cls(rows, committed, order, Counter(row[0] for row in fences), broken)
+        twice = [row[0] for row in await connection.fetch(COMMITTED_TWICE)]
+        return cls(rows, committed, order, Counter(row[0] for row in fences), broken, twice)
 
 
 def judge(calls: list[Call], final: Final) -> list[str]:
     """Return everything that is wrong with a run."""
     wrong = [f"two versions live: {name}" for name in final.broken]
+    wrong += [f"twice: {call} was committed again" for call in final.twice]
     writers = [call for call in calls if call.function != "look"]
     wrong += [f"lost: {c.id} was acknowledged" for c in writers if c.outcome == OK and c.id not in final.committed]
     wrong += [f"undead: {c.id} was refused" for c in writers if c.outcome == FAIL and c.id in final.committed]

@@ -406,7 +406,7 @@ RETURNING create_txid
 
 RAISE_EPOCH = """
 INSERT INTO trxs (sid, owner, create_txid) VALUES ('epoch/' || $1::text, $1::text, $2::bigint)
-ON CONFLICT (sid) DO UPDATE SET create_txid = greatest(trxs.create_txid + 1, excluded.create_txid)
+ON CONFLICT (sid) DO UPDATE SET create_txid = excluded.create_txid WHERE trxs.create_txid = $3::bigint
 RETURNING create_txid
 """
 
@@ -435,9 +435,13 @@ def resolve(sid: str, owner: str, txid: int) -> Statement:
     return Statement(RESOLVE, (sid, owner, txid), limits.STATEMENT_MS)
 
 
-def raise_epoch(owner: str, at_least: int) -> Statement:
-    """Take over an owner: waits for applies in flight, and every later apply of older epochs fails."""
-    return Statement(RAISE_EPOCH, (owner, at_least), limits.STATEMENT_MS)
+def raise_epoch(owner: str, epoch: int, before: int) -> Statement:
+    """Take over an owner: waits for applies in flight, and every later apply of older epochs fails.
+
+    No row comes back, and nothing is changed, if the epoch is not ``before`` (0: none) any more. So a statement that
+    arrives late, when its sender has given it up and taken over anew, does not put that one out of office.
+    """
+    return Statement(RAISE_EPOCH, (owner, epoch, before), limits.STATEMENT_MS)
 
 
 def read_epoch(owner: str) -> Statement:

@@ -133,9 +133,14 @@ class SqlStore:
         """Raise the epoch, then read the highest txid in use: (epoch, txid).
 
         The order matters: once the epoch is raised no apply of an older one can add a txid. Raises what the database
-        raises.
+        raises, and DatabaseUnavailableError when somebody else raised the epoch at the same moment.
         """
-        epoch = int((await self._database.run(sql.raise_epoch(owner, at_least)))[0][0])
+        rows = await self._database.run(sql.read_epoch(owner))
+        before = int(rows[0][0]) if rows else 0
+        epoch = max(before + 1, at_least)
+        if not await self._database.run(sql.raise_epoch(owner, epoch, before)):
+            message = f"another coordinator has taken {owner!r} over at the same moment"
+            raise DatabaseUnavailableError(message)
         highest = int((await self._database.run(sql.highest_fence(owner)))[0][0])
         ptrs = await self.pointers(owner)
         if ptrs:
