@@ -39,7 +39,7 @@ async def test_the_examples_run(make_site, monkeypatch):
     module = types.ModuleType("example")
     module.SERVER_KEY = about.json()["raystream"]["public_keys"][0]
     blocks = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == TEXT.count("```") // 2 == 7
+    assert len(blocks) == TEXT.count("```") // 2 == 8
     try:
         for block in blocks:
             code = compile(block.replace(SHOWN_URL, site.url), "docs/client.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
@@ -48,7 +48,7 @@ async def test_the_examples_run(make_site, monkeypatch):
     finally:
         for client in opened:
             await client.aclose()
-    assert len(opened) == 7
+    assert len(opened) == 8
 
 
 def test_the_table_of_errors_is_that_of_the_code():

@@ -11,6 +11,7 @@ from enum import Enum
 import httpx
 
 from kontract.gateway.http import Request, Response
+from kontract.ports import ClientGoneError
 from support.api import Api
 
 
@@ -39,6 +40,10 @@ async def serving(handler: Handler) -> AsyncIterator[str]:
             while (request := await _read(reader)) is not None:
                 response = await handler(request)
                 if response is None:
+                    break
+                if response.stream is not None:
+                    writer.write(_head(response.status, {**response.headers, "Connection": "close"}))
+                    await response.stream(SocketOutlet(writer))
                     break
                 writer.write(_encode(response))
                 await writer.drain()
@@ -74,8 +79,31 @@ def _encode(response: Response) -> bytes:
     headers = dict(response.headers)
     if response.status != 204:
         headers["Content-Length"] = str(len(response.body))
-    lines = [f"HTTP/1.1 {response.status} Status", *(f"{name}: {value}" for name, value in headers.items())]
-    return "\r\n".join([*lines, "", ""]).encode("iso-8859-1") + response.body
+    return _head(response.status, headers) + response.body
+
+
+def _head(status: int, headers: dict[str, str]) -> bytes:
+    lines = [f"HTTP/1.1 {status} Status", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode("iso-8859-1")
+
+
+class SocketOutlet:
+    """A streamed body that ends with its connection."""
+
+    separate = False
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+
+    async def write(self, data: bytes) -> None:
+        try:
+            self._writer.write(data)
+            await self._writer.drain()
+        except ConnectionError as error:
+            raise ClientGoneError from error
+
+    async def close(self) -> None:
+        self._writer.close()
 
 
 def handler_of(api: Api) -> Handler:
@@ -121,6 +149,20 @@ class Proxy:
         return [f"{one.method} {one.target}" for one in self.seen]
 
 
+def _passed_on(http: httpx.AsyncClient, url: str, headers: dict[str, str]) -> Response:
+    """A stream that is passed on as it comes."""
+
+    async def run(outlet: SocketOutlet) -> None:
+        try:
+            async with http.stream("GET", url, headers=headers) as answer:
+                async for chunk in answer.aiter_bytes():
+                    await outlet.write(chunk)
+        finally:
+            await outlet.close()
+
+    return Response(200, headers={"content-type": "text/event-stream"}, stream=run)
+
+
 @asynccontextmanager
 async def proxied(upstream: str) -> AsyncIterator[Proxy]:
     """A proxy before ``upstream``."""
@@ -139,6 +181,8 @@ async def proxied(upstream: str) -> AsyncIterator[Proxy]:
             if fault is Fault.REFUSE:
                 return None
             headers = {name: value for name, value in received.headers.items() if name != "host"}
+            if received.target.startswith("/stream?"):
+                return _passed_on(http, upstream + received.target, headers)
             answer = await http.request(
                 received.method, upstream + received.target, headers=headers, content=received.body
             )

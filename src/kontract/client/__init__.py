@@ -12,6 +12,7 @@ from kontract.client.errors import (
 )
 from kontract.client.retries import Retries
 from kontract.client.session import Me, Tokens
+from kontract.client.stream import Event, Stream
 from kontract.client.transport import Answer, Transport
 
 __all__ = [
@@ -19,12 +20,14 @@ __all__ = [
     "Client",
     "ClientError",
     "ConnectionFailedError",
+    "Event",
     "InvalidAnswerError",
     "Me",
     "RedirectedError",
     "RemoteFunction",
     "Retries",
     "ServerKeyError",
+    "Stream",
     "Tokens",
     "Transport",
     "UnknownCodeError",

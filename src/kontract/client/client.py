@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar, Unpack, overload
 
@@ -14,6 +14,7 @@ from msgspec import Raw, Struct
 from kontract.client.errors import InvalidAnswerError, RedirectedError, error_of
 from kontract.client.retries import Retries, Retrying
 from kontract.client.session import Me, OnTokens, Session, Tokens
+from kontract.client.stream import SILENCE_SECONDS, Stream
 from kontract.client.transport import Answer, Transport
 from kontract.client.wire import HttpTransport, Wire
 from kontract.core import limits
@@ -198,6 +199,32 @@ class Client:
     def __getitem__(self, name: str) -> RemoteFunction:
         """Return the backend function of this name, whatever the name is."""
         return RemoteFunction(self, name)
+
+    def stream(self, *tables: str, since: str = "", ids: Iterable[str] = ()) -> Stream:
+        """Iterate over the changes of tables as they happen: ``async for event in api.stream("tasks")``.
+
+        It connects again by itself and goes on where it was: each event comes once, whole transactions in the order of
+        their commits. ``since``: the ``position`` of an earlier event, to go on after it. ``ids``: only these rows.
+        Raises HttpError for what another attempt would not change, for example without a token.
+        """
+        return Stream(tables, ids, since, self._open_stream, self._clock, self._random)
+
+    async def _open_stream(self, path: str, last_id: str) -> httpx.Response | Answer:
+        opened: list[httpx.Response] = []
+
+        async def send(bearer: Mapping[str, str]) -> Answer:
+            headers = {"accept": "text/event-stream", **bearer, **({"last-event-id": last_id} if last_id else {})}
+            response = await self._wire.open(path, headers, SILENCE_SECONDS)
+            if response.status_code == 200:
+                opened.append(response)
+                return Answer(200, {}, b"")
+            try:
+                return Answer(response.status_code, dict(response.headers), await response.aread())
+            finally:
+                await response.aclose()
+
+        answer = await self._session.authorized(send)
+        return opened[0] if opened else answer
 
     # --- its end -----------------------------------------------------------------------------------------------------
 

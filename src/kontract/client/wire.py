@@ -53,6 +53,20 @@ class Wire:
             raise failed from error
         return Answer(response.status_code, dict(response.headers), response.content)
 
+    async def open(self, path: str, headers: Mapping[str, str], silence: float) -> httpx.Response:
+        """Open a response that is read as it comes; ``silence``: seconds without a byte that end it.
+
+        Raises ConnectionFailedError. The response is to be closed.
+        """
+        timeout = httpx.Timeout(silence, connect=CONNECT_SECONDS)
+        request = self._http.build_request("GET", self.url + path, headers=dict(headers), timeout=timeout)
+        try:
+            return await self._http.send(request, stream=True, follow_redirects=False)
+        except httpx.TransportError as error:
+            what = str(error) or type(error).__name__
+            message = f"{self.url} did not answer: {what}"
+            raise ConnectionFailedError(message) from error
+
     async def aclose(self) -> None:
         """Close the connections that are this one's own."""
         if self._ours:
