@@ -71,7 +71,7 @@ async def test_a_name_is_one_name_however_it_is_written(auth, written, kept):
     assert kept in [row["id"] for row in await auth.rows("users")]
     for name in {written, kept, kept.upper()}:
         message = await auth.fails(409, "ALREADY_EXISTS", "register", credentials(name))
-        assert kept in message
+        assert message == f"the name {kept!r} is taken"
         assert (await auth.ok("login", credentials(name)))["user"] == made["user"]
 
 

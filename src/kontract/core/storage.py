@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from kontract.core import documents, limits, select
 from kontract.core.catalog import Catalog
 from kontract.core.errors import Code, ConflictError, InvalidRequestError, NotFoundError, PermissionDeniedError
-from kontract.core.perms import ALL, EXECUTE, READ, WRITE, name_of
+from kontract.core.perms import ALL, EXECUTE, READ, WRITE, may_write, name_of
 from kontract.core.rows import RowType
 from kontract.core.sql import Page
 from kontract.core.transaction import Transaction
@@ -52,6 +52,10 @@ class Storage:
         """Return where the table is, as the caller may see it; raises PermissionDeniedError without the bits."""
         if need & READ and not self._perm & READ:
             message = f"this function may not read ({rows.name}): give it the R bit, for example perm=perms.RW_"
+            raise PermissionDeniedError(message)
+        if need & WRITE and not may_write(self._perm):
+            # Also where there is nothing to write: what a function may do does not depend on which rows there are.
+            message = f"this function may not write ({rows.name}): give it the W bit, for example perm=perms.RW_"
             raise PermissionDeniedError(message)
         pointer = await self._catalog.pointer(self._store, self._transaction.call.owner, rows.name)
         missing = need & ~pointer.permissions

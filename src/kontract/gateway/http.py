@@ -11,6 +11,7 @@ from msgspec import Raw
 
 from kontract.core import limits
 from kontract.core.errors import HttpError, PayloadTooLargeError
+from kontract.core.fields import redact
 from kontract.ports import Outlet, Socket
 
 JSON = "application/json"
@@ -110,6 +111,7 @@ class ErrorBody(msgspec.Struct, omit_defaults=True):
 
 def error_response(error: HttpError, request_id: str) -> Response:
     """Return the answer for an error that is meant for the caller."""
-    details = Raw(encode_json(error.details)) if error.details is not None else None
+    # Rows have fields that callers may not read, whichever way they go out.
+    details = Raw(encode_json(redact(error.details))) if error.details is not None else None
     body = ErrorBody(error.error_code.name, error.message, request_id, details)
     return Response(error.status, encode_json(body), {"Content-Type": JSON, **error.headers})
