@@ -318,6 +318,18 @@ async def test_registering_is_not_repeated_when_its_answer_is_lost(site):
     site.opened(await Client.login(site.url, "dora", PASSWORD, **site.with_http()))
 
 
+async def test_linking_is_not_repeated_when_its_answer_is_lost(site):
+    """The session that a second request would bring has been ended by the first."""
+    api = await anonymous(site)
+    site.proxy.faults.append(("link", Fault.LOSE))
+    with pytest.raises(ConnectionFailedError) as caught:
+        await api.link("frieda", PASSWORD)
+    assert caught.value.maybe_applied
+    assert site.proxy.targets()[1:] == ["POST /auth/link"]
+    again = site.opened(await Client.login(site.url, "frieda", PASSWORD, **site.with_http()))
+    assert again.tokens.user == api.tokens.user
+
+
 async def test_registering_is_repeated_when_it_was_refused(site):
     """A 503 of the gateway means that nothing was done."""
     busy = Response(503, b'{"error":"UNAVAILABLE","message":"later"}', {"Content-Type": "application/json"})
