@@ -65,8 +65,9 @@ async def fences(sql: asyncpg.Connection) -> list[int]:
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    while not await condition():
-        await asyncio.sleep(0.1)
+    async with asyncio.timeout(120):  # it takes some seconds
+        while not await condition():
+            await asyncio.sleep(0.1)
 
 
 async def test_the_alarm_removes_what_is_dead_and_nothing_that_is_live_or_can_be_seen(server: DevServer):
