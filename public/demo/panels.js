@@ -2,7 +2,8 @@
 
 import { byId, make } from "./dom.js";
 
-const SHOWN = 10;
+const CALLS = 10;
+const COMMITS = 6;
 
 /** The table of calls, newest first. */
 export class Calls {
@@ -20,12 +21,11 @@ export class Calls {
         name,
         cell(info.txid === null ? "–" : `#${info.txid}`, info.txid === null ? "none" : ""),
         cell(info.attempts || "–"),
-        cell(coordinator),
-        cell(database),
+        cell(`${coordinator} + ${database}`, `${coordinator} to the coordinator, ${database} to the database`),
         cell(Math.round(info.milliseconds)),
       ),
     );
-    while (this.#table.children.length > SHOWN) this.#table.lastElementChild.remove();
+    while (this.#table.children.length > CALLS) this.#table.lastElementChild.remove();
   }
 }
 
@@ -57,8 +57,8 @@ export class Commits {
       if (whose.textContent === "") whose.textContent = "another tab";
     });
     const what = make("ul", {}, ...changes.map((change) => make("li", {}, ...told(change))));
-    this.#list.prepend(make("li", {}, make("span", { className: "txid", textContent: `#${txid}` }), whose, what));
-    while (this.#list.children.length > SHOWN) this.#list.lastElementChild.remove();
+    this.#list.prepend(make("li", {}, make("span", { className: "txid", textContent: `#${txid}` }), what, whose));
+    while (this.#list.children.length > COMMITS) this.#list.lastElementChild.remove();
     if (this.#labels.size > 1000) this.#labels.delete(this.#labels.keys().next().value);
   }
 
