@@ -12,12 +12,13 @@ from typing import Protocol
 
 from kontract.core import limits, recovery
 from kontract.core.collection import Collection, Job, Mark, Stage
-from kontract.core.coordinator import Coordinator, Effects, JournalEntry, Record
+from kontract.core.coordinator import Coordinator
 from kontract.core.events import End, Page
 from kontract.core.hub import Hub, LogHead, Subscriber
 from kontract.core.messages import Answer, Begin, EndSession, Prepare, Request, Unready
 from kontract.core.phases import ProtocolError
 from kontract.core.phases import Stage as CoordinatorStage
+from kontract.core.records import Effects, JournalEntry, Record
 from kontract.core.recovery import Saved
 from kontract.core.store import SqlStore
 from kontract.ports import (

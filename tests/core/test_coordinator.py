@@ -9,7 +9,7 @@ import pytest
 
 from core.desk import PTR, Desk, key, predicate, write
 from kontract.core import limits, recovery
-from kontract.core.coordinator import Coordinator, Drop, PutBlock, PutEnded, PutRecord, Resolve
+from kontract.core.coordinator import Coordinator
 from kontract.core.messages import (
     Aborted,
     Began,
@@ -34,6 +34,7 @@ from kontract.core.messages import (
     Unready,
 )
 from kontract.core.phases import Phase, ProtocolError
+from kontract.core.records import Drop, PutBlock, PutEnded, PutRecord, Resolve
 from kontract.core.recovery import Saved
 
 

@@ -8,8 +8,8 @@ import json
 import pytest
 from msgspec import Raw
 
-from kontract.core.coordinator import JournalEntry
 from kontract.core.messages import Aborted, Begin, Committed, Finish, InDoubt, Prepare, Prepared, Status, Write
+from kontract.core.records import JournalEntry
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import Request
 from kontract.gateway.routes import Registry

@@ -278,9 +278,7 @@ class Tab:
         self.wait(f"{find} !== null")
         found = self.run(find)
         for kind in ("mousePressed", "mouseReleased"):
-            self.send(
-                "Input.dispatchMouseEvent", type=kind, x=found[0], y=found[1], button="left", clickCount=1
-            )
+            self.send("Input.dispatchMouseEvent", type=kind, x=found[0], y=found[1], button="left", clickCount=1)
 
     def press(self, key: str, *, shift: bool = False) -> None:
         """Press and release a key of KEYS."""

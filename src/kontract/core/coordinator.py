@@ -34,9 +34,9 @@ A shell calls :meth:`Coordinator.handle`, :meth:`~Coordinator.resolved`, :meth:`
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import takewhile
-from typing import TypeAlias, assert_never
+from typing import assert_never
 
 from msgspec import Struct
 
@@ -68,85 +68,22 @@ from kontract.core.messages import (
     StatusReport,
     TooOld,
     Unready,
-    Write,
 )
 from kontract.core.phases import Event, Phase, ProtocolError, Stage, Turn, next_phase, next_stage
+from kontract.core.records import (
+    FINISHED,
+    Drop,
+    Effects,
+    PutBlock,
+    PutEnded,
+    PutRecord,
+    Record,
+    Resolve,
+    Ticket,
+)
 from kontract.core.reservations import WHOLE_TABLE, Reservations
 from kontract.core.types import Epoch, Isolation, Snapshot, Txid
 from kontract.core.write_log import WriteLog, touches
-
-Ticket: TypeAlias = Hashable
-"""Names a caller who waits for an answer; given by the shell."""
-
-FINISHED = (Phase.COMMITTED, Phase.ABORTED)
-
-
-class Record(Struct):
-    """A transaction in the journal, from prepare until its events and its idempotency key have expired."""
-
-    txid: int
-    sid: str
-    call: str
-    user: str
-    phase: str
-    prepared_at: int
-    deadline: int
-    writes: list[Write]
-    number: int = 1
-    idempotent: bool = False
-    result: str | None = None
-    settled_at: int = 0
-
-
-class PutRecord(Struct, frozen=True):
-    """Journal: a transaction has been prepared, or has been settled."""
-
-    record: Record
-
-
-class PutBlock(Struct, frozen=True):
-    """Journal: txids up to and including this one may be in use."""
-
-    last_txid: int
-
-
-class Drop(Struct, frozen=True):
-    """Journal: forget settled records below ``below_txid`` or settled before ``settled_before``.
-
-    Records of idempotent calls stay until ``idempotent_before``; ended sessions go at ``now``, when they are due.
-    """
-
-    below_txid: int
-    settled_before: int
-    idempotent_before: int
-    now: int
-
-
-class PutEnded(Struct, frozen=True):
-    """Journal: ``session`` has been ended; to be forgotten after ``until``."""
-
-    session: str
-    until: int
-
-
-JournalEntry: TypeAlias = PutRecord | PutBlock | PutEnded | Drop
-
-
-class Resolve(Struct, frozen=True):
-    """Read or write the fence ``sid`` of ``txid`` in PostgreSQL, then call :meth:`Coordinator.resolved`."""
-
-    sid: str
-    txid: int
-
-
-class Effects(Struct):
-    """What a shell must do after a call, in this order."""
-
-    journal: list[JournalEntry] = []
-    answers: list[tuple[Ticket, Answer]] = []
-    published: list[Record] = []
-    resolve: list[Resolve] = []
-    check_epoch: bool = False
 
 
 class _Live(Struct):

@@ -17,7 +17,6 @@ from typing import Protocol
 from msgspec import Struct
 
 from kontract.core import limits
-from kontract.core.coordinator import Record
 from kontract.core.events import (
     Batch,
     End,
@@ -28,6 +27,7 @@ from kontract.core.events import (
     parse_position,
     position,
 )
+from kontract.core.records import Record
 
 
 class LogHead(Struct, frozen=True):

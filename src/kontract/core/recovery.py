@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from kontract.core.coordinator import Coordinator, Record
+from kontract.core.coordinator import Coordinator
+from kontract.core.records import Record
 from kontract.core.store import SqlStore
 
 TAKEOVER_GAP = 1 << 20

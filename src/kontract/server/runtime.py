@@ -11,12 +11,12 @@ import msgspec
 
 from kontract.core import limits, logs, shared
 from kontract.core.collection import Mark, Stage
-from kontract.core.coordinator import Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record
 from kontract.core.errors import RateLimitedError
 from kontract.core.events import Frame, Subscription, decode_frame, encode_frame
 from kontract.core.hub import LogHead
 from kontract.core.messages import Answer, Request, decode_answer, decode_request, encode
 from kontract.core.phases import Phase
+from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record
 from kontract.core.recovery import Saved
 from kontract.core.shared import DictRows, SharedAnswer, SharedRequest, SharedState
 from kontract.ports import (
