@@ -13,6 +13,8 @@ import pytest
 from kontract.cloudflare.journal import SqliteJournal
 from kontract.core import limits
 from kontract.core.collection import Collection, Job, Mark, Stage
+from kontract.core.hub import LogHead
+from kontract.core.records import Drop, PutRecord, Record
 from kontract.core.store import SqlStore
 from kontract.core.transaction import Call, Transaction, _wire
 from kontract.core.types import Isolation, TableKind, TablePointer
@@ -358,3 +360,31 @@ def test_the_journal_of_a_durable_object_keeps_marks_until_they_are_done():
     journal.start(2, 100, "g1")
     assert journal.marks() == []
     database.close()
+
+
+def record(txid: int, call: str, *, idempotent: bool) -> PutRecord:
+    return PutRecord(Record(txid, f"{call}/1", call, "u", "committed", 1, 2, [], 1, idempotent, None, 10))
+
+
+@pytest.fixture(params=["memory", "durable object"])
+def journal(request):
+    if request.param == "memory":
+        yield MemoryJournal()
+        return
+    database = sqlite3.connect(":memory:", isolation_level=None)
+    yield SqliteJournal(SimpleNamespace(exec=lambda text, *params: Rows(database.execute(text, params))))
+    database.close()
+
+
+def test_a_journal_keeps_a_day_what_may_be_repeated_for_a_day_and_no_more(journal):
+    """Calls with a key for a day; sealed requests, whose copies come within seconds, like all others."""
+    journal.start(1, 0, "g1")
+    journal.write([record(1, "idem-a", idempotent=True), record(2, "ray-b", idempotent=True)])
+    journal.write([record(3, "c", idempotent=False)])
+    assert journal.newest("ray-b").txid == 2
+    assert [one.txid for one in journal.committed(0, 9)] == [1, 2, 3]
+    journal.write([Drop(below_txid=0, settled_before=11, idempotent_before=0, now=20)])
+    assert (journal.newest("idem-a").txid, journal.newest("ray-b")) == (1, None)
+    assert journal.log_head() == LogHead("g1", 3), "what is kept for its key is no event any more"
+    journal.write([Drop(below_txid=0, settled_before=11, idempotent_before=11, now=20)])
+    assert journal.newest("idem-a") is None

@@ -58,6 +58,7 @@ class Clients:
     """All clients of one run. `seed` makes its dice, and the names of its calls; a share of them is `keyed`."""
 
     url: str
+    bearer: dict[str, str]
     seed: int
     keyed: float = 0.4
     calls: list[Call] = field(default_factory=list)
@@ -95,7 +96,7 @@ class Clients:
         return call.seen
 
     def _http(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.url, timeout=60, trust_env=False)
+        return httpx.AsyncClient(base_url=self.url, headers=self.bearer, timeout=60, trust_env=False)
 
     async def _client(self, dice: Random) -> None:
         async with self._http() as http:

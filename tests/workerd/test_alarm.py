@@ -17,6 +17,7 @@ from kontract.cli.toolchain.wrangler import DevServer
 from support import apps
 from support.postgres import Postgres
 from support.scratch import product_checkout
+from support.sessions import bearer_for
 from support.worker import running_worker
 from workerd.faults import connected
 
@@ -42,7 +43,9 @@ def server(
 
 
 def call(server: DevServer, function: str, *args) -> httpx.Response:
-    answer = httpx.post(f"{server.url}/rpc/{function}", json=args, timeout=60, trust_env=False)
+    answer = httpx.post(
+        f"{server.url}/rpc/{function}", json=args, headers=bearer_for(server), timeout=60, trust_env=False
+    )
     assert answer.status_code == 200, answer.text
     return answer
 

@@ -24,6 +24,7 @@ from kontract.cli.toolchain.wrangler import DevServer
 from support import apps
 from support.postgres import Postgres
 from support.scratch import product_checkout
+from support.sessions import bearer_for
 from support.worker import running_worker
 from workerd.clients import ACCOUNTS, EACH, READ, Call, Clients
 from workerd.faults import Hold, connected
@@ -73,7 +74,7 @@ async def run(
     """Let clients work while `fail` does its work; returns what they know, and the database."""
     async with connected(server.database_url) as connection:
         await empty_tables(connection)
-    clients = Clients(server.url, seed, keyed)
+    clients = Clients(server.url, bearer_for(server), seed, keyed)
     await clients.once("fund", ACCOUNTS, EACH)
 
     async def until_it_is_over() -> None:

@@ -14,7 +14,7 @@ from kontract.core import limits
 from kontract.core.collection import Mark, Stage
 from kontract.core.hub import LogHead
 from kontract.core.phases import Phase
-from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record
+from kontract.core.records import BRIEF, Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record
 from kontract.core.recovery import Saved
 
 SCHEMA = (
@@ -91,8 +91,10 @@ class SqliteJournal:
                         entry.settled_before,
                     )
                     self._sql.exec(
-                        "DELETE FROM records WHERE settled_at > 0 AND CASE WHEN call IS NULL "
+                        "DELETE FROM records WHERE settled_at > 0 AND CASE WHEN call IS NULL OR substr(call, 1, ?) = ? "
                         "THEN txid < ? OR settled_at < ? ELSE settled_at < ? END",
+                        len(BRIEF),
+                        BRIEF,
                         entry.below_txid,
                         entry.settled_before,
                         entry.idempotent_before,

@@ -36,6 +36,16 @@ class Record(Struct):
     settled_at: int = 0
 
 
+BRIEF = "ray-"
+"""What calls begin with whose copies can only come within seconds (a sealed request is refused when it is older): their
+records go with all others, not after a day. Their fences stay as long as any, so none is applied twice."""
+
+
+def is_kept(record: Record) -> bool:
+    """Whether a settled record is kept for its call, to answer a repetition of it for FENCE_RETENTION_MS."""
+    return record.idempotent and not record.call.startswith(BRIEF)
+
+
 class PutRecord(Struct, frozen=True):
     """Journal: a transaction has been prepared, or has been settled."""
 

@@ -16,7 +16,7 @@ from kontract.core.events import Frame, Subscription, decode_frame, encode_frame
 from kontract.core.hub import LogHead
 from kontract.core.messages import Answer, Request, decode_answer, decode_request, encode
 from kontract.core.phases import Phase
-from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record
+from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record, is_kept
 from kontract.core.recovery import Saved
 from kontract.core.shared import DictRows, SharedAnswer, SharedRequest, SharedState
 from kontract.ports import (
@@ -127,7 +127,7 @@ class MemoryJournal:
 def _expired(record: Record, drop: Drop) -> bool:
     if not record.settled_at:
         return False
-    if record.idempotent:
+    if is_kept(record):
         return record.settled_at < drop.idempotent_before
     return _unpublished(record, drop)
 
