@@ -5,6 +5,7 @@ The kinds of blocks: `console` is typed into a shell against a fresh Worker and 
 eye.
 """
 
+import ast
 import asyncio
 import json
 import os
@@ -67,7 +68,7 @@ def the_one(kind):
 
 
 def test_every_block_says_what_it_is():
-    kinds = {"bash", "bash account", "console", "python", "python middleware", "sql", "text"}
+    kinds = {"bash", "bash account", "console", "python", "python client", "python middleware", "sql", "text"}
     assert {block.kind for block in blocks()} == kinds
     assert README.count("```") == 2 * len(list(blocks()))
 
@@ -143,6 +144,13 @@ class Shell:
 
 def without_proxy():
     return {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+
+
+async def test_the_client_does_what_is_shown(fresh_worker):
+    code = the_one("python client").replace(SHOWN_URL, fresh_worker.url)
+    names = {}
+    await eval(compile(code, "README.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
+    assert names["task"]["title"] == "Buy milk"
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
