@@ -249,6 +249,7 @@ async def test_ids_choose_rows(api):
         ("table=", {}, 400, "INVALID_REQUEST"),
         ("table=a&other=1", {}, 400, "INVALID_REQUEST"),
         ("&".join(f"table=t{n}" for n in range(limits.STREAM_TABLES + 1)), {}, 400, "INVALID_REQUEST"),
+        (f"table={'t' * (limits.STREAM_NAMES_BYTES + 1)}", {}, 400, "INVALID_REQUEST"),
     ],
 )
 async def test_what_is_refused_is_refused_with_a_status(api, query, headers, status, code):

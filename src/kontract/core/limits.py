@@ -239,6 +239,9 @@ STREAM_BEAT_MS = 1_000
 STREAM_TABLES = 32
 """Tables of one stream."""
 
+STREAM_NAMES_BYTES = 1_200
+"""Bytes of the names of one stream's tables: they stand in the attachment of its WebSocket, which takes 2 KiB."""
+
 STREAM_TICKET_SECONDS = 60
 """How long a ticket for EventSource may be used. It travels in a URL, and those are written into logs."""
 

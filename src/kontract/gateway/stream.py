@@ -237,10 +237,13 @@ class Stream:
                     encoder.note("error", {"message": f"send {{subscribe: [..]}} or {{unsubscribe: [..]}}: {error}"})
                 )
                 continue
-            tables = (set(self._tables) | set(choice.subscribe)) - set(choice.unsubscribe)
-            if len(tables) <= limits.STREAM_TABLES:
-                return sorted(tables)
-            self._put(encoder.note("error", {"message": f"at most {limits.STREAM_TABLES} tables"}))
+            tables = sorted((set(self._tables) | set(choice.subscribe)) - set(choice.unsubscribe))
+            try:
+                check_tables(tables)
+            except InvalidRequestError as error:
+                self._put(encoder.note("error", {"message": error.message}))
+            else:
+                return tables
 
     async def _serve(self, encoder: Encoder, feed: Feed, first: Page, writer: asyncio.Future[None]) -> None:
         try:
@@ -433,6 +436,14 @@ async def handle(scope: Scope) -> Response:
     return Response(200, headers=headers, stream=run)
 
 
+def check_tables(tables: list[str]) -> None:
+    """Raise InvalidRequestError when these are too many for one stream."""
+    if len(tables) > limits.STREAM_TABLES or sum(len(name.encode()) for name in tables) > limits.STREAM_NAMES_BYTES:
+        most, size = limits.STREAM_TABLES, limits.STREAM_NAMES_BYTES
+        message = f"stream: at most {most} tables, whose names have {size} bytes together"
+        raise InvalidRequestError(message)
+
+
 class Choice(msgspec.Struct, forbid_unknown_fields=True):
     """What a client may say over a WebSocket."""
 
@@ -461,9 +472,7 @@ class Wanted(msgspec.Struct):
         if not tables or not all(tables):
             message = "stream: name at least one table: /stream?table=tasks"
             raise InvalidRequestError(message)
-        if len(tables) > limits.STREAM_TABLES:
-            message = f"stream: at most {limits.STREAM_TABLES} tables"
-            raise InvalidRequestError(message)
+        check_tables(tables)
         since = last_event_id or (given.get("since") or [""])[-1] or None
         if since is not None and parse_position(since) is None:
             since = "g0-0"  # the id of some other server: it gets a reset, like every position that is not known
