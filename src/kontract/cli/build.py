@@ -88,12 +88,18 @@ def scan(source: Path) -> list[Declared]:
                     f"{one.where}: there are two of {one.kind} {one.name!r}; the other is at {earlier.where}.",
                     "Rename one of them.",
                 )
-    names = {name for kind, name in found if kind == "backend"}
+    functions = {name: one for (kind, name), one in found.items() if kind == "backend"}
     for one in middleware:
         assert one.around is not None
         for name in one.around.endpoints or ():
-            if name not in names:
+            if name not in functions:
                 raise Problem(f"{one.where}: there is no function {name!r}.", "Correct the name in endpoints=.")
+        if functions and not any(one.around.fits(function) for function in functions.values()):
+            # A guard with a slip of the pen would guard nothing, and nobody would notice.
+            raise Problem(
+                f"{one.where}: there is no function that this middleware is for.",
+                "Correct prefixurl=, egroup= or endpoints=; a function must fit all that are given.",
+            )
     # Middleware stays in the order of its definition, file after file: that is the order in which it runs.
     return sorted(found.values(), key=lambda one: (one.kind, one.name)) + middleware
 
@@ -126,6 +132,7 @@ def _declarations(path: Path, module: str, shown: str) -> Iterator[Declared]:
         raise Problem(
             f"{shown}:{error.lineno}: {error.msg}.", "Correct the line and save; it is built again."
         ) from None
+    _check_in_sight(tree, shown)
     for node in tree.body:
         if isinstance(node, ast.Assign):
             yield from _assigned(node, module, f"{shown}:{node.lineno}")
@@ -145,6 +152,29 @@ def _declarations(path: Path, module: str, shown: str) -> Iterator[Declared]:
                         'Write @middleware(egroup="api-v1") above async def log(ctx: Context, call_next).',
                     )
                 yield _middleware(decorator, module, node.name, where)
+
+
+def _check_in_sight(tree: ast.Module, shown: str) -> None:
+    """Refuse what would not be found below: a guard that is written down must not be left out without a word."""
+    seen: set[ast.AST] = set()
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            seen.add(node.value.func)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            seen.update(node.decorator_list)
+    for inside in ast.walk(tree):
+        if isinstance(inside, ast.ImportFrom) and (inside.module or "").partition(".")[0] == "kontract":
+            for name in inside.names:
+                if name.name in ("backend", "table", "middleware") and name.asname not in (None, name.name):
+                    raise Problem(
+                        f"{shown}:{inside.lineno}: {name.name} is imported as {name.asname}.",
+                        "The application is read, not run: import it under its own name.",
+                    )
+        if isinstance(inside, ast.Call) and _decorator_name(inside) == "middleware" and inside not in seen:
+            raise Problem(
+                f"{shown}:{inside.lineno}: middleware stands at the top of a module, above a function or with a name.",
+                "Write limit = middleware(...)(...), or @middleware(...) above async def.",
+            )
 
 
 def _assigned(node: ast.Assign, module: str, where: str) -> Iterator[Declared]:
