@@ -220,6 +220,8 @@ class Stage:
         config = root / "wrangler.toml"
         config.write_text(_BUILD.sub("", config.read_text()))  # the route table is there, and there is no Makefile
         shutil.copytree(self.checkout.python_modules, root / "python_modules")
+        if (self.checkout.root / "public").is_dir():
+            shutil.copytree(self.checkout.root / "public", root / "public")
         return root
 
     def js_peer(self) -> Path:

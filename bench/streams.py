@@ -1,0 +1,142 @@
+"""Fan-out of change streams in workerd: from the answer of a commit to the event at each of many listeners.
+
+Beside it, in the same run, one client that polls as fast as it gets answers: what the same news would cost without a
+stream. The listeners are of several users, because one user may have 64 streams.
+
+Run: .venv/bin/python bench/streams.py [--streams 1000] [--commits 30]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import time
+from pathlib import Path
+
+from stage import Server, Stage, conditions, tell
+
+from kontract.cli.toolchain import dev_vars
+from kontract.core import keys, limits
+from kontract.gateway.context import Session
+from kontract.gateway.tokens import Kind, Tokens
+from kontract.server.system import SystemRandomness
+
+
+def token(secret: str, user: str) -> str:
+    """An access token of tenant-1."""
+    session = Session(SystemRandomness().token(8).hex(), "tenant-1", user, is_anonymous=False)
+    now = time.time_ns() // 1_000_000
+    return Tokens(keys.ring(bytes.fromhex(secret))).make(session, Kind.ACCESS, now, 3600, SystemRandomness())
+
+
+class Listener:
+    """One stream, read byte by byte without a client library: a thousand of them share this process."""
+
+    def __init__(self) -> None:
+        """Nothing is opened yet."""
+        self.heard: dict[str, float] = {}
+        self.ready = asyncio.Event()
+
+    async def run(self, port: int, bearer: str) -> None:
+        """Listen until cancelled."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = f"GET /stream?table=tasks HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {bearer}"
+        writer.write(f"{head}\r\n\r\n".encode())
+        try:
+            while line := await reader.readline():
+                if line.startswith(b"event: ready"):
+                    self.ready.set()
+                elif line.startswith(b'data: {"type":'):
+                    self.heard[json.loads(line[6:])["data"]["title"]] = time.perf_counter()
+        finally:
+            writer.close()
+
+
+async def call(port: int, bearer: str, function: str, *arguments: object) -> object:
+    """One call over a connection of its own."""
+    body = json.dumps(arguments)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        f"POST /rpc/{function} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {bearer}\r\n"
+        f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    )
+    answer = await reader.read()
+    writer.close()
+    _, _, content = answer.partition(b"\r\n\r\n")
+    return json.loads(content[content.index(b"{") : content.rindex(b"}") + 1])["result"]
+
+
+async def poll(port: int, bearer: str, seen: dict[str, float]) -> None:
+    """Ask for all tasks, again and again, and note when each title was seen first."""
+    while True:
+        for task in await call(port, bearer, "list_tasks", None, 1000):  # type: ignore[attr-defined]
+            seen.setdefault(task["title"], time.perf_counter())
+
+
+def memory(server: Server) -> int:
+    """Resident bytes of workerd."""
+    status = Path(f"/proc/{server.direct_pid}/status").read_text()
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+async def measure(server: Server, streams: int, commits: int) -> None:
+    """Open the streams, commit, and report."""
+    secret = dev_vars.parse(server.env_file.read_text())["KONTRACT_SECRET"]  # type: ignore[union-attr]
+    users = [token(secret, f"user-{n}") for n in range(-(-streams // limits.STREAMS_PER_USER))]
+    before = memory(server)
+    listeners = [Listener() for _ in range(streams)]
+    running = []
+    for number, listener in enumerate(listeners):
+        bearer = users[number // limits.STREAMS_PER_USER]
+        running.append(asyncio.ensure_future(listener.run(server.ask_port, bearer)))
+        if number % 20 == 19:
+            await asyncio.gather(*(one.ready.wait() for one in listeners[: number + 1]))
+    await asyncio.gather(*(one.ready.wait() for one in listeners))
+    after = memory(server)
+    polled: dict[str, float] = {}
+    polling = asyncio.ensure_future(poll(server.ask_port, users[0], polled))
+    answered: dict[str, float] = {}
+    for number in range(commits):
+        title = f"news {number}"
+        await call(server.ask_port, users[0], "create_task", title)
+        answered[title] = time.perf_counter()
+        while title not in polled or not all(title in one.heard for one in listeners):  # noqa: ASYNC110 - rarely
+            await asyncio.sleep(0.01)
+    polling.cancel()
+    for task in running:
+        task.cancel()
+    first = [1000 * (min(one.heard[title] for one in listeners) - at) for title, at in answered.items()]
+    all_of_them = sorted(1000 * (one.heard[title] - at) for title, at in answered.items() for one in listeners)
+    news_by_poll = sorted(1000 * (polled[title] - at) for title, at in answered.items())
+    print(f"{streams} streams, {commits} commits; ms from the answer of the commit to the event")
+    print(f"  first listener   p50 {statistics.median(first):.0f}")
+    print(f"  all listeners    p50 {percentile(all_of_them, 0.5):.0f}  p99 {percentile(all_of_them, 0.99):.0f}")
+    print(f"  polling client   p50 {percentile(news_by_poll, 0.5):.0f}  p99 {percentile(news_by_poll, 0.99):.0f}")
+    print(f"  memory of workerd: {(after - before) / streams / 1024:.0f} KiB a stream")
+
+
+def percentile(ordered: list[float], share: float) -> float:
+    """The value below which this share lies."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def main() -> None:
+    """Run."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--streams", type=int, default=1000)
+    parser.add_argument("--commits", type=int, default=30)
+    options = parser.parse_args()
+    with Stage.opened() as stage:
+        database = stage.database()
+        tell("Starting the Worker ...")
+        server = stage.server(stage.product(None), database)
+        server.start()
+        server.find_direct()
+        print(conditions(stage.checkout, None))
+        asyncio.run(measure(server, options.streams, options.commits))
+
+
+if __name__ == "__main__":
+    main()
