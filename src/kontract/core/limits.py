@@ -77,8 +77,9 @@ RESERVATION_MS = 2_000
 """How long contested keys stay reserved for one caller once it is first in line."""
 
 EPOCH_TRUST_MS = 60_000
-"""How long a coordinator that was in charge hands out snapshots before it asks for the epoch again. With a lease on top
-it is far below RETENTION_MS: nobody reads at a snapshot of which another coordinator has collected versions."""
+"""How long a coordinator that was in charge hands out snapshots before it asks for the epoch again."""
+# With a lease on top it is far below RETENTION_MS, so that nobody reads at a snapshot of which another coordinator has
+# collected versions.
 
 RETENTION_MS = 600_000
 """How long a dead version is kept at least, for slow readers and for history."""
