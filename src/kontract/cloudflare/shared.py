@@ -22,13 +22,16 @@ class SqliteRows:
 
     def get(self, key: str) -> tuple[str, int | None] | None:
         """Return a value and its end."""
-        rows = self._rows("SELECT value, until FROM shared WHERE key = ?", key)
-        return (str(rows[0][0]), None if rows[0][1] is None else int(rows[0][1])) if rows else None
+        # NULL does not cross the border: JavaScript's null is an object in Python, and not None.
+        rows = self._rows("SELECT value, coalesce(until, 0) FROM shared WHERE key = ?", key)
+        return (str(rows[0][0]), int(rows[0][1]) or None) if rows else None
 
     def put(self, key: str, value: str, until: int | None) -> None:
         """Keep a value."""
         self._count += self.get(key) is None
-        self._sql.exec("INSERT OR REPLACE INTO shared (key, value, until) VALUES (?, ?, ?)", key, value, until)
+        self._sql.exec(
+            "INSERT OR REPLACE INTO shared (key, value, until) VALUES (?, ?, nullif(?, 0))", key, value, until or 0
+        )
 
     def delete(self, key: str) -> None:
         """Forget a value."""
