@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import httpx
 import pytest
@@ -46,7 +47,7 @@ async def test_a_connection_that_is_lost():
 
 async def test_a_server_that_goes_on_and_on():
     """The deadline is for the whole request: one byte a moment does not prolong it."""
-    over = asyncio.Event()
+    over, closed = asyncio.Event(), asyncio.Event()
 
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -55,6 +56,9 @@ async def test_a_server_that_goes_on_and_on():
             writer.write(b"x")
             await asyncio.sleep(0.01)
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        closed.set()
 
     server = await asyncio.start_server(trickle, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -62,6 +66,7 @@ async def test_a_server_that_goes_on_and_on():
         with pytest.raises(ConnectionFailedError) as caught:
             await Wire(url, 0.2, http).request("GET", "/", {})
     over.set()
+    await closed.wait()
     server.close()
     assert caught.value.maybe_applied is True
 

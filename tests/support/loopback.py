@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -50,8 +51,10 @@ async def serving(handler: Handler) -> AsyncIterator[str]:
         except (ConnectionError, asyncio.CancelledError):
             pass
         finally:
-            tasks.discard(task)
             writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()  # or the loop may end before the socket does
+            tasks.discard(task)
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     try:
@@ -61,7 +64,7 @@ async def serving(handler: Handler) -> AsyncIterator[str]:
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks)
+            await asyncio.wait(set(tasks))
 
 
 async def _read(reader: asyncio.StreamReader) -> Received | None:
