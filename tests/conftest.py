@@ -1,8 +1,8 @@
 """Fixtures for all tests.
 
-`postgres`: a real PostgreSQL server, thrown away after the run. `tests/workerd/conftest.py` has `worker`, the Worker in
-the real runtime. Both are started once a run, at their first use, and stopped by their process ids; a helper process
-stops them even if pytest itself is killed.
+`postgres`: a real PostgreSQL server, thrown away after the run. `pooler`: a PgBouncer in front of it.
+`tests/workerd/conftest.py` has `worker`, the Worker in the real runtime. They are started once a run, at their first
+use, and stopped by their process ids; a helper process stops them even if pytest itself is killed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from hypothesis import settings
 
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.reaper import Reaper
+from support.pgbouncer import PgBouncer, pgbouncer
 from support.postgres import Postgres
 
 # No deadline: a busy machine is not a defect. No database of earlier failures: every run begins alike.
@@ -40,4 +41,11 @@ def reaper() -> Iterator[Reaper]:
 def postgres(checkout: Checkout, reaper: Reaper) -> Iterator[Postgres]:
     """A PostgreSQL server. `.url` is a database with the schema; `.create_database()` gives a fresh one."""
     with Postgres.started(checkout, reaper) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pooler(postgres: Postgres, reaper: Reaper) -> Iterator[PgBouncer]:
+    """A pooler in transaction mode; tests that ask for it are skipped where there is none."""
+    with pgbouncer(postgres.cluster, reaper) as server:
         yield server

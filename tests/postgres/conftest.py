@@ -1,4 +1,8 @@
-"""A fresh database a test, with one table of each kind, written through the real apply statement."""
+"""A fresh database a test, with one table of each kind, written through the real apply statement.
+
+The store's tests run twice: over connections of their own, and through a PgBouncer that gives each statement whatever
+connection is free.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from kontract.core.store import SqlStore
 from kontract.core.types import TableKind, TablePointer
 from kontract.ports import ApplyOutcome, ApplyRefusedError
 from kontract.server.database import AsyncpgDatabase
+from support.pgbouncer import program
 from support.postgres import Postgres
 
 OWNER = "tenant-1"
@@ -90,9 +95,24 @@ class World:
         return {row[0]: row[1] for row in rows}
 
 
-async def make_world(postgres: Postgres, kind: TableKind) -> AsyncIterator[World]:
-    url = postgres.create_database()
-    sql = await asyncpg.connect(url)
+@pytest.fixture(scope="session")
+def pooled(postgres: Postgres) -> str:
+    """A database for the tests that go through the pooler, which keeps connections to it."""
+    return postgres.create_database()
+
+
+@pytest.fixture(params=["direct", "pgbouncer"] if program() else ["direct"])  # test_pooler.py tells of the rest
+def urls(postgres: Postgres, request: pytest.FixtureRequest) -> tuple[str, str]:
+    """A database as new: its own URL, and the one by which the code under test is to reach it."""
+    if request.param == "direct":
+        return (postgres.create_database(),) * 2
+    direct = request.getfixturevalue("pooled")
+    postgres.reset(direct)
+    return direct, request.getfixturevalue("pooler").url(direct)
+
+
+async def make_world(kind: TableKind, direct: str, url: str) -> AsyncIterator[World]:
+    sql = await asyncpg.connect(direct)
     store = SqlStore(AsyncpgDatabase(url))
     try:
         await sql.execute(PLAIN_DDL)
@@ -108,19 +128,19 @@ async def make_world(postgres: Postgres, kind: TableKind) -> AsyncIterator[World
 
 
 @pytest.fixture(params=list(TableKind), ids=lambda kind: kind.value)
-async def world(postgres: Postgres, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+async def world(urls: tuple[str, str], request: pytest.FixtureRequest) -> AsyncIterator[World]:
     """Each test runs over a versioned and over a plain table."""
-    async for one in make_world(postgres, request.param):
+    async for one in make_world(request.param, *urls):
         yield one
 
 
 @pytest.fixture
 async def versioned(postgres: Postgres) -> AsyncIterator[World]:
-    async for one in make_world(postgres, TableKind.VERSIONED):
+    async for one in make_world(TableKind.VERSIONED, *(postgres.create_database(),) * 2):
         yield one
 
 
 @pytest.fixture
 async def plain(postgres: Postgres) -> AsyncIterator[World]:
-    async for one in make_world(postgres, TableKind.PLAIN):
+    async for one in make_world(TableKind.PLAIN, *(postgres.create_database(),) * 2):
         yield one

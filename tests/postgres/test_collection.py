@@ -120,9 +120,9 @@ class Bench:
 
 
 @pytest.fixture(params=list(TableKind), ids=lambda kind: kind.value)
-async def bench(request, postgres):
-    url = postgres.create_database()
-    sql = await asyncpg.connect(url)
+async def bench(request, urls):
+    direct, url = urls
+    sql = await asyncpg.connect(direct)
     await sql.execute(PLAIN)
     ptr = "tbl_collected_1" if request.param is TableKind.PLAIN else "tbl_tasks_5f0c1d"
     yield Bench(url, sql, TablePointer("t", ptr, request.param, 7))
