@@ -1,4 +1,4 @@
-import { Invalid, amount, announce, byId, flash, make, onSubmit } from "./dom.js";
+import { Invalid, amount, announce, byId, flash, make, onSubmit, restoring } from "./dom.js";
 import { Rows } from "./rows.js";
 import { runStorm } from "./storm.js";
 
@@ -15,7 +15,7 @@ export class Accounts {
 
   constructor(call) {
     this.#call = call;
-    this.rows.onChange = (id) => this.#draw(id);
+    this.rows.onChange = (ids) => this.#draw(ids);
     this.#openForm();
     this.#transferForm();
     byId("storm").addEventListener("click", () => runStorm(this, call));
@@ -40,20 +40,16 @@ export class Accounts {
   #openForm() {
     const form = byId("open-form");
     const known = { ALREADY_EXISTS: "There is an account of that name already." };
-    onSubmit(
-      form,
-      byId("open-error"),
-      async (values) => {
+    const open = async (values) => {
+      await restoring(form, values, async () => {
         const id = values.id.trim();
         if (id === "") throw new Invalid("id", "An account needs a name.");
         const balance = amount(values, "balance");
         await this.open(id, balance);
-        form.reset();
-        form.elements.id.focus();
         announce(`Opened ${id} with ${balance}`);
-      },
-      known,
-    );
+      });
+    };
+    onSubmit(form, byId("open-error"), open, { known, queue: true });
   }
 
   #transferForm() {
@@ -66,8 +62,8 @@ export class Accounts {
     });
   }
 
-  #draw(id) {
-    this.#changed.add(id);
+  #draw(ids) {
+    for (const id of ids) this.#changed.add(id);
     if (this.#drawing) return;
     this.#drawing = true;
     queueMicrotask(() => this.#redraw());

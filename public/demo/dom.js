@@ -48,33 +48,54 @@ export function announce(text) {
 export function showError(where, text, field = null) {
   where.textContent = text;
   for (const input of document.querySelectorAll(`[aria-describedby="${where.id}"]`)) {
-    input.toggleAttribute("aria-invalid", text !== "" && (field === null || input === field));
+    if (text !== "" && (field === null || input === field)) input.setAttribute("aria-invalid", "true");
+    else input.removeAttribute("aria-invalid");
   }
 }
 
 /**
- * Runs `work(values)` when a form is sent: one at a time, errors as a sentence at `where`. `work` may throw an Invalid
- * that names a field.
+ * Runs `work(values)` when a form is sent; errors are shown at `where` as a sentence, in the words of `known` if they
+ * are there. `work` may throw an Invalid that names a field. What is sent while work is under way is left alone (a
+ * double click is no second wish), or with `queue` done afterwards.
  */
-export function onSubmit(form, where, work, known = {}) {
-  let running = false;
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    if (running) return;
-    running = true;
-    form.setAttribute("aria-busy", "true");
+export function onSubmit(form, where, work, { known = {}, queue = false } = {}) {
+  let last = Promise.resolve();
+  let under = 0;
+  const one = async (values) => {
     try {
       showError(where, "");
-      await work(Object.fromEntries(new FormData(form)));
+      await work(values);
     } catch (error) {
       const field = error instanceof Invalid ? form.elements[error.field] : null;
       showError(where, explain(error, known), field);
       field?.focus();
-    } finally {
-      running = false;
-      form.removeAttribute("aria-busy");
     }
+    under -= 1;
+    if (under === 0) form.removeAttribute("aria-busy");
+  };
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const untouched = Array.from(form.elements).every(({ value, defaultValue = value }) => value === defaultValue);
+    if (under > 0 && (!queue || untouched)) return;
+    under += 1;
+    form.setAttribute("aria-busy", "true");
+    const values = Object.fromEntries(new FormData(form));
+    if (queue) form.reset(); // at once: what is typed meanwhile is the next
+    last = last.then(() => one(values));
   });
+}
+
+/** Puts back what was typed, after an error, unless something else was typed meanwhile. */
+export async function restoring(form, values, work) {
+  try {
+    return await work();
+  } catch (error) {
+    for (const [name, value] of Object.entries(values)) {
+      const field = form.elements[name];
+      if (field.value === field.defaultValue) field.value = value;
+    }
+    throw error;
+  }
 }
 
 /** What a person has typed will not do; the message says what would. */

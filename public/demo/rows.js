@@ -1,8 +1,8 @@
 /**
  * The rows of one table as this tab knows them: what was read, what calls have answered, what the stream has said.
  *
- * All three may tell of the same commit, in any order; the transaction's number decides what is newer. `onChange(id)` is
- * called for each row that became another one, or is gone.
+ * All three may tell of the same commit, in any order; the transaction's number decides what is newer. `onChange(ids)`
+ * is called with the rows that became others, or are gone; when the table has been read, perhaps with none.
  */
 export class Rows {
   #known = new Map(); // id -> {row, txid}; the row of a deleted one is null
@@ -27,7 +27,7 @@ export class Rows {
     if (this.#fresh !== null && !(this.#fresh.get(id)?.txid >= txid)) this.#fresh.set(id, { row, txid });
     if (this.#known.get(id)?.txid >= txid) return false;
     this.#known.set(id, { row, txid });
-    this.onChange(id);
+    this.onChange([id]);
     return true;
   }
 
@@ -48,6 +48,6 @@ export class Rows {
     this.#known = fresh;
     this.#fresh = null;
     this.read = true;
-    for (const id of new Set([...before.keys(), ...fresh.keys()])) this.onChange(id);
+    this.onChange([...before.keys(), ...fresh.keys()]);
   }
 }

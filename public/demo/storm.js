@@ -2,6 +2,7 @@ import { byId, explain } from "./dom.js";
 
 const TRANSFERS = 50;
 const ACCOUNTS = 4;
+const ENOUGH = 50;
 const FIRST = ["alice", "bob", "carol", "dave"];
 
 /** Runs 50 transfers at once between a few accounts, and says what became of them and of the total. */
@@ -37,9 +38,9 @@ export async function runStorm(accounts, call) {
   }
 }
 
-/** The accounts with the most money; opens some if there are too few. */
+/** The accounts with the most money; opens some if there is too little to move. */
 async function chosen(accounts) {
-  if (accounts.rows.all().length < 2) {
+  if (accounts.rows.all().filter(({ balance }) => balance >= ENOUGH).length < 2) {
     for (const id of FIRST) {
       await accounts.open(id, 100).catch((error) => {
         if (error.code !== "ALREADY_EXISTS") throw error;
@@ -66,9 +67,8 @@ function summary(outcomes, seconds, before, after, paidIn) {
   const committed = outcomes.length - failed.length;
   const attempts = outcomes.reduce((sum, { info }) => sum + (info?.attempts ?? 0), 0);
   const number = (value) => value.toLocaleString("en");
-  const parts = [
-    `${committed} of ${outcomes.length} transfers committed in ${seconds.toFixed(1)} s, in ${number(attempts)} attempts.`,
-  ];
+  const time = `${seconds.toFixed(1)} s`;
+  const parts = [`${committed} of ${outcomes.length} transfers committed in ${time}, in ${number(attempts)} attempts.`];
   if (refused > 0) parts.push(`${refused} refused for want of money, as they should be.`);
   if (failed.length > refused) parts.push(`${failed.length - refused} did not get through: nothing of them was kept.`);
   if (after === before) parts.push(`The total was ${number(before)} and is ${number(after)}: it held.`);

@@ -1,4 +1,4 @@
-import { Invalid, announce, byId, explain, flash, make, onSubmit, showError } from "./dom.js";
+import { Invalid, announce, byId, explain, flash, make, onSubmit, restoring, showError } from "./dom.js";
 import { Rows } from "./rows.js";
 
 const SHOWN = 50;
@@ -18,16 +18,16 @@ export class Tasks {
 
   constructor(call) {
     this.#call = call;
-    this.rows.onChange = (id) => this.#draw(id);
+    this.rows.onChange = (ids) => this.#draw(ids);
     const form = byId("task-form");
-    onSubmit(form, this.#error, async ({ title }) => {
+    const add = async ({ title }) => {
       if (title.trim() === "") throw new Invalid("title", "A task needs a title.");
-      const { result, txid } = await call("create_task", title.trim());
+      const { result, txid } = await restoring(form, { title }, () => call("create_task", title.trim()));
       this.rows.put(result.id, result, txid);
-      form.reset();
-      form.elements.title.focus();
       announce(`Added: ${result.title}`);
-    });
+    };
+    onSubmit(form, this.#error, add, { queue: true });
+    byId("task-form").addEventListener("submit", () => form.elements.title.focus());
     byId("tasks-more").addEventListener("click", () => {
       const first = this.#list.children.length;
       this.#shown += SHOWN;
@@ -66,8 +66,8 @@ export class Tasks {
   }
 
   /** Many rows change at once while the table is read: they are drawn together. */
-  #draw(id) {
-    this.#changed.add(id);
+  #draw(ids) {
+    for (const id of ids) this.#changed.add(id);
     if (this.#drawing) return;
     this.#drawing = true;
     queueMicrotask(() => this.#redraw());

@@ -308,15 +308,9 @@ class Tab:
         chosen = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
         self.send("Emulation.setEmulatedMedia", features=chosen)
 
-    def offline(self, offline: bool) -> None:  # noqa: FBT001 - on and off
-        """Take the network away, or give it back."""
-        self.send(
-            "Network.emulateNetworkConditions",
-            offline=offline,
-            latency=0,
-            downloadThroughput=-1,
-            uploadThroughput=-1,
-        )
+    def block(self, *patterns: str) -> None:
+        """Let no new request to these URLs through; without any, all of them."""
+        self.send("Network.setBlockedURLs", urls=list(patterns))
 
 
 def _thrown(details: dict[str, Any]) -> str:

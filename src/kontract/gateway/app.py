@@ -26,7 +26,7 @@ from kontract.ports import CoordinatorUnavailableError, DatabaseError, DatabaseU
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
-ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, X-Request-Id"
+ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id"
 EXPOSED_HEADERS = "X-Request-Id, X-Kontract-Txid, Server-Timing, Retry-After, Idempotency-Replayed"
 
 # SQLSTATE, exact code first, then class (PostgreSQL documentation, appendix A).

@@ -1,0 +1,105 @@
+"""A real browser, and the Worker with its page. Without a browser on the machine these tests are skipped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from kontract.cli.toolchain.checkout import Checkout
+from kontract.cli.toolchain.reaper import Reaper
+from kontract.cli.toolchain.wrangler import DevServer
+from support.browser import Browser, Tab, find
+from support.demo_page import ready
+from support.postgres import Postgres
+from support.sessions import bearer_for
+from support.worker import running_worker
+
+
+@pytest.fixture(scope="session")
+def browser(reaper: Reaper, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Chromium without a window."""
+    program = find()
+    if program is None:
+        pytest.skip("no Chromium here: install it (Debian: apt-get install chromium) or name it in KONTRACT_CHROMIUM")
+    with Browser.started(program, tmp_path_factory.mktemp("chromium"), reaper) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def site(
+    browser: Browser,
+    checkout: Checkout,
+    postgres: Postgres,
+    reaper: Reaper,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[DevServer]:
+    """The Worker whose page is looked at. (It asks for the browser first: without one there is no need to start it.)"""
+    del browser
+    with running_worker(checkout, postgres.create_database(), tmp_path_factory.mktemp("site"), reaper) as server:
+        yield server
+
+
+class Visitor:
+    """Somebody with a browser: tabs that share a session, and a look at what they asked for."""
+
+    def __init__(self, browser: Browser, stack: ExitStack) -> None:
+        self._browser = browser
+        self._stack = stack
+        self.context = browser.new_context()
+        self.tabs: list[Tab] = []
+        self.hosts: set[str] = set()
+        self.network_may_fail = False
+
+    def tab(self, url: str, **size: int) -> Tab:
+        """A new tab on a page of `url`."""
+        tab = self._stack.enter_context(self._browser.tab(self.context, url, **size))
+        self.tabs.append(tab)
+        self.hosts.add(urlsplit(url).netloc)
+        return tab
+
+    def demo(self, url: str, **size: int) -> Tab:
+        """The demo page, when it stands: the stream is open and both tables were read."""
+        tab = self.tab(f"{url}/", **size)
+        ready(tab)
+        return tab
+
+    def check(self) -> None:
+        """What holds for every visit: no warning, no error, and no word to anybody else."""
+        for tab in self.tabs:
+            assert {urlsplit(url).netloc for url in tab.requests if not url.startswith("data:")} <= self.hosts
+            console = [text for text in tab.console if not (self.network_may_fail and _of_the_network(text))]
+            assert console == []
+
+
+def _of_the_network(text: str) -> bool:
+    """Chromium notes every request that fails, whatever the page makes of it."""
+    return text.startswith("Failed to load resource")
+
+
+@pytest.fixture
+def visitor(browser: Browser) -> Iterator[Visitor]:
+    """Somebody new, without a session. What went wrong in a tab fails the test at its end."""
+    with ExitStack() as stack:
+        somebody = Visitor(browser, stack)
+        yield somebody
+        somebody.check()
+
+
+@pytest.fixture
+def call(site: DevServer) -> Callable[..., object]:
+    """Calls a function from outside of the browser."""
+
+    def post(name: str, *args: object) -> object:
+        headers = bearer_for(site)
+        response = httpx.post(
+            f"{site.url}/rpc/{name}", content=json.dumps(args), headers=headers, timeout=60, trust_env=False
+        )
+        assert response.status_code in (200, 201), response.text
+        return response.json()["result"]
+
+    return post
