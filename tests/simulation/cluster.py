@@ -1,252 +1,345 @@
-"""The coordinator's shell and journal, the network to it, and what a worker's platform offers: all simulated.
+"""The coordinators' processes and journals, the network to them, and what a worker's platform offers: all simulated.
 
-``Shell`` does what ``kontract/shell.py`` does, in the same order, and may die between any two effects.
+The shell in a coordinator's process is the real one, ``kontract.shell``, over a simulated loop, journal and database;
+it may die between any two of its effects.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from msgspec.structs import replace
 
-from kontract.core import recovery
-from kontract.core.coordinator import Coordinator, Drop, Effects, PutBlock, PutRecord, Record
-from kontract.core.messages import Answer, Begin, Committed, Finish, Prepare, Prepared, Request, Unready
-from kontract.core.phases import ProtocolError
+from kontract.core.collection import Mark, Stage
+from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record
+from kontract.core.hub import LogHead
+from kontract.core.messages import Answer, Began, Begin, Committed, Finish, Prepared, Request
 from kontract.core.recovery import Saved
 from kontract.ports import CoordinatorUnavailableError
-from simulation.database import Database, Faults, Store
-from simulation.kernel import Crashed, Future, Kernel
+from kontract.shell import CoordinatorShell
+from simulation.database import Database, Store
+from simulation.faults import LATE_MS, Fault, Wires
+from simulation.kernel import EXPECTED, Crashed, Future, Kernel, Process
 
 OWNER = "acme"
+ALARM_SLACK_MS = 250
+UNWRITABLE = "the journal cannot be written"
 
 
 class Journal:
-    """What survives a crash of the coordinator."""
+    """What survives a crash of the coordinator. It behaves like the Durable Object's."""
 
-    def __init__(self):
+    def __init__(self, kernel: Kernel):
+        self.kernel = kernel
         self.epoch = 0
         self.last_txid = 0
         self.records: dict[int, Record] = {}
+        self.dropped: dict[int, Record] = {}  # for the judges
+        self.marks: dict[int, Mark] = {}
+        self.ended: dict[str, int] = {}
         self.started = False
+        self.head = LogHead("", 0)
+        self.written_by: Process | None = None
 
     def load(self) -> Saved | None:
         if not self.started:
             return None
-        return Saved(self.epoch, self.last_txid, [replace(record) for record in self.records.values()])
+        unsettled = [replace(record) for record in self.records.values() if not record.settled_at]
+        return Saved(self.epoch, max([self.last_txid, *self.records]), unsettled, dict(self.ended))
 
-    def start(self, epoch: int, last_txid: int):
-        self.epoch, self.last_txid, self.records, self.started = epoch, last_txid, {}, True
+    def start(self, epoch: int, last_txid: int, generation: str):
+        self.epoch, self.last_txid, self.started = epoch, last_txid, True
+        self.head = LogHead(generation, last_txid)
+        self.records, self.dropped, self.marks, self.ended = {}, {}, {}, {}
 
-    def write(self, entries):
+    def write(self, entries: list[JournalEntry]):
         for entry in entries:
-            if isinstance(entry, PutRecord):
-                self.records[entry.record.txid] = replace(entry.record)
-            elif isinstance(entry, PutBlock):
-                self.last_txid = max(self.last_txid, entry.last_txid)
-            else:
-                assert isinstance(entry, Drop)
+            match entry:
+                case PutRecord():
+                    self.records[entry.record.txid] = replace(entry.record)
+                case PutBlock():
+                    self.last_txid = entry.last_txid
+                case PutEnded():
+                    self.ended[entry.session] = entry.until
+                case Drop():
+                    self.ended = {session: until for session, until in self.ended.items() if until > entry.now}
+                    for record in list(self.records.values()):
+                        if self._expired(record, entry):
+                            self.dropped[record.txid] = self.records.pop(record.txid)
+
+    @staticmethod
+    def _expired(record: Record, drop: Drop) -> bool:
+        if not record.settled_at:
+            return False
+        if record.idempotent:
+            return record.settled_at < drop.idempotent_before
+        return record.txid < drop.below_txid or record.settled_at < drop.settled_before
 
     def newest(self, call: str) -> Record | None:
         found = [record for record in self.records.values() if record.call == call]
         return max(found, key=lambda record: record.txid, default=None)
 
+    def write_marks(self, marks: list[Mark]):
+        self.marks.update({mark.watermark: mark for mark in marks})
+        newest = max(self.marks, default=0)
+        self.marks = {w: mark for w, mark in self.marks.items() if mark.stage < Stage.FENCES or w == newest}
 
-class Shell:
-    """One coordinator's process, with its restarts."""
 
-    def __init__(self, kernel: Kernel, faults: Faults, database: Database):
+class _Life:
+    """One process's hold on the journal, its clock and its log: what the shell is given."""
+
+    def __init__(self, node: Node, process: Process):
+        self._node = node
+        self._process = process
+
+    def load(self) -> Saved | None:
+        return self._node.journal.load()
+
+    def newest(self, call: str) -> Record | None:
+        return self._node.journal.newest(call)
+
+    def marks(self) -> list[Mark]:
+        return list(self._node.journal.marks.values())
+
+    def log_head(self) -> LogHead:
+        return self._node.journal.head
+
+    def committed(self, after: int, up_to: int) -> list[Record]:
+        records = sorted(self._node.journal.records.items())
+        return [record for txid, record in records if after < txid <= up_to and record.phase == "committed"]
+
+    def start(self, epoch: int, last_txid: int, generation: str):
+        self._write("start", [None], lambda _: self._node.journal.start(epoch, last_txid, generation))
+
+    def write(self, entries: list[JournalEntry]):
+        self._write(_name(entries[-1]), entries, self._node.journal.write)
+
+    def write_marks(self, marks: list[Mark]):
+        self._write("mark", marks, self._node.journal.write_marks)
+
+    def _write(self, what: str, entries: list[Any], write: Callable[[list[Any]], None]):
+        if not self._process.alive:
+            raise Crashed
+        fault = self._node.wires.fate.at("journal", what)
+        if fault is Fault.COORDINATOR_BEFORE:
+            self._node.end(self._process)
+        if fault is Fault.FAILS:
+            raise OSError(UNWRITABLE)
+        self._node.journal.written_by = self._process
+        write(entries[: max(1, len(entries) - 1)] if fault is Fault.HALF else entries)
+        if fault is Fault.HALF:
+            raise OSError(UNWRITABLE)
+        if fault is Fault.COORDINATOR_AFTER:
+            self._node.end(self._process)
+
+    # --- clock -------------------------------------------------------------------------------------------------------
+
+    def now(self) -> int:
+        return int(self._node.kernel.now)
+
+    async def sleep(self, milliseconds: float):
+        await self._node.kernel.sleep(milliseconds)
+        fault = self._node.wires.fate.at("alarm", "timer")
+        if fault is Fault.LATE:
+            await self._node.kernel.sleep(LATE_MS)
+        elif fault is Fault.COORDINATOR_BEFORE:
+            self._node.end(self._process)
+        elif fault is Fault.COORDINATOR_AFTER:
+            self._node.kernel.after(0, lambda: self._node.crash(self._process))
+
+    def log(self, _level: str, event: str, **fields: Any):
+        self._node.kernel.note("log", event, *(v for k, v in fields.items() if k != "owner"))
+        if event == "contradiction" or (event == "coordinator_failed" and UNWRITABLE not in str(fields["error"])):
+            self._node.contradictions.append(str(fields["error"]))
+
+
+def _name(entry: JournalEntry) -> str:
+    return entry.record.phase if isinstance(entry, PutRecord) else type(entry).__name__
+
+
+class Node:
+    """Where a coordinator lives: the journal stays, processes come and go.
+
+    Like a CPython process it is started again soon after a crash; or, ``alarmed``, like a Durable Object only by the
+    next message, and by the alarm that it has set.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        wires: Wires,
+        database: Database,
+        shell: type[CoordinatorShell] = CoordinatorShell,
+        journal: type[Journal] = Journal,
+        *,
+        alarmed: bool = False,
+    ):
         self.kernel = kernel
-        self.faults = faults
+        self.wires = wires
         self.database = database
-        self.journal = Journal()
-        self.coordinator: Coordinator | None = None
-        self.life = 0
-        self.starting: Future | None = None
-        self.waiting: dict[int, object] = {}
-        self.tickets = 0
-        self.timer_due: float | None = None
+        self.journal = journal(kernel)
+        self.process: Process | None = None
+        self.shell: CoordinatorShell | None = None
         self.contradictions: list[str] = []
         self.restarts = 0
         self.journals_lost = 0
-        self.published: list[int] = []
+        self.loses_journal = lambda: False
+        self.alarmed = alarmed
+        self._alarm: float | None = None  # kept with the journal
+        self._alarm_due: float | None = None  # what this life knows of it
+        self._make_shell = shell
+        self._make_journal = journal
 
-    def now(self) -> int:
-        return int(self.kernel.now)
+    def around(self, process: Process, kind: str, what: str, action: Callable[[], Any]):
+        """Do one step of the shell, unless the process dies before it; it may die after it."""
+        fault = self.wires.fate.at(kind, what) if process is self.process else None
+        if fault is Fault.COORDINATOR_BEFORE:
+            self.end(process)
+        done = action()
+        if fault is Fault.COORDINATOR_AFTER:
+            self.end(process)
+        return done
 
-    async def receive(self, request: Request, reply):
+    def live(self) -> CoordinatorShell:
+        """Return the shell, in a new process if there is none."""
+        if self.process is None:
+            process = self.process = Process(self.kernel, self)
+            life = _Life(self, process)
+            store = Store(self.database, process, lambda: self.crash(process), of_worker=False)
+            self.shell = self._make_shell(OWNER, life, lambda: store, life, life.log, alarm=self.alarmed)
+            self._alarm_due = None
+        return self.shell
+
+    def receive(self, request: Request, reply: Callable[[Answer], None]):
         """Take one message; ``reply`` is called with its answer, perhaps much later, perhaps never."""
-        if self.coordinator is None:
-            await self.start()
-        coordinator = self.coordinator
-        if coordinator is None:
-            return
-        known = None
-        if isinstance(request, (Begin, Prepare)) and request.idempotent:
-            known = self.journal.newest(request.call)
-        self.tickets += 1
-        self.waiting[self.tickets] = reply
-        try:
-            effects = coordinator.handle(self.tickets, request, self.now(), known)
-        except ProtocolError as error:
-            self.contradictions.append(f"{request}: {error}")
-            self.waiting.pop(self.tickets)
-            reply(Unready("contradiction"))
-            return
-        self.carry_out(effects)
+        shell = self.live()
 
-    async def start(self):
-        while self.starting is not None:
-            await self.starting
-            if self.coordinator is not None:
-                return
-        mine = self.starting = Future()
-        await self.kernel.sleep(self.kernel.dice.random() * 20)
-        saved = self.journal.load()
-        coordinator = await recovery.start(OWNER, saved, Store(self.database))
-        if saved is None:
-            self.journal.start(coordinator.epoch, coordinator.watermark)
-        self.coordinator = coordinator
-        self.kernel.note("start", coordinator.epoch, coordinator.highest_txid, saved is None)
-        self.starting = None
-        mine.set()
-        self.carry_out(coordinator.recover(self.now()))
-
-    def crash(self):
-        """Lose everything but the journal; now and then that, too."""
-        self.kernel.note("crash")
-        self.restarts += 1
-        self.life += 1
-        self.coordinator = None
-        self.waiting.clear()
-        self.timer_due = None
-        if self.kernel.chance(self.faults.lose_journal):
-            self.journals_lost += 1
-            self.journal = Journal()
-        # An alarm brings it back when nobody asks.
-        self.kernel.after(self.kernel.dice.random() * 500, lambda: self.kernel.spawn(self.wake()))
-
-    async def wake(self):
-        if self.coordinator is None:
-            await self.start()
-
-    def carry_out(self, effects: Effects):
-        steps = self.steps(effects)
-        fatal = -1
-        if self.kernel.chance(self.faults.crash_coordinator):
-            fatal = self.kernel.dice.randrange(len(steps) + 1)
-        for number, step in enumerate(steps):
-            if number == fatal:
-                self.crash()
-                return
-            step()
-        if fatal == len(steps):
-            self.crash()
-            return
-        self.set_timer()
-
-    def steps(self, effects: Effects):
-        """Journal, answers, the rest: a crash may come before each of them."""
-        steps = []
-        if effects.journal:
-            steps.append(lambda: self.journal.write(effects.journal))
-        steps += [lambda t=ticket, a=answer: self.answer(t, a) for ticket, answer in effects.answers]
-        for record in effects.published:
-            self.published.append(record.txid)
-        steps += [lambda q=question: self.ask_fence(q) for question in effects.resolve]
-        if effects.check_epoch:
-            steps.append(lambda: self.kernel.spawn(self.check_epoch(self.life)))
-        return steps
-
-    def answer(self, ticket, answer: Answer):
-        reply = self.waiting.pop(ticket, None)
-        if reply is not None:
+        async def ask():
+            try:
+                answer = await shell.ask(request)
+            except EXPECTED:
+                return  # the worker waits in vain
+            self._set_alarm(shell)
             reply(answer)
 
-    def ask_fence(self, question):
-        self.kernel.spawn(self.resolve(question.sid, question.txid, self.life))
+        self.kernel.spawn(ask(), self.process)
 
-    async def resolve(self, sid: str, txid: int, life: int):
-        fence = await Store(self.database).resolve(sid, OWNER, txid)
-        if life != self.life or self.coordinator is None:
+    def crash(self, process: Process | None):
+        """Lose everything but the journal; now and then that, too."""
+        if process is None or process is not self.process:
             return
-        try:
-            effects = self.coordinator.resolved(txid, fence, self.now())
-        except ProtocolError as error:
-            self.contradictions.append(f"resolved {txid}: {error}")
-            return
-        self.carry_out(effects)
+        self.kernel.note("crash")
+        self.restarts += 1
+        self.process = self.shell = None
+        if self.loses_journal():
+            self.kernel.note("journal lost")
+            self.journals_lost += 1
+            self.journal = self._make_journal(self.kernel)
+            self._alarm = None
+        process.die()
+        if not self.alarmed:
+            self.kernel.after(self.wires.fate.within(500), self.wake)
 
-    async def check_epoch(self, life: int):
-        epoch = self.database.epoch
-        await self.kernel.sleep(1)
-        if life == self.life and self.coordinator is not None:
-            self.carry_out(self.coordinator.epoch_read(epoch, self.now()))
+    def end(self, process: Process):
+        """Crash in the midst of a step of the process itself."""
+        self.crash(process)
+        process.end()
 
-    def set_timer(self):
-        due = self.coordinator.next_tick() if self.coordinator is not None else None
-        if due is None or (self.timer_due is not None and self.timer_due <= due):
-            return
-        self.timer_due = due
-        life = self.life
-        self.kernel.after(max(1.0, due - self.kernel.now), lambda: self.ring(life, due))
+    def wake(self):
+        """Start it if it does not run, and let it do what is due."""
+        shell = self.live()
 
-    def ring(self, life: int, due: int):
-        if life != self.life or self.timer_due != due or self.coordinator is None:
-            return
-        self.timer_due = None
-        try:
-            effects = self.coordinator.tick(self.now())
-        except ProtocolError as error:
-            self.contradictions.append(f"tick: {error}")
-            return
-        self.carry_out(effects)
+        async def wake():
+            try:
+                await shell.wake()
+            except EXPECTED:
+                self.kernel.after(500, self.wake)
+            else:
+                self._set_alarm(shell)
+
+        self.kernel.spawn(wake(), self.process)
+
+    # --- alarms, as in kontract/cloudflare/durable_object.py ----------------------------------------------------------
+
+    def _set_alarm(self, shell: CoordinatorShell):
+        due = shell.next_wake if self.alarmed else None
+        if due is not None and (self._alarm_due is None or due < self._alarm_due):
+            self._alarm_due = due
+            self._ring_at(due + ALARM_SLACK_MS)
+
+    def _ring_at(self, time: float):
+        self._alarm = time
+        self.kernel.after(max(1.0, time - self.kernel.now), lambda: self._ring(time))
+
+    def _ring(self, time: float):
+        if self._alarm != time:
+            return  # another one has replaced it
+        shell, process = self.live(), self.process
+        self._alarm = self._alarm_due = None
+
+        async def alarm():
+            await shell.wake()
+            self._set_alarm(shell)
+
+        task = self.kernel.spawn(alarm(), process)
+        # The platform rings again until the handler has succeeded, unless another alarm has been set.
+        task.add_done_callback(
+            lambda _: (
+                (task.error or not process.alive) and self._alarm is None and self._ring_at(self.kernel.now + 2000)
+            )
+        )
+
+    @property
+    def coordinator(self):
+        return None if self.shell is None else self.shell._coordinator
 
 
 class Link:
-    """A worker's way to the coordinator: messages are delayed, duplicated, lost and overtake each other."""
+    """A worker's way to the coordinator for one call."""
 
-    def __init__(self, worker: Worker, shell: Shell):
+    def __init__(self, worker: Worker, node: Node):
         self.worker = worker
-        self.shell = shell
-        self.kernel = shell.kernel
+        self.node = node
+        self.kernel = node.kernel
         self.finished_with: Answer | None = None
         self.attempt = None
         self.began_at = 0.0
+        self.superseded = False
 
     async def ask(self, request: Request) -> Answer:
-        kernel, faults = self.kernel, self.shell.faults
-        if self.worker.dead:
+        kernel, wires, node = self.kernel, self.node.wires, self.node
+        if not self.worker.process.alive:
             raise Crashed
         if isinstance(request, Begin):
             self.began_at = kernel.now
         reply = Future()
+        whom = {"worker": self.worker.process, "crash": lambda: node.crash(node.process)}
 
         def arrive(answer: Answer):
-            if not kernel.chance(faults.lose):
-                kernel.after(faults.delay(kernel), lambda: reply.set(answer))
-            if kernel.chance(faults.duplicate):
-                kernel.after(faults.delay(kernel) * 3, lambda: reply.set(answer))
+            wires.carry("answer", type(answer).__name__, lambda: reply.set(answer), **whom)
 
-        def deliver():
-            kernel.spawn(self.shell.receive(request, arrive))
-
-        if not kernel.chance(faults.lose):
-            kernel.after(faults.delay(kernel), deliver)
-        if kernel.chance(faults.duplicate):
-            kernel.after(faults.delay(kernel) * 3, deliver)
+        wires.carry("request", type(request).__name__, lambda: node.receive(request, arrive), **whom)
         unavailable = CoordinatorUnavailableError("no answer")
-        kernel.after(400 + kernel.dice.random() * 2500, lambda: reply.set(error=unavailable))
+        kernel.after(400 + wires.fate.within(2500), lambda: reply.set(error=unavailable))
         answer: Answer = await reply
         kernel.note(type(request).__name__, request.call if not isinstance(request, Finish) else request.txid, answer)
         if isinstance(request, Finish):
             self.finished_with = answer
         elif isinstance(answer, Prepared):
             self.attempt.prepared = answer
+        elif isinstance(answer, Began):
+            self.superseded = answer.epoch != node.database.epoch
         return answer
 
     @property
     def visible(self) -> bool:
         """Whether the coordinator has confirmed the commit, so that every later begin must see it."""
         return isinstance(self.finished_with, Committed)
+
+
+class _CutError(BaseException):
+    pass
 
 
 class _FreeMutex:
@@ -262,7 +355,7 @@ class Worker:
 
     def __init__(self, kernel: Kernel):
         self.kernel = kernel
-        self.dead = False
+        self.process = Process(kernel)
         self.clock = self
         self.random = self
 
@@ -273,8 +366,6 @@ class Worker:
         return self.kernel.now
 
     async def sleep(self, milliseconds: float):
-        if self.dead:
-            raise Crashed
         await self.kernel.sleep(milliseconds)
 
     def uniform(self) -> float:
@@ -283,5 +374,14 @@ class Worker:
     def mutex(self):
         return _FreeMutex()
 
-    async def within(self, _milliseconds: float, work):
-        return await work
+    async def within(self, milliseconds: float, work):
+        """Cut ``work`` off where it stands when its time is over."""
+        task = self.kernel.current
+        running = [True]
+        self.kernel.after(max(0.0, milliseconds), lambda: running and task.interrupt(_CutError()))
+        try:
+            return await work
+        except _CutError:
+            raise TimeoutError from None
+        finally:
+            running.clear()

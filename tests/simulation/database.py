@@ -1,28 +1,33 @@
-"""PostgreSQL as the protocol needs it: versions, fences, the epoch row, statements that take their time.
+"""PostgreSQL as the protocol needs it: versions or plain rows, fences, the epoch row, statements that take their time.
 
-An apply statement has three moments: it is sent, it starts (epoch row FOR SHARE, fence inserted but not committed), it
-ends (all or nothing). Its reply may be lost at any of them; then the worker learns no more than that it did not learn.
+A statement is sent, runs, and is answered; each of these may go wrong. An apply statement runs for a while: it starts
+(epoch row FOR SHARE, fence inserted but not committed) and ends (all or nothing). What ``core/sql.py`` says in SQL,
+:class:`Database` says in Python; ``tests/postgres`` compares the statements with a real server.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from kontract.core import limits
+from kontract.core.errors import ConflictError
+from kontract.core.messages import Write
 from kontract.core.sql import ApplyPlan
 from kontract.core.types import Filter, Snapshot, TableKind, TablePointer, Version
-from kontract.ports import ApplyOutcome, DatabaseUnavailableError
-from simulation.kernel import Future, Kernel
+from kontract.ports import ApplyOutcome, ApplyRefusedError, DatabaseUnavailableError, SnapshotTooOldError
+from simulation.faults import Fault, Wires
+from simulation.kernel import Future, Kernel, Process
 
-TABLE = TablePointer("things", "things", TableKind.VERSIONED, 7)
 decode = msgspec.json.Decoder().decode
 
 
 @dataclass(slots=True)
 class Row:
-    """One version of one row."""
+    """One version of one row; in a plain table its only one."""
 
     id: str
     data: str
@@ -33,48 +38,47 @@ class Row:
         return self.txid <= snapshot and (self.deleted is None or self.deleted > snapshot)
 
 
-@dataclass(slots=True)
-class Faults:
-    """How likely each mishap is, from 0 to 1, and how long things take."""
+class Commit(NamedTuple):
+    """What an apply statement did, for the judges: ``current`` is the epoch in force at that moment."""
 
-    lose: float = 0.0
-    duplicate: float = 0.0
-    slow: float = 0.0
-    slow_ms: float = 0.0
-    fail_apply: float = 0.0
-    lose_outcome: float = 0.0
-    late_apply: float = 0.0
-    unreadable: float = 0.0
-    crash_coordinator: float = 0.0
-    crash_worker: float = 0.0
-    lose_journal: float = 0.0
+    txid: int
+    sid: str
+    epoch: int
+    current: int
+    time: float
 
-    def delay(self, kernel: Kernel) -> float:
-        dice = kernel.dice
-        if self.slow and dice.random() < self.slow:
-            return dice.random() * self.slow_ms
-        return 0.2 + dice.random() * 2
+
+class StaleError(Exception):
+    """A row is not as it was read: nothing is written."""
 
 
 class Database:
-    """The tables, shared by all workers and the coordinator."""
+    """The table, the fences and the epoch row, shared by all workers and coordinators."""
 
     checks_fence = True
     checks_epoch = True
     checks_versions = True
     resolver_waits = True
     abort_writes_fence = True
+    refuses_old_snapshots = True
+    compares_epochs = True
 
-    def __init__(self, kernel: Kernel, faults: Faults):
+    def __init__(self, kernel: Kernel, wires: Wires, kind: TableKind):
         self.kernel = kernel
-        self.faults = faults
+        self.wires = wires
+        self.table = TablePointer("things", "things", kind, 7)
+        self.plain = kind is TableKind.PLAIN
         self.rows: dict[str, list[Row]] = {}
         self.fences: dict[str, int] = {}
         self.epoch = 0
         self.executing: dict[str, Future] = {}
+        self.sharing: dict[Future, None] = {}
         self.raising: Future | None = None
+        # For the judges; nothing is ever removed from these.
         self.alarms: list[str] = []
-        self.committed: list[tuple[int, str]] = []
+        self.commits: list[Commit] = []
+        self.installed: dict[str, list[tuple[int, str | None]]] = {}
+        self.collected = {"rows": 0, "fences": 0}
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -84,81 +88,117 @@ class Database:
     def live(self, row_id: str) -> list[Row]:
         return [row for row in self.rows.get(row_id, ()) if row.deleted is None]
 
+    def refuse_old(self, snapshot: int, row_id: str | None = None):
+        """A plain row newer than the snapshot has overwritten what the snapshot would show."""
+        if not self.plain or not self.refuses_old_snapshots:
+            return
+        places = self.rows.values() if row_id is None else [self.rows.get(row_id, [])]
+        if any(row.txid > snapshot for rows in places for row in rows):
+            raise SnapshotTooOldError
+
     # --- applying ----------------------------------------------------------------------------------------------------
 
-    async def apply(self, plan: ApplyPlan, reply: Future):
-        """One apply statement from its sending to its reply."""
-        kernel, faults = self.kernel, self.faults
-        late = kernel.chance(faults.late_apply)
-        if late or kernel.chance(faults.lose_outcome):
-            kernel.after(kernel.dice.random() * 300, lambda: reply.set(ApplyOutcome.FAILED))
-        if kernel.chance(faults.lose):
-            kernel.after(kernel.dice.random() * 1000, lambda: reply.set(ApplyOutcome.FAILED))
-            return
-        await kernel.sleep(kernel.dice.random() * 4000 if late else faults.delay(kernel))
-        outcome = await self._execute(plan)
-        kernel.note("apply", plan.sid, plan.txid, outcome.value)
-        kernel.after(faults.delay(kernel), lambda: reply.set(outcome))
-
-    async def _execute(self, plan: ApplyPlan) -> ApplyOutcome:
-        kernel, faults = self.kernel, self.faults
+    async def apply(self, plan: ApplyPlan, worker: Process, crash: Callable[[], None]) -> ApplyOutcome:
         while self.raising is not None:
             await self.raising
         if self.checks_epoch and plan.epoch != self.epoch:
             return ApplyOutcome.FENCED
+        shares = Future()  # the epoch row: whoever raises it waits for all who read it
+        self.sharing[shares] = None
+        try:
+            return await self._apply(plan, worker, crash)
+        finally:
+            del self.sharing[shares]
+            shares.set()
+
+    async def _apply(self, plan: ApplyPlan, worker: Process, crash: Callable[[], None]) -> ApplyOutcome:
         while plan.sid in self.executing:
             await self.executing[plan.sid]
         if self.checks_fence and plan.sid in self.fences:
-            return ApplyOutcome.FAILED
+            raise ApplyRefusedError(None)
         mine = self.executing[plan.sid] = Future()
-        await kernel.sleep(faults.delay(kernel))
+        fate = self.wires.fate
+        fault = fate.at("apply runs", "apply")
+        await self.kernel.sleep(limits.STATEMENT_MS - 500 if fault is Fault.SLOW else fate.delay())
+        if fault in (Fault.WORKER_BEFORE, Fault.COORDINATOR_BEFORE):
+            (worker.die if fault is Fault.WORKER_BEFORE else crash)()
         try:
-            if kernel.chance(faults.fail_apply):
-                return ApplyOutcome.FAILED
-            return self._commit(plan)
+            if fault in (Fault.FAILS, Fault.REFUSED):
+                raise ApplyRefusedError(None if fault is Fault.FAILS else ConflictError("there is such a row already"))
+            self._commit(plan)
         finally:
             if self.executing.get(plan.sid) is mine:
                 del self.executing[plan.sid]
             mine.set()
-
-    def _commit(self, plan: ApplyPlan) -> ApplyOutcome:
-        writes = [write for _, writes in plan.writes for write in writes]
-        new: list[Row] = []
-        old: list[Row] = []
-        for write in writes:
-            live = self.live(write.id)
-            if self.checks_versions:
-                ended = [
-                    row for row in live if (row.txid < plan.txid if write.seen is None else row.txid == write.seen)
-                ]
-                if (write.seen and not ended) or (not write.deletes and len(ended) < len(live)):
-                    # The coordinator has validated: this second line of defence must never be needed.
-                    self.alarms.append(f"{plan.sid} as {plan.txid} met another version of {write.id}")
-                    return ApplyOutcome.FAILED
-            else:
-                ended = live
-            old += ended
-            if not write.deletes:
-                new.append(Row(write.id, bytes(write.data).decode(), plan.txid))
-        for row in old:
-            row.deleted = plan.txid
-        for row in new:
-            self.rows.setdefault(row.id, []).append(row)
-            if len(self.live(row.id)) != 1:
-                self.alarms.append(f"{len(self.live(row.id))} live versions of {row.id}")
-        self.fences[plan.sid] = plan.txid
-        self.committed.append((plan.txid, plan.sid))
+        self.kernel.note("apply", plan.sid, plan.txid)
+        if fault in (Fault.WORKER_AFTER, Fault.COORDINATOR_AFTER):
+            (worker.die if fault is Fault.WORKER_AFTER else crash)()
         return ApplyOutcome.APPLIED
+
+    def _commit(self, plan: ApplyPlan):
+        writes = [write for _, writes in plan.writes for write in writes]
+        try:
+            steps = [(self._plain if self.plain else self._versioned)(write, plan.txid) for write in writes]
+        except StaleError:
+            # The coordinator has validated: this second line of defence must never be needed.
+            self.alarms.append(f"stale: {plan.sid} as {plan.txid} met other rows than it had read")
+            raise ApplyRefusedError(None) from None
+        for step in steps:
+            step()
+        for write in writes:
+            data = None if write.deletes else bytes(write.data).decode()
+            self.installed.setdefault(write.id, []).append((plan.txid, data))
+            if len(self.live(write.id)) > 1:
+                self.alarms.append(f"two live versions: of {write.id}")
+        self.fences[plan.sid] = plan.txid
+        self.commits.append(Commit(plan.txid, plan.sid, plan.epoch, self.epoch, self.kernel.now))
+
+    def _versioned(self, write: Write, txid: int) -> Callable[[], None]:
+        live = self.live(write.id)
+        ended = [row for row in live if (row.txid < txid if write.seen is None else row.txid == write.seen)]
+        if not self.checks_versions:
+            ended = live
+        elif (write.seen and not ended) or (not write.deletes and len(ended) < len(live)):
+            raise StaleError
+
+        def step():
+            for row in ended:
+                row.deleted = txid
+            if not write.deletes:
+                self.rows.setdefault(write.id, []).append(Row(write.id, bytes(write.data).decode(), txid))
+
+        return step
+
+    def _plain(self, write: Write, txid: int) -> Callable[[], None]:
+        rows = self.rows.get(write.id, [])
+        taken = [row for row in rows if self._takes(write, row, txid)] if self.checks_versions else rows
+        if (write.seen and not taken) or (not write.deletes and len(taken) < len(rows)):
+            raise StaleError
+
+        def step():
+            for row in taken:
+                if write.deletes:
+                    row.deleted = txid  # a tombstone: older snapshots still see the row
+                else:
+                    row.data, row.txid, row.deleted = bytes(write.data).decode(), txid, None
+            if not write.deletes and not taken:
+                self.rows[write.id] = [Row(write.id, bytes(write.data).decode(), txid)]
+
+        return step
+
+    @staticmethod
+    def _takes(write: Write, row: Row, txid: int) -> bool:
+        if row.txid >= txid or (row.deleted or 0) >= txid:
+            return False
+        if write.seen is None:
+            return not write.deletes or row.deleted is None
+        if write.seen == 0:
+            return row.deleted is not None
+        return row.deleted is None and row.txid == write.seen
 
     # --- the fence and the epoch -------------------------------------------------------------------------------------
 
-    async def resolve(self, sid: str, txid: int, reply: Future):
-        kernel, faults = self.kernel, self.faults
-        if kernel.chance(faults.unreadable):
-            kernel.after(kernel.dice.random() * 500, reply.set)
-            if kernel.chance(0.5):
-                return
-        await kernel.sleep(faults.delay(kernel))
+    async def resolve(self, sid: str, txid: int) -> int:
         while self.resolver_waits and sid in self.executing:
             await self.executing[sid]
         fence = self.fences.get(sid)
@@ -166,31 +206,105 @@ class Database:
             fence = -txid
             if self.abort_writes_fence:
                 self.fences[sid] = fence
-        kernel.note("resolve", sid, txid, fence)
-        kernel.after(faults.delay(kernel), lambda: reply.set(fence))
+        self.kernel.note("resolve", sid, txid, fence)
+        return fence
 
-    async def take_over(self, at_least: int) -> tuple[int, int]:
-        await self.kernel.sleep(self.faults.delay(self.kernel))
+    async def raise_epoch(self, epoch: int, before: int) -> int | None:
+        while self.raising is not None:
+            await self.raising
         raising = self.raising = Future()
-        while self.executing:
-            await next(iter(self.executing.values()))
-        self.epoch = max(self.epoch + 1, at_least)
+        while self.sharing:
+            await next(iter(self.sharing))
+        raised = self.epoch == before or not self.compares_epochs
+        if raised:
+            self.epoch = epoch if self.compares_epochs else max(self.epoch + 1, epoch)
         self.raising = None
         raising.set()
-        await self.kernel.sleep(self.faults.delay(self.kernel))
-        highest = max((abs(txid) for txid in self.fences.values()), default=0)
+        self.kernel.note("epoch", self.epoch, raised)
+        return self.epoch if raised else None
+
+    def highest_fence(self) -> int:
+        return max((abs(txid) for txid in self.fences.values()), default=0)
+
+    def highest_txid(self) -> int:
+        highest = self.highest_fence()
         for rows in self.rows.values():
             highest = max([highest, *(max(row.txid, row.deleted or 0) for row in rows)])
-        return self.epoch, highest
+        return highest
+
+    # --- collection --------------------------------------------------------------------------------------------------
+
+    def collect_versions(self, epoch: int, up_to: int) -> int | None:
+        if epoch != self.epoch:
+            return None
+        dead = [row for rows in self.rows.values() for row in rows if row.deleted is not None and row.deleted <= up_to]
+        for row in dead[: limits.COLLECT_ROWS]:
+            self.rows[row.id].remove(row)
+            if not self.rows[row.id]:
+                del self.rows[row.id]
+        return self._removed("rows", dead, up_to)
+
+    def collect_fences(self, epoch: int, up_to: int) -> int | None:
+        if epoch != self.epoch:
+            return None
+        old = [sid for sid, txid in self.fences.items() if abs(txid) <= up_to]
+        for sid in old[: limits.COLLECT_ROWS]:
+            del self.fences[sid]
+        return self._removed("fences", old, up_to)
+
+    def _removed(self, what: str, found: list[Any], up_to: int) -> int:
+        count = min(len(found), limits.COLLECT_ROWS)
+        self.collected[what] += count
+        self.kernel.note("collect", what, up_to, count)
+        return count
 
 
 class Store:
-    """One worker's connection: the Store port."""
+    """A connection of a worker (or, without one, of a coordinator's shell), with the methods of ``SqlStore``."""
 
-    def __init__(self, database: Database, is_dead=lambda: False):
+    def __init__(self, database: Database, process: Process, crash: Callable[[], None], *, of_worker: bool):
         self._database = database
         self._kernel = database.kernel
-        self._is_dead = is_dead
+        self._wires = database.wires
+        self._process = process
+        self._whom = {"worker": process if of_worker else None, "crash": crash}
+        self._crash = crash
+        self._fence = "worker's fence" if of_worker else "fence"
+
+    async def _ask(self, kind: str, what: str, run: Callable[[], Any], lost: Any):
+        """Send a statement. ``run`` executes it when it arrives; ``lost`` is what is learnt without its reply."""
+        reply = Future()
+
+        def give_up():
+            if isinstance(lost, Exception):
+                reply.set(error=lost)
+            else:
+                reply.set(lost)
+
+        def answer(value, error=None):
+            self._wires.carry(f"{kind} reply", what, lambda: reply.set(value, error), given_up=give_up, **self._whom)
+
+        async def finish(running):
+            try:
+                answer(await running)
+            except ApplyRefusedError as error:
+                answer(None, error)
+
+        def arrive():
+            try:
+                result = run()
+            except SnapshotTooOldError as error:
+                answer(None, error)
+                return
+            if hasattr(result, "send"):
+                self._kernel.spawn(finish(result))
+            else:
+                answer(result)
+
+        if not self._process.alive:
+            return None
+        self._wires.carry(kind, what, arrive, given_up=give_up, **self._whom)
+        return await reply
 
     def warm(self):
         pass
@@ -198,56 +312,71 @@ class Store:
     async def aclose(self):
         pass
 
-    async def lookup(self, owner: str, name: str):
-        return TABLE
+    # --- reading -----------------------------------------------------------------------------------------------------
 
-    async def _there(self):
-        if self._kernel.chance(self._database.faults.lose * 0.3):
-            await self._kernel.sleep(50)
-            raise DatabaseUnavailableError("connection lost")
-        await self._kernel.sleep(self._database.faults.delay(self._kernel))
+    async def _read(self, what: str, run: Callable[[], Any]):
+        return await self._ask("read", what, run, DatabaseUnavailableError("connection lost"))
 
     async def read_row(self, _pointer: TablePointer, row_id: str, snapshot: Snapshot) -> Version | None:
-        await self._there()
-        rows = [row for row in self._database.rows.get(row_id, ()) if row.visible(snapshot)]
-        found = Version(row_id, rows[0].data, rows[0].txid, "") if rows else None
-        await self._kernel.sleep(self._database.faults.delay(self._kernel))
-        return found
+        def run():
+            self._database.refuse_old(snapshot, row_id)
+            rows = [row for row in self._database.rows.get(row_id, ()) if row.visible(snapshot)]
+            return Version(row_id, rows[0].data, rows[0].txid, "") if rows else None
+
+        return await self._read("row", run)
 
     async def query(self, _pointer, wanted: Filter, snapshot: Snapshot, _page: Any, pending) -> list[Version]:
-        await self._there()
-        rows = {row_id: Version(row_id, r.data, r.txid, "") for row_id, r in self._database.at(snapshot).items()}
-        for write in pending:
-            rows.pop(write.id, None)
-            if write.data is not None:
-                rows[write.id] = Version(write.id, write.data, 0, "")
-        contains = (wanted.contains or {}).items()
-        found = [rows[row_id] for row_id in sorted(rows) if contains <= decode(rows[row_id].data).items()]
-        await self._kernel.sleep(self._database.faults.delay(self._kernel))
-        return found
+        def run():
+            self._database.refuse_old(snapshot)
+            rows = {row_id: Version(row_id, r.data, r.txid, "") for row_id, r in self._database.at(snapshot).items()}
+            for write in pending:
+                rows.pop(write.id, None)
+                if write.data is not None:
+                    rows[write.id] = Version(write.id, write.data, 0, "")
+            contains = (wanted.contains or {}).items()
+            return [rows[row_id] for row_id in sorted(rows) if contains <= decode(rows[row_id].data).items()]
+
+        return await self._read("query", run)
 
     async def count(self, pointer, wanted: Filter, snapshot: Snapshot, pending) -> int:
         return len(await self.query(pointer, wanted, snapshot, None, pending))
 
-    async def end_row(self, pointer, snapshot: Snapshot, pending, *, last: bool) -> Version | None:
-        rows = await self.query(pointer, Filter(), snapshot, None, pending)
-        return (rows[-1] if last else rows[0]) if rows else None
+    # --- committing --------------------------------------------------------------------------------------------------
 
     async def apply(self, plan: ApplyPlan) -> ApplyOutcome:
-        reply = Future()
-        self._kernel.spawn(self._database.apply(plan, reply))
-        if self._kernel.chance(self._database.faults.duplicate):  # a pooler or a driver that sends it again
-            self._kernel.spawn(self._database.apply(plan, Future()))
-        return await reply
+        def run():
+            return self._database.apply(plan, self._process, self._crash)
 
-    async def resolve(self, sid: str, owner: str, txid: int) -> int | None:
-        reply = Future()
-        self._kernel.spawn(self._database.resolve(sid, txid, reply))
-        return await reply
+        return await self._ask("apply", "apply", run, ApplyOutcome.FAILED)
 
-    async def take_over(self, owner: str, at_least: int) -> tuple[int, int]:
-        return await self._database.take_over(at_least)
+    async def resolve(self, sid: str, _owner: str, txid: int) -> int | None:
+        return await self._ask(self._fence, "resolve", lambda: self._database.resolve(sid, txid), None)
 
-    async def read_epoch(self, owner: str) -> int | None:
-        await self._there()
-        return self._database.epoch
+    # --- what only a coordinator asks --------------------------------------------------------------------------------
+
+    async def take_over(self, _owner: str, at_least: int) -> tuple[int, int]:
+        gone = DatabaseUnavailableError("connection lost")
+        before = await self._ask("take-over", "read", lambda: self._database.epoch, gone)
+        epoch = max(before + 1, at_least)
+        raised = await self._ask("take-over", "raise", lambda: self._database.raise_epoch(epoch, before), gone)
+        if raised is None:
+            raise DatabaseUnavailableError("another coordinator has taken over at the same moment")
+        return raised, await self._ask("take-over", "highest", self._database.highest_txid, gone)
+
+    async def read_epoch(self, _owner: str) -> int | None:
+        return await self._ask("epoch", "read", lambda: self._database.epoch, None)
+
+    async def pointers(self, _owner: str) -> list[str]:
+        return [self._database.table.ptr]
+
+    async def _collect(self, what: str, run: Callable[[], Any]):
+        return await self._ask("collect", what, run, DatabaseUnavailableError("connection lost"))
+
+    async def collect_versions(self, _owner: str, epoch: int, _ptr: str, up_to: int) -> int | None:
+        return await self._collect("versions", lambda: self._database.collect_versions(epoch, up_to))
+
+    async def collect_fences(self, _owner: str, epoch: int, up_to: int) -> int | None:
+        return await self._collect("fences", lambda: self._database.collect_fences(epoch, up_to))
+
+    async def highest_fence(self, _owner: str) -> int:
+        return await self._collect("highest", self._database.highest_fence)

@@ -6,7 +6,9 @@ versions. The replay knows more: it executes the commits in txid order, and ever
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +17,9 @@ from isolation.checker import FAIL, OK, UNKNOWN, Append, Deleted, Read, ReadWher
 from kontract.core.messages import Prepared
 from kontract.core.sql import Page
 from kontract.core.transaction import Transaction
-from kontract.core.types import Filter
-from simulation.database import TABLE, Database, decode
+from kontract.core.types import Filter, TablePointer
+from simulation.cluster import Node
+from simulation.database import Database, decode
 
 
 @dataclass(slots=True)
@@ -33,18 +36,29 @@ class Attempt:
     writes: dict[str, str | None] = field(default_factory=dict)
     snapshot: int | None = None
     prepared: Prepared | None = None
+    overtaken: bool = False  # it met a plain row newer than its snapshot
+    superseded: bool = False  # its snapshot was given by a coordinator that another one had replaced
 
-    def committed(self, fences: dict[str, int]) -> bool:
-        return self.prepared is not None and fences.get(self.prepared.sid) == self.prepared.txid
+    def committed(self, commits: set[tuple[int, str]]) -> bool:
+        return self.prepared is not None and (self.prepared.txid, self.prepared.sid) in commits
 
 
 class Handle:
     """A transaction that keeps a record of itself."""
 
-    def __init__(self, transaction: Transaction, attempt: Attempt, tokens):
+    def __init__(
+        self,
+        transaction: Transaction,
+        attempt: Attempt,
+        tokens: Iterator[int],
+        table: TablePointer,
+        pause: Callable[[], Awaitable[None]],
+    ):
         self.transaction = transaction
         self.attempt = attempt
         self._tokens = tokens
+        self._table = table
+        self._pause = pause
 
     def token(self) -> int:
         return next(self._tokens)
@@ -53,7 +67,8 @@ class Handle:
         return None if data is None else decode(data)
 
     async def get(self, key: str) -> Any:
-        version = await self.transaction.get(TABLE, key)
+        await self._pause()
+        version = await self.transaction.get(self._table, key)
         self.attempt.snapshot = self.transaction.snapshot
         data = None if version is None else version.data
         if key not in self.attempt.writes:
@@ -66,7 +81,8 @@ class Handle:
         return row
 
     async def where(self, **contains: Any) -> dict[str, Any]:
-        rows = await self.transaction.page(TABLE, Filter(contains or None), Page(), ordered=False)
+        await self._pause()
+        rows = await self.transaction.page(self._table, Filter(contains or None), Page(), ordered=False)
         self.attempt.snapshot = self.transaction.snapshot
         found = {row.id: row.data for row in rows}
         others = {key: data for key, data in found.items() if key not in self.attempt.writes}
@@ -81,7 +97,8 @@ class Handle:
         return {key: self._row(data) for key, data in found.items()}
 
     async def count(self, **contains: Any) -> int:
-        number = await self.transaction.count(TABLE, Filter(contains or None))
+        await self._pause()
+        number = await self.transaction.count(self._table, Filter(contains or None))
         self.attempt.snapshot = self.transaction.snapshot
         if not self.attempt.writes:
             self.attempt.scans.append((contains, {"count": str(number)}, frozenset({"count"})))
@@ -98,52 +115,56 @@ class Handle:
 
     async def put(self, key: str, **row: Any):
         data = self._encode(row)
-        await self.transaction.put(TABLE, key, data)
+        await self.transaction.put(self._table, key, data)
         self._written(key, data)
 
     async def add(self, key: str, **row: Any):
         data = self._encode(row)
-        assert await self.transaction.add(TABLE, key, data, fresh=True)
+        assert await self.transaction.add(self._table, key, data, fresh=True)
         self._written(key, data)
 
     async def replace(self, key: str, **row: Any):
         data = self._encode(row)
-        await self.transaction.replace(TABLE, key, data)
+        await self.transaction.replace(self._table, key, data)
         self._written(key, data)
 
     async def append(self, key: str, row: dict[str, Any] | None):
         token = self.token()
         data = '{"list":[' + ",".join(map(str, [*(row["list"] if row else []), token])) + "]}"
-        await self.transaction.put(TABLE, key, data)
+        await self.transaction.put(self._table, key, data)
         self._written(key, data)
         self.attempt.ops.append(Append(key, token))
 
     async def remove(self, key: str):
-        if await self.transaction.remove(TABLE, key):
+        if await self.transaction.remove(self._table, key):
             self._written(key, None)
 
 
-def judge(attempts: list[Attempt], database: Database, journal: dict[int, Any] | None) -> list[str]:
-    """Return everything that is wrong with a run. ``journal``: records by txid, None when it was lost on the way."""
-    fences = database.fences
+def judge(attempts: list[Attempt], database: Database, nodes: list[Node]) -> list[str]:
+    """Return everything that is wrong with a run."""
     wrong = list(database.alarms)
-    applied = [attempt for attempt in attempts if attempt.committed(fences)]
+    commits = {(commit.txid, commit.sid) for commit in database.commits}
+    applied = [attempt for attempt in attempts if attempt.committed(commits)]
     for attempt in attempts:
         if attempt.outcome == OK and attempt.writes and attempt not in applied:
             wrong.append(f"lost: {attempt.id} was acknowledged and is not in the database")
         if attempt.outcome == FAIL and attempt in applied:
             wrong.append(f"undead: {attempt.id} was reported as failed and is in the database")
     known = {attempt.prepared.sid for attempt in attempts if attempt.prepared is not None}
-    wrong += [f"stranger: {sid} is in the database" for _, sid in database.committed if sid not in known]
-    wrong += [f"twice: sid {sid}" for sid, n in Counter(sid for _, sid in database.committed).items() if n > 1]
-    wrong += [f"twice: txid {txid}" for txid, n in Counter(txid for txid, _ in database.committed).items() if n > 1]
-    calls = Counter(attempt.id.partition("#")[0] for attempt in applied)
+    wrong += [f"stranger: {sid} is in the database" for _, sid in commits if sid not in known]
+    for what in ("sid", "txid"):
+        counts = Counter(getattr(commit, what) for commit in database.commits)
+        wrong += [f"twice: {what} {value}" for value, n in counts.items() if n > 1]
+    calls = Counter(commit.sid.partition("/")[0] for commit in database.commits)
     wrong += [f"applied twice: {call}" for call, n in calls.items() if n > 1]
-    if journal is not None:
-        for txid, sid in database.committed:
-            record = journal.get(txid)
-            if record is None or record.phase != "committed" or record.sid != sid:
-                wrong.append(f"events: {sid} committed as {txid}, the journal says {record and record.phase}")
+    wrong += [
+        f"superseded: {commit.sid} was applied in epoch {commit.epoch} during epoch {commit.current}"
+        for commit in database.commits
+        if commit.epoch != commit.current
+    ]
+    for node in nodes:
+        wrong += [f"contradiction: {what}" for what in node.contradictions]
+        wrong += _events(node, database)
     for rows in database.rows.values():
         if sum(row.deleted is None for row in rows) > 1:
             wrong.append(f"two live versions: {rows}")
@@ -154,10 +175,22 @@ def judge(attempts: list[Attempt], database: Database, journal: dict[int, Any] |
     return wrong
 
 
+def _events(node: Node, database: Database):
+    """Every commit of a coordinator that is in charge must be in its journal, for those who follow changes."""
+    if node.journal.epoch != database.epoch:
+        return
+    for commit in database.commits:
+        if commit.epoch == database.epoch:
+            record = node.journal.records.get(commit.txid) or node.journal.dropped.get(commit.txid)
+            if record is None or record.phase != "committed" or record.sid != commit.sid:
+                yield f"events: {commit.sid} committed as {commit.txid}, the journal says {record and record.phase}"
+
+
 def _replay(attempts: list[Attempt], applied: list[Attempt], database: Database) -> list[str]:
     wrong = []
     state: dict[str, str] = {}
-    states: list[tuple[int, dict[str, str]]] = [(0, {})]
+    txids = [0]
+    states: list[dict[str, str]] = [{}]
     by_txid = sorted(applied, key=lambda attempt: attempt.prepared.txid)
     for attempt in by_txid:
         wrong += [f"replay: {attempt.id} {what}" for what in _differences(attempt, state)]
@@ -165,13 +198,14 @@ def _replay(attempts: list[Attempt], applied: list[Attempt], database: Database)
         for key, data in attempt.writes.items():
             if data is None:
                 state.pop(key, None)
-        states.append((attempt.prepared.txid, state))
+        txids.append(attempt.prepared.txid)
+        states.append(state)
     final = {key: row.data for key, rows in database.rows.items() for row in rows if row.deleted is None}
     if final != state:
         wrong.append(f"final state: {final} instead of {state}")
     for attempt in attempts:
         if attempt.snapshot is not None:
-            seen = next(state for txid, state in reversed(states) if txid <= attempt.snapshot)
+            seen = states[bisect_right(txids, attempt.snapshot) - 1]
             wrong += [f"snapshot {attempt.snapshot}: {attempt.id} {what}" for what in _differences(attempt, seen)]
     return wrong
 
@@ -192,21 +226,19 @@ def _differences(attempt: Attempt, state: dict[str, str]):
 
 def _history(attempts: list[Attempt], applied: list[Attempt], database: Database):
     order: dict[str, list[Any]] = {}
-    deleted_by = {attempt.prepared.txid: attempt.id for attempt in applied}
-    for key, rows in database.rows.items():
-        if key.startswith("list"):
-            continue
-        values = order[key] = []
-        rows = sorted(rows, key=lambda row: row.txid)  # noqa: PLW2901
-        births = {row.txid for row in rows}
-        for row in rows:
-            values.append(row.data)
-            if row.deleted is not None and row.deleted not in births:
-                values.append(Deleted((deleted_by.get(row.deleted), key)))
+    by_txid = {attempt.prepared.txid: attempt.id for attempt in applied}
+    for key, installed in database.installed.items():
+        if not key.startswith("list"):
+            order[key] = [
+                Deleted((by_txid.get(txid), key)) if data is None else data
+                for txid, data in sorted(installed, key=lambda each: each[0])
+            ]
     txns = []
     for attempt in attempts:
         outcome = attempt.outcome
         if outcome == UNKNOWN and attempt in applied:
             outcome = OK  # the database has told; when its client knew stays open
-        txns.append(Txn(attempt.id, attempt.ops, attempt.start, attempt.end, outcome))
+        # What a superseded coordinator shows is a state of before: right, but not up to date.
+        start = 0.0 if attempt.superseded and not attempt.writes else attempt.start
+        txns.append(Txn(attempt.id, attempt.ops, start, attempt.end, outcome))
     return txns, order

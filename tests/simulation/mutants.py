@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from kontract.core.coordinator import FINISHED, Coordinator
+from kontract.core.collection import Collection, Job
+from kontract.core.collection import Stage as Collected
+from kontract.core.coordinator import Coordinator
+from kontract.core.records import FINISHED, PutRecord
 from kontract.core.messages import Began, Committed, Finish, Key
-from kontract.core.phases import Event, Phase, Stage
+from kontract.core.phases import Event, Stage
 from kontract.core.transaction import RetryError, Transaction
-from kontract.core.types import Snapshot, Txid
+from kontract.core.types import MAX_TXID, Snapshot, Txid
 from kontract.ports import ApplyOutcome
-from simulation.cluster import Shell
+from kontract.shell import CoordinatorShell
+from simulation.cluster import Journal
 from simulation.database import Database
-from simulation.world import Variant
+from simulation.world import Variant, simulate
 
 
 class NoPredicateCheck(Coordinator):
@@ -71,10 +75,8 @@ class SnapshotOfTheNewest(SnapshotOfTheHighestFinished):
 class ReusesTxids(Coordinator):
     """After a restart it goes on above what has finished, not above what has been given."""
 
-    def __init__(self, epoch, last_txid, journal=(), **more):
-        finished = [record for record in journal if Phase(record.phase) in FINISHED]
-        last = max((record.txid for record in finished), default=last_txid if not journal else 0)
-        super().__init__(epoch, last, finished, **more)
+    def __init__(self, epoch, last_txid, journal=(), ended=None, **more):
+        super().__init__(epoch, min((record.txid for record in journal), default=last_txid + 1) - 1, (), ended, **more)
 
 
 class BeginsDuringRecovery(Coordinator):
@@ -91,6 +93,13 @@ class AcceptsOldSnapshots(Coordinator):
     def __init__(self, *args, **more):
         super().__init__(*args, **more)
         self._log.floor = 0
+
+
+class ShowsWhatItHas(Coordinator):
+    """It gives snapshots without knowing whether it is still in charge."""
+
+    def _may_show(self, _now):
+        return True
 
 
 class AnswersBeforeVisible(Coordinator):
@@ -149,15 +158,24 @@ class _FinishFirst:
 class BelievesFailures(Transaction):
     """What the database did not confirm is taken as not done, by the worker alone."""
 
-    async def _finish(self, prepared, outcome):
+    async def _finish(self, prepared, outcome, refused):
         if outcome is not ApplyOutcome.APPLIED:
             raise RetryError("failed", after=prepared.txid)
-        return await super()._finish(prepared, outcome)
+        return await super()._finish(prepared, outcome, refused)
+
+
+class BelievesRefusals(Transaction):
+    """What the database has refused for good is told to the caller without a look at the fence."""
+
+    async def _finish(self, prepared, outcome, refused):
+        if refused is not None and refused.answer is not None:
+            raise refused.answer
+        return await super()._finish(prepared, outcome, refused)
 
 
 class AcknowledgesWithoutReply(Transaction):
-    async def _finish(self, prepared, _outcome):
-        return await super()._finish(prepared, ApplyOutcome.APPLIED)
+    async def _finish(self, prepared, _outcome, refused):
+        return await super()._finish(prepared, ApplyOutcome.APPLIED, refused)
 
 
 class AbortWithoutFence(Database):
@@ -180,21 +198,77 @@ class NoVersionCheck(Database):
     checks_versions = False
 
 
-class JournalAfterAnswers(Shell):
-    def steps(self, effects):
-        steps = super().steps(effects)
-        return [*steps[1:], steps[0]] if effects.journal else steps
+class RaisesBlindly(Database):
+    """The epoch is raised whatever it has become meanwhile."""
+
+    compares_epochs = False
 
 
-class JournalForgetsPrepared(Shell):
+class OverwritesUnseen(Database):
+    """A read of a plain table shows nothing where a newer row has overwritten what it should show."""
+
+    refuses_old_snapshots = False
+
+
+class JournalAfterAnswers(Journal):
+    """A write is on disk a little later than the answer leaves."""
+
+    def write(self, entries):
+        entries = [PutRecord(replace(entry.record)) if isinstance(entry, PutRecord) else entry for entry in entries]
+        self.kernel.after(3, lambda: super(JournalAfterAnswers, self).write(entries) if self.written_by.alive else None)
+
+
+class JournalForgetsPrepared(Journal):
     """Only outcomes are journalled."""
 
-    def steps(self, effects):
-        effects.journal = [
-            entry for entry in effects.journal if getattr(getattr(entry, "record", None), "phase", "") != "prepared"
-        ]
-        return super().steps(effects)
+    def write(self, entries):
+        super().write(
+            [entry for entry in entries if getattr(getattr(entry, "record", None), "phase", "") != "prepared"]
+        )
 
+
+class OutlivesJournal(CoordinatorShell):
+    """It goes on with what it could not write down."""
+
+    def _abandon(self, event, error):
+        self._log("error", event, owner=self._owner, error=repr(error))
+
+
+class NeverChecksEpoch(CoordinatorShell):
+    async def _check_epoch(self):
+        pass
+
+
+class CollectsInUse(Collection):
+    """Everything that has ended goes at once."""
+
+    def job(self, oldest_snapshot, now):
+        if now < self._not_before:
+            return None
+        marks = self._open(Collected.VERSIONS)
+        return Job(Collected.VERSIONS, marks[-1].watermark) if marks else super().job(oldest_snapshot, now)
+
+    def due(self, watermark):
+        return self._not_before if self._open(Collected.VERSIONS) else super().due(watermark)
+
+    def _next_mark(self, watermark):
+        return 0 if not self.marks or watermark > self.marks[-1].watermark else None
+
+
+class CollectsUnfinished(CollectsInUse):
+    """Fences of transactions that have not finished go, too."""
+
+    def job(self, oldest_snapshot, now):
+        if now < self._not_before or not self._open(Collected.FENCES):
+            return None
+        return Job(Collected.FENCES, MAX_TXID)
+
+    def due(self, watermark):
+        return self._not_before if self._open(Collected.FENCES) else super().due(watermark)
+
+
+LIVENESS = ("alive", "stuck")
+"""How lines begin that complain of too little, not of something wrong."""
 
 MUTANTS = {
     "no predicate check": Variant(coordinator=NoPredicateCheck),
@@ -211,6 +285,7 @@ MUTANTS = {
     "commit answered before it is visible": Variant(coordinator=AnswersBeforeVisible),
     "failure taken for an abort by the coordinator": Variant(coordinator=FailureIsAbort),
     "failure taken for an abort by the worker": Variant(transaction=BelievesFailures),
+    "refusal taken for an abort by the worker": Variant(transaction=BelievesRefusals),
     "commit acknowledged without a reply": Variant(transaction=AcknowledgesWithoutReply),
     "finish before apply": Variant(transaction=FinishesBeforeApply),
     "idempotent calls forgotten": Variant(coordinator=ForgetsAnsweredCalls),
@@ -219,7 +294,58 @@ MUTANTS = {
     "resolver does not wait for an apply in flight": Variant(database=ResolverDoesNotWait),
     "fence not unique": Variant(database=NoFenceCheck),
     "epoch not checked": Variant(database=NoEpochCheck),
-    "journal after the answers": Variant(shell=JournalAfterAnswers),
-    "prepare not journalled": Variant(shell=JournalForgetsPrepared),
+    "epoch raised blindly": Variant(database=RaisesBlindly),
+    "snapshots of a superseded coordinator": Variant(coordinator=ShowsWhatItHas),
+    "journal after the answers": Variant(journal=JournalAfterAnswers),
+    "prepare not journalled": Variant(journal=JournalForgetsPrepared),
+    "journal that fails ignored": Variant(shell=OutlivesJournal),
+    "epoch never looked up": Variant(shell=NeverChecksEpoch),
+    "plain rows overwritten unseen": Variant(database=OverwritesUnseen),
+    "versions collected in use": Variant(collection=CollectsInUse),
+    "fences of unfinished transactions collected": Variant(collection=CollectsUnfinished),
     "no gap after a lost journal": Variant(takeover_gap=0),
 }
+
+SHAPES = {
+    "no predicate check": "write skew by predicate",
+    "predicates ignore prepared transactions": "write skew by predicate",
+    "keys ignore prepared transactions": "two blind writes",
+    "no read check": "write skew by key",
+    "no write check at prepare": "two blind writes",
+    "no write check at all": "two blind writes",
+    "snapshot of the highest finished": "slow writer, quick writer, reader",
+    "snapshot of the newest": "blind write beside read-only",
+    "txids reused after a restart": "blind write",
+    "begin does not wait for recovery": "coordinator dead during apply",
+    "snapshot from before a restart accepted": "two increments, one later",
+    "commit answered before it is visible": "slow writer, quick writer, reader",
+    "failure taken for an abort by the coordinator": "blind write",
+    "failure taken for an abort by the worker": "blind write",
+    "commit acknowledged without a reply": "blind write",
+    "finish before apply": "idempotent",
+    "idempotent calls forgotten": "idempotent",
+    "repeated calls pass the fence of their first commit": "journal lost after apply",
+    "abort without fence": "blind write",
+    "resolver does not wait for an apply in flight": "two blind writes",
+    "fence not unique": "blind write",
+    "epoch not checked": "superseded before apply",
+    "epoch raised blindly": "journal lost after apply",
+    "snapshots of a superseded coordinator": "superseded reader",
+    "journal after the answers": "blind write",
+    "prepare not journalled": "blind write",
+    "journal that fails ignored": "blind write",
+    "epoch never looked up": "superseded reader",
+    "plain rows overwritten unseen": "plain: two increments",
+    "versions collected in use": "versions collected",
+    "fences of unfinished transactions collected": "fences collected",
+    "no gap after a lost journal": "superseded before apply",
+}
+"""A scenario in which one fault shows that a rule is missing. One variant needs two: a refusal taken for an abort."""
+
+SEEDS = 3000
+"""Seeds a variant gets before it counts as unnoticed; the hardest to catch takes about 900."""
+
+
+def first_caught(name: str) -> int | None:
+    """Return the first seed that notices a broken variant."""
+    return next((seed for seed in range(SEEDS) if simulate(seed, MUTANTS[name]).wrong), None)

@@ -1,15 +1,18 @@
-"""Thousands of seeded runs of the real core over a simulated network and database.
+"""Thousands of seeded runs of the real core and shell over a simulated network and database.
 
 ``SEED=123 make test`` (or pytest on this file) replays one seed and prints its trace; ``SEEDS=100000`` runs more.
 """
 
 import os
 import time
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from simulation.world import simulate
+from kontract.core.errors import Code
+from simulation.faults import Fault
+from simulation.world import failures, run_seed
 
 SEEDS = int(os.environ.get("SEEDS", "10000"))
 # Without SEEDS a slow machine stops early, so that CI stays within two minutes; it says how far it came.
@@ -18,19 +21,10 @@ FEWEST = 500
 CHUNK = 100
 
 
-def failures(first, count):
-    """Run ``count`` seeds; return those that fail with what is wrong. Half of the seeds never lose a journal."""
-    return [(seed, wrong) for seed in range(first, first + count) if (wrong := run(seed).wrong)]
-
-
-def run(seed):
-    return simulate(seed, lose_journal=seed % 2 == 1)
-
-
 @pytest.mark.timeout(0)
 def test_every_seed_is_serializable_and_nothing_is_lost(capsys):
     if "SEED" in os.environ:
-        world = run(int(os.environ["SEED"]))
+        world = run_seed(int(os.environ["SEED"]))
         with capsys.disabled():
             print("", *world.kernel.trace, *world.wrong, sep="\n")
         assert world.wrong == []
@@ -54,29 +48,61 @@ def test_every_seed_is_serializable_and_nothing_is_lost(capsys):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_seed_replays_exactly(seed):
-    assert run(seed).digest() == run(seed).digest()
+    assert run_seed(seed).digest() == run_seed(seed).digest()
 
 
 def test_seeds_differ():
-    assert len({run(seed).digest() for seed in range(20)}) == 20
+    assert len({run_seed(seed).digest() for seed in range(20)}) == 20
 
 
-def test_the_runs_contain_what_they_are_meant_to():
+@pytest.fixture(scope="module")
+def worlds():
+    return [run_seed(seed) for seed in range(300)]
+
+
+def test_the_runs_contain_what_they_are_meant_to(worlds):
     """Faults that never happen prove nothing: count commits, conflicts, unknown outcomes, crashes, lost journals."""
-    worlds = [run(seed) for seed in range(300)]
     attempts = [attempt for world in worlds for attempt in world.attempts]
-    committed = sum(attempt.outcome == "ok" and bool(attempt.writes) for attempt in attempts)
-    assert committed > 1500
+    assert sum(attempt.outcome == "ok" and bool(attempt.writes) for attempt in attempts) > 1500
     assert sum(attempt.outcome == "fail" for attempt in attempts) > 500
     assert sum(attempt.outcome == "unknown" for attempt in attempts) > 5
-    assert sum(world.shell.restarts for world in worlds) > 100
-    assert sum(world.shell.journals_lost for world in worlds) > 20
+    nodes = [node for world in worlds for node in world.nodes]
+    assert sum(node.restarts for node in nodes) > 100
+    assert sum(node.journals_lost for node in nodes) > 20
     assert len({world.opened.__qualname__ for world in worlds}) == 5
-    events = {entry[1] for world in worlds for entry in world.kernel.trace}
-    assert {"apply", "resolve", "crash", "start", "failed", "done"} <= events
+    events = Counter(entry[1] for world in worlds for entry in world.kernel.trace)
+    assert {"apply", "resolve", "crash", "journal lost", "epoch", "failed", "done"} <= events.keys()
+    logged = Counter(entry[2] for world in worlds for entry in world.kernel.trace if entry[1] == "log")
+    assert logged["coordinator_failed"] > 50  # a journal that cannot be written
+    assert logged["coordinator_start"] > 5  # a database that does not answer when a coordinator starts
 
 
-@pytest.mark.parametrize("seed", [0, 125, 351, 722, 955, 1960])
-def test_seeds_that_once_found_an_error(seed):
-    """All with a lost journal: a false acknowledgement, snapshots that changed, a repeated call applied twice."""
-    assert simulate(seed, lose_journal=True).wrong == []
+def test_second_coordinators_take_over_and_both_are_spoken_to(worlds):
+    """The old one stays alive: it must meet the epoch, say FENCED, and be asked after that, too."""
+    rivals = [world for world in worlds if len(world.nodes) > 1]
+    assert len(rivals) > 50
+    assert sum(attempt.superseded for world in rivals for attempt in world.attempts) > 100
+    told = [entry for world in rivals for entry in world.kernel.trace if entry[1] == "failed"]
+    assert sum(entry[-1] is Code.FENCED for entry in told) > 100
+    epochs = [{commit.epoch for commit in world.database.commits} for world in rivals]
+    assert sum(len(each) > 1 for each in epochs) > 20  # commits before and after
+
+
+def test_plain_tables_make_readers_begin_again(worlds):
+    plain = [world for world in worlds if world.database.plain]
+    assert 50 < len(plain) < 150
+    assert sum(attempt.overtaken for world in plain for attempt in world.attempts) > 20
+    assert not any(attempt.overtaken for world in worlds if world not in plain for attempt in world.attempts)
+
+
+def test_versions_and_fences_are_collected_while_transactions_run(worlds):
+    short = [world for world in worlds if world.short]
+    assert sum(world.database.collected["rows"] for world in short) > 100
+    assert sum(world.database.collected["fences"] for world in short) > 50
+    readers = [world.kernel.trace for world in short if world.pauses_were > 0]
+    assert any(entry[1] == "collect" and entry[-1] for trace in readers for entry in trace)
+
+
+@pytest.mark.parametrize("fault", list(Fault), ids=lambda fault: fault.value)
+def test_no_fault_is_left_to_the_exhaustive_runs_alone(worlds, fault):
+    assert any(fault in world.odds.happened for world in worlds)

@@ -10,10 +10,6 @@ ACCOUNTS = ("a0", "a1", "a2")
 EACH = 100
 
 
-class InvariantError(AssertionError):
-    """A read-only call saw a state that no serial execution has."""
-
-
 def bank(dice: Random):
     """Transfers keep the total; whoever looks sees it."""
 

@@ -1,26 +1,57 @@
-"""One run: a seed decides the workload, the faults and every step; the oracle judges what came out."""
+"""One run: clients, coordinators, network and database; the oracle judges what came out.
+
+:class:`World` is what every run has. :class:`RandomWorld` lets a seed decide the workload, the kind of table, whether a
+second coordinator takes over and whether the collection has work, the faults, and every step.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from kontract.core import attempts, recovery
+from kontract import shell as shells
+from kontract.core import attempts, collection, limits, recovery
 from kontract.core.attempts import Attempts
+from kontract.core.collection import Collection
 from kontract.core.coordinator import Coordinator
 from kontract.core.errors import Code, HttpError
-from kontract.core.transaction import Call, Transaction
+from kontract.core.phases import Stage
+from kontract.core.transaction import Call, RetryError, Transaction
+from kontract.core.types import TableKind
 from kontract.ports import DatabaseUnavailableError
+from kontract.shell import CoordinatorShell
 from simulation import workloads
-from simulation.cluster import OWNER, Link, Shell, Worker
-from simulation.database import Database, Faults, Store
+from simulation.cluster import OWNER, Journal, Link, Node, Worker
+from simulation.database import Database, Store
+from simulation.faults import LATE_MS, Fate, Odds, Wires, bias
 from simulation.history import Attempt, Handle, judge
-from simulation.kernel import Crashed, Kernel, Task
+from simulation.kernel import Crashed, Kernel, Loop
 
+TOO_OLD = "the snapshot is too old"
 HORIZON_MS = 300_000
+QUIET_MS = LATE_MS + limits.APPLY_DEADLINE_MS + 2_000
+
+SHORT = {
+    "TRANSACTION_MS": 3_000,
+    "LEASE_MS": 4_000,
+    "EPOCH_TRUST_MS": 900,
+    "RETENTION_MS": 5_000,
+    "FENCE_RETENTION_MS": 40_000,
+    "EVENT_LOG_MS": 20_000,
+    "COLLECT_ROWS": 2,
+    "COLLECT_STATEMENTS": 4,
+    "COLLECT_PAUSE_MS": 300,
+}
+"""Limits of a run in which the collection has work. As in ``limits``, a lease outlasts a transaction, the retention a
+lease and the trust in the epoch, and the retention of fences all that may come after a prepare, repeated calls too."""
+
+
+class InvariantError(Exception):
+    """A handler saw a state that no serial execution has."""
 
 
 @dataclass(frozen=True)
@@ -30,91 +61,109 @@ class Variant:
     coordinator: type[Coordinator] = Coordinator
     transaction: type[Transaction] = Transaction
     database: type[Database] = Database
-    shell: type[Shell] = Shell
+    shell: type[CoordinatorShell] = CoordinatorShell
+    journal: type[Journal] = Journal
     link: type[Link] = Link
+    collection: type[Collection] = Collection
     takeover_gap: int = recovery.TAKEOVER_GAP
+    limits: dict[str, int] = field(default_factory=dict)
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Make the core use this variant's classes."""
-        before = recovery.Coordinator, attempts.Transaction, recovery.TAKEOVER_GAP
-        recovery.Coordinator, attempts.Transaction = self.coordinator, self.transaction
-        recovery.TAKEOVER_GAP = self.takeover_gap
+    def installed(self, kernel: Kernel, changed: dict[str, int]) -> Iterator[None]:
+        """Make the core and the shell use this variant's classes, the simulated loop, and other limits."""
+        changed = {**changed, **self.limits}
+        patches = [
+            (recovery, "Coordinator", self.coordinator),
+            (attempts, "Transaction", self.transaction),
+            (recovery, "TAKEOVER_GAP", self.takeover_gap),
+            (shells, "asyncio", Loop(kernel)),
+            (shells, "SqlStore", lambda store: store),
+            (shells, "Collection", self.collection),
+            *((limits, name, value) for name, value in changed.items()),
+        ]
+        before = [(where, name, getattr(where, name)) for where, name, _ in patches]
+        ages = dict(collection.AGE)
+        for where, name, value in patches:
+            setattr(where, name, value)
+        collection.AGE[collection.Stage.VERSIONS] = limits.RETENTION_MS
+        collection.AGE[collection.Stage.FENCES] = limits.FENCE_RETENTION_MS
         try:
             yield
         finally:
-            recovery.Coordinator, attempts.Transaction, recovery.TAKEOVER_GAP = before
-
-
-def profile(kernel: Kernel, *, lose_journal: bool) -> Faults:
-    """Biased schedules: each run is bad in its own way."""
-    dice = kernel.dice
-    faults = Faults()
-    for name, most in (
-        ("lose", 0.06),
-        ("duplicate", 0.15),
-        ("slow", 0.3),
-        ("fail_apply", 0.3),
-        ("lose_outcome", 0.3),
-        ("late_apply", 0.3),
-        ("unreadable", 0.3),
-        ("crash_coordinator", 0.08),
-        ("crash_worker", 0.15),
-    ):
-        if dice.random() < 0.4:
-            setattr(faults, name, dice.random() * most)
-    faults.slow_ms = dice.choice((20, 200, 1500))
-    if lose_journal and dice.random() < 0.3:
-        faults.lose_journal = 0.5
-        faults.crash_coordinator = max(faults.crash_coordinator, 0.05)
-    return faults
+            for where, name, value in before:
+                setattr(where, name, value)
+            collection.AGE.update(ages)
 
 
 class World:
     """Everything in one run."""
 
-    def __init__(self, seed: int, variant: Variant, *, lose_journal: bool):
-        self.seed = seed
+    def __init__(self, seed: int, variant: Variant):
         self.variant = variant
         self.kernel = Kernel(seed)
-        self.faults = Faults()
-        self.coming = profile(self.kernel, lose_journal=lose_journal)
-        self.database = variant.database(self.kernel, self.faults)
-        self.shell = variant.shell(self.kernel, self.faults, self.database)
         self.attempts: list[Attempt] = []
         self.tokens = itertools.count(1)
-        self.calls = itertools.count(1)
         self.wrong: list[str] = []
-        self.busy = 0
-        dice = self.kernel.dice
-        self.opened, self.next_call = dice.choice(workloads.WORKLOADS)(dice)
+        self.short = False
+        self.alarmed = False
+        self.pauses = 0.0
+
+    def build(self, fate: Fate, kind: TableKind):
+        """Set up network, database and the first coordinator."""
+        self.wires = Wires(self.kernel, fate)
+        self.database = self.variant.database(self.kernel, self.wires, kind)
+        self.nodes: list[Node] = []
+        self.join()
+
+    def join(self) -> Node:
+        """Add a coordinator with a journal of its own, still empty."""
+        variant = self.variant
+        node = Node(self.kernel, self.wires, self.database, variant.shell, variant.journal, alarmed=self.alarmed)
+        self.nodes.append(node)
+        return node
 
     # --- clients -----------------------------------------------------------------------------------------------------
 
-    async def call(self, worker: Worker, handler, expected, call: Call):
-        link = self.variant.link(worker, self.shell)
+    async def pause(self):
+        """Slow readers exist."""
+        if self.kernel.chance(self.pauses):
+            await self.kernel.sleep(self.kernel.dice.random() * 1500)
+
+    async def call(self, worker: Worker, node: Node, handler, expected, call: Call) -> bool:
+        """Make one call; returns whether it committed."""
+        link = self.variant.link(worker, node)
         mine: list[Attempt] = []
+        seen = None
 
         async def run(transaction: Transaction) -> str:
+            nonlocal seen
             link.finished_with = None
             began = self.kernel.now if transaction.snapshot is None else link.began_at
             attempt = Attempt(f"{call.id}#{next(self.tokens)}", began)
             mine.append(attempt)
             self.attempts.append(attempt)
             link.attempt = attempt
-            answer = await handler(Handle(transaction, attempt, self.tokens))
-            if expected is not None:
-                run.seen = answer
+            try:
+                seen = await handler(Handle(transaction, attempt, self.tokens, self.database.table, self.pause))
+            except (AssertionError, LookupError, TypeError) as error:
+                raise InvariantError(f"{attempt.id} met {error!r}") from error
+            except RetryError as error:
+                attempt.overtaken = error.reason == TOO_OLD
+                raise
+            finally:
+                attempt.superseded = link.superseded
             return "null"
 
-        run.seen = None
-        tries = Attempts(call, worker, link, Store(self.database), 8)
+        store = Store(self.database, worker.process, lambda: node.crash(node.process), of_worker=True)
         try:
-            outcome = await tries.run(run, "call")
+            outcome = await Attempts(call, worker, link, store, 8).run(run, "call")
         except (HttpError, DatabaseUnavailableError) as error:
             if getattr(error, "error_code", None) is Code.COMMIT_UNKNOWN and mine:
                 mine[-1].outcome = "unknown"
-            self.kernel.note("failed", call.id, type(error).__name__)
+            self.kernel.note("failed", call.id, type(error).__name__, getattr(error, "error_code", None))
+            return False
+        except InvariantError as error:
+            self.wrong.append(f"invariant: {error}")
             return False
         except Crashed:
             if mine and mine[-1].prepared is not None:
@@ -122,76 +171,59 @@ class World:
             raise
         self.kernel.note("done", call.id, outcome.txid, outcome.replayed)
         if outcome.replayed:
-            if outcome.txid not in {txid for txid, sid in self.database.committed if sid.startswith(f"{call.id}/")}:
+            ours = {commit.txid for commit in self.database.commits if commit.sid.startswith(f"{call.id}/")}
+            if outcome.txid not in ours:
                 self.wrong.append(f"lost: {call.id} was told that it committed as {outcome.txid}")
             return True
         mine[-1].outcome = "ok"
         if outcome.txid is None or link.visible:
             mine[-1].end = self.kernel.now
-        if expected is not None and not expected(run.seen):
-            self.wrong.append(f"invariant: {mine[-1].id} saw {run.seen}")
+        if expected is not None and not expected(seen):
+            self.wrong.append(f"invariant: {mine[-1].id} saw {seen}")
         return True
 
-    async def client(self, calls: int):
-        """Make calls one after the other, at one's own pace; repeat idempotent ones that failed."""
-        kernel = self.kernel
-        worker = Worker(kernel)
-        for _ in range(calls):
-            await kernel.sleep(kernel.dice.random() * kernel.dice.choice((3, 3, 30, 300)))
-            n = next(self.calls)
-            handler, expected = self.next_call(n)
-            idempotent = kernel.dice.random() < 0.2 and expected is None
-            call = Call(id=f"call{n}", owner=OWNER, user="u", idempotent=idempotent)
-            for _trial in range(3 if idempotent else 1):
-                task = kernel.spawn(self.call(worker, handler, expected, call))
-                if kernel.chance(self.faults.crash_worker):
-                    kernel.after(kernel.dice.random() * 30, lambda w=worker, t=task: self._kill(w, t))
-                await task.end
-                if worker.dead:
-                    worker = Worker(kernel)
-        self.busy -= 1
-
-    def _kill(self, worker: Worker, task: Task):
-        if not task.ended:
-            worker.dead = True
-            task.kill()
+    def alone(self, handler, name: str, node: Node | None = None) -> bool:
+        """Make a call in quiet times; returns whether it committed."""
+        node = node or self.nodes[0]
+        worker = Worker(self.kernel)
+        call = Call(id=name, owner=OWNER, user="u")
+        task = self.kernel.spawn(self.call(worker, node, handler, None, call), worker.process)
+        self.kernel.run(lambda: task.ready, self.kernel.now + HORIZON_MS)
+        return bool(task.ready and task.value)
 
     # --- the run -----------------------------------------------------------------------------------------------------
 
-    def _alone(self, handler):
-        n = next(self.calls)
-        task = self.kernel.spawn(
-            self.call(Worker(self.kernel), handler, None, Call(id=f"call{n}", owner=OWNER, user="u"))
-        )
-        self.kernel.run(lambda: task.ended, self.kernel.now + HORIZON_MS)
-        if not self.attempts or self.attempts[-1].outcome != "ok":
-            self.wrong.append(f"stuck: {handler.__name__} did not succeed in quiet times")
-
-    def run(self) -> World:
-        with self.variant.installed():
-            self._run()
+    def run(self):
+        """Run, and judge."""
+        with self.variant.installed(self.kernel, SHORT if self.short else {}):
+            try:
+                self.play()
+                self.settle()
+            except Exception:  # noqa: BLE001 - a defect is a finding like others
+                self.wrong.append(f"defect: {traceback.format_exc()}")
+            self.kernel.close()
         return self
 
-    def _run(self):
-        kernel, dice = self.kernel, self.kernel.dice
-        self._alone(self.opened)
-        calm = Faults()
-        for name in Faults.__dataclass_fields__:
-            setattr(self.faults, name, getattr(self.coming, name))
-        clients = dice.randint(2, 5)
-        self.busy = clients
-        for _ in range(clients):
-            kernel.spawn(self.client(dice.randint(2, 5)))
-        kernel.run(lambda: not self.busy, kernel.now + HORIZON_MS)
-        if self.busy:
-            self.wrong.append(f"stuck: {self.busy} clients are not done")
-        for name in Faults.__dataclass_fields__:
-            setattr(self.faults, name, getattr(calm, name))
-        kernel.spawn(self.shell.wake())
-        kernel.run(lambda: False, kernel.now + 12_000)
-        coordinator = self.shell.coordinator
-        if coordinator is None or coordinator.unfinished:
-            self.wrong.append("stuck: transactions are left in doubt")
+    def play(self):
+        """What the clients do."""
+        raise NotImplementedError
+
+    def settle(self):
+        """Let everything come to rest without faults, then look at all of it."""
+        kernel = self.kernel
+        for quiet in (QUIET_MS, 2_000):  # mishaps that were on their way may still kill it in the first
+            for node in self.nodes:
+                if not node.alarmed or not node.journal.started:
+                    node.wake()
+            kernel.run(lambda: False, kernel.now + quiet)
+        current = [node for node in self.nodes if node.journal.epoch == self.database.epoch]
+        if len(current) != 1:
+            self.wrong.append(f"stuck: {len(current)} coordinators are in charge")
+            return
+        applied = {commit.txid for commit in self.database.commits}
+        unsettled = {txid for txid, record in current[0].journal.records.items() if not record.settled_at}
+        if applied & unsettled or (not self.alarmed and (current[0].coordinator is None or unsettled)):
+            self.wrong.append(f"stuck: transactions are left in doubt: {unsettled}")
         lists = [key for key in self.database.rows if key.startswith("list")]
 
         async def everything(h: Handle):
@@ -199,17 +231,100 @@ class World:
                 await h.get(key)
             await h.where()
 
-        self._alone(everything)
-        journal = None if self.shell.journals_lost else self.shell.journal.records
-        self.wrong += judge(self.attempts, self.database, journal)
-        if not self.shell.journals_lost:
-            self.wrong += [f"contradiction: {what}" for what in self.shell.contradictions]
+        async def probe(h: Handle):
+            await h.put("probe", v=0)
+
+        self.pauses_were, self.pauses = self.pauses, 0.0
+        if not self.alone(everything, "everything", current[0]):
+            self.wrong.append("stuck: the last reader did not succeed in quiet times")
+        for number, node in enumerate(self.nodes):
+            if node not in current and (self.alone(probe, f"probe{number}", node) or not _fenced(node)):
+                self.wrong.append("alive: a superseded coordinator does not know it")
+        self.wrong += judge(self.attempts, self.database, self.nodes)
 
     def digest(self) -> str:
         """A hash of every message, apply and outcome with its time."""
         return hashlib.sha256(repr(self.kernel.trace).encode()).hexdigest()
 
 
-def simulate(seed: int, variant: Variant | None = None, *, lose_journal: bool = True) -> World:
+def _fenced(node: Node) -> bool:
+    return node.coordinator is not None and node.coordinator.stage is Stage.FENCED
+
+
+class RandomWorld(World):
+    """A run that a seed decides."""
+
+    def __init__(self, seed: int, variant: Variant, *, lose_journal: bool):
+        super().__init__(seed, variant)
+        kernel, dice = self.kernel, self.kernel.dice
+        self.odds = Odds(kernel)
+        self.loose = bias(self.odds, kernel, lose_journal=lose_journal)
+        self.rival = dice.random() < 0.25
+        self.short = dice.random() < 0.25
+        self.alarmed = dice.random() < 0.5
+        self.build(self.odds, TableKind.PLAIN if dice.random() < 0.3 else TableKind.VERSIONED)
+        self.calls = itertools.count(1)
+        self.busy = 0
+        self.opened, self.next_call = dice.choice(workloads.WORKLOADS)(dice)
+
+    def join(self) -> Node:
+        node = super().join()
+        node.loses_journal = lambda: self.kernel.chance(self.odds.lose_journal)
+        return node
+
+    def play(self):
+        kernel, dice = self.kernel, self.kernel.dice
+        if not self.alone(self.opened, "opened"):
+            self.wrong.append("stuck: the first call did not succeed in quiet times")
+        self.loose()
+        if self.short:
+            self.pauses = dice.choice((0.0, 0.1, 0.5))
+        if self.rival:
+            kernel.after(dice.random() * dice.choice((5, 50, 2000)), lambda: self.join().wake())
+        self.busy = dice.randint(2, 4)
+        for _ in range(self.busy):
+            kernel.spawn(self.client(dice.randint(2, 5)))
+        kernel.run(lambda: not self.busy, kernel.now + HORIZON_MS)
+        if self.busy:
+            self.wrong.append(f"stuck: {self.busy} clients are not done")
+        self.odds.calm()
+        if self.rival:
+            kernel.run(lambda: len(self.nodes) > 1, kernel.now + 2000)
+
+    async def client(self, calls: int):
+        """Make calls one after the other, at one's own pace; repeat idempotent ones that failed."""
+        kernel, dice = self.kernel, self.kernel.dice
+        worker = Worker(kernel)
+        paces = (3, 3, 30, 300)
+        if self.short:
+            paces = (3, 30, 3_000, 40_000 if dice.random() < 0.3 else 10_000)
+        for _ in range(calls):
+            await kernel.sleep(dice.random() * dice.choice(paces))
+            n = next(self.calls)
+            handler, expected = self.next_call(n)
+            idempotent = dice.random() < 0.2 and expected is None
+            call = Call(id=f"call{n}", owner=OWNER, user="u", idempotent=idempotent)
+            for _trial in range(3 if idempotent else 1):
+                node = self.nodes[-1] if dice.random() < 0.6 else self.nodes[0]
+                task = kernel.spawn(self.call(worker, node, handler, expected, call), worker.process)
+                if kernel.chance(self.odds.kill_worker):
+                    kernel.after(dice.random() * 30, lambda w=worker, t=task: t.ready or w.process.die())
+                await task
+                if not worker.process.alive:
+                    worker = Worker(kernel)
+        self.busy -= 1
+
+
+def simulate(seed: int, variant: Variant | None = None, *, lose_journal: bool = True) -> RandomWorld:
     """Run one seed."""
-    return World(seed, variant or Variant(), lose_journal=lose_journal).run()
+    return RandomWorld(seed, variant or Variant(), lose_journal=lose_journal).run()
+
+
+def run_seed(seed: int) -> RandomWorld:
+    """Run one seed of the long test: half of the seeds never lose a journal."""
+    return simulate(seed, lose_journal=seed % 2 == 1)
+
+
+def failures(first: int, count: int) -> list[tuple[int, list[str]]]:
+    """Run ``count`` seeds; return those that fail with what is wrong."""
+    return [(seed, wrong) for seed in range(first, first + count) if (wrong := run_seed(seed).wrong)]
