@@ -12,9 +12,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from kontract.core.collection import Mark, Stage
-from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record
 from kontract.core.hub import LogHead
 from kontract.core.messages import Answer, Began, Begin, Committed, Finish, Prepared, Request
+from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record
 from kontract.core.recovery import Saved
 from kontract.ports import CoordinatorUnavailableError
 from kontract.shell import CoordinatorShell

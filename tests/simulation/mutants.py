@@ -7,9 +7,9 @@ from msgspec.structs import replace
 from kontract.core.collection import Collection, Job
 from kontract.core.collection import Stage as Collected
 from kontract.core.coordinator import Coordinator
-from kontract.core.records import FINISHED, PutRecord
 from kontract.core.messages import Began, Committed, Finish, Key
 from kontract.core.phases import Event, Stage
+from kontract.core.records import FINISHED, PutRecord
 from kontract.core.transaction import RetryError, Transaction
 from kontract.core.types import MAX_TXID, Snapshot, Txid
 from kontract.ports import ApplyOutcome
