@@ -42,9 +42,10 @@ class Round:
 class Client:
     """One connection to 127.0.0.1, kept between requests and opened again when the server closed it."""
 
-    def __init__(self, port: int) -> None:
-        """Nothing is opened yet."""
+    def __init__(self, port: int, token: str = "") -> None:
+        """Nothing is opened yet. ``token``: sent with every request, if there is one."""
         self._port = port
+        self._bearer = f"Authorization: Bearer {token}\r\n" if token else ""
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def call(self, method: str, path: str, arguments: Any = None) -> Answer:
@@ -52,7 +53,7 @@ class Client:
         body = b"" if arguments is None else json.dumps(arguments).encode()
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
+            f"{self._bearer}Content-Length: {len(body)}\r\n\r\n"
         )
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
@@ -85,13 +86,15 @@ async def _body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
     return b"".join(chunks)
 
 
-async def run(port: int, path: str, arguments: Any, requests: int, concurrency: int, expected: bytes) -> Round:
+async def run(
+    port: int, path: str, arguments: Any, requests: int, concurrency: int, expected: bytes, token: str = ""
+) -> Round:
     """Send `requests` over `concurrency` connections; an answer without `expected` is an error."""
     left = iter(range(requests))
     result = Round()
 
     async def client() -> None:
-        connection = Client(port)
+        connection = Client(port, token)
         try:
             for _ in left:
                 started = time.perf_counter()

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ from kontract.cli.toolchain.processes import free_port, group_members, run_tool
 from kontract.cli.toolchain.pyodide_bundle.mode import Runtime
 from kontract.cli.toolchain.reaper import Reaper
 from kontract.cli.toolchain.wrangler import DevServer
+from kontract.core import keys
+from kontract.gateway.context import Session
+from kontract.gateway.tokens import Kind, Tokens
+from kontract.server.system import SystemRandomness
 
 PEERS = Path(__file__).parent / "peers"
 
@@ -85,6 +90,14 @@ class Server(DevServer):
                 if _is_healthy(port):
                     self.direct_port, self.direct_pid = port, member.pid
                     return
+
+    def token(self, user: str = "bench") -> str:
+        """An access token of tenant-1; other peers than the product's do not look at it."""
+        assert self.env_file is not None
+        secret = dev_vars.parse(self.env_file.read_text())["KONTRACT_SECRET"]
+        session = Session(SystemRandomness().token(8).hex(), "tenant-1", user, is_anonymous=False)
+        tokens = Tokens(keys.ring(bytes.fromhex(secret)))
+        return tokens.make(session, Kind.ACCESS, time.time_ns() // 1_000_000, 3 * 3600, SystemRandomness())
 
     @property
     def ask_port(self) -> int:

@@ -17,18 +17,7 @@ from pathlib import Path
 
 from stage import Server, Stage, conditions, tell
 
-from kontract.cli.toolchain import dev_vars
-from kontract.core import keys, limits
-from kontract.gateway.context import Session
-from kontract.gateway.tokens import Kind, Tokens
-from kontract.server.system import SystemRandomness
-
-
-def token(secret: str, user: str) -> str:
-    """An access token of tenant-1."""
-    session = Session(SystemRandomness().token(8).hex(), "tenant-1", user, is_anonymous=False)
-    now = time.time_ns() // 1_000_000
-    return Tokens(keys.ring(bytes.fromhex(secret))).make(session, Kind.ACCESS, now, 3600, SystemRandomness())
+from kontract.core import limits
 
 
 class Listener:
@@ -83,8 +72,7 @@ def memory(server: Server) -> int:
 
 async def measure(server: Server, streams: int, commits: int) -> None:
     """Open the streams, commit, and report."""
-    secret = dev_vars.parse(server.env_file.read_text())["KONTRACT_SECRET"]  # type: ignore[union-attr]
-    users = [token(secret, f"user-{n}") for n in range(-(-streams // limits.STREAMS_PER_USER))]
+    users = [server.token(f"user-{n}") for n in range(-(-streams // limits.STREAMS_PER_USER))]
     before = memory(server)
     listeners = [Listener() for _ in range(streams)]
     running = []

@@ -86,14 +86,16 @@ async def ask(name: str, server: Server, call: Call, scenario: Scenario, cell: M
     for _ in range(RESTARTS):
         before = server.cpu_seconds()
         try:
-            one = await load.run(server.ask_port, path, arguments, scenario.requests, scenario.concurrency, expected)
+            one = await load.run(
+                server.ask_port, path, arguments, scenario.requests, scenario.concurrency, expected, server.token()
+            )
         except* (OSError, EOFError, load.WrongAnswerError) as group:
             cell.broken += 1
             await asyncio.sleep(1)  # the last words are on their way
             tell(f"{name}, {scenario}: {group.exceptions[0]!r}")
             tell("\n".join(server.log_text().splitlines()[-15:]))
             await asyncio.to_thread(restart, server)
-            await load.run(server.ask_port, path, arguments, 20, 2, expected)
+            await load.run(server.ask_port, path, arguments, 20, 2, expected, server.token())
         else:
             cell.cpu_seconds += server.cpu_seconds() - before
             cell.rounds.append(one)
@@ -116,7 +118,7 @@ async def compare(servers: dict[str, Server], task_id: str, rounds: int) -> dict
     }
     for server in servers.values():
         for path, arguments, expected in calls.values():
-            await load.run(server.ask_port, path, arguments, 40, 2, expected)
+            await load.run(server.ask_port, path, arguments, 40, 2, expected, server.token())
     table = {(scenario, name): Measured() for scenario in SCENARIOS for name in servers}
     names = list(servers)
     for number in range(rounds):

@@ -1,0 +1,91 @@
+"""Writes and reads of one owner in workerd, in turns: rates and latencies at 1, 8 and 32 clients.
+
+`create_task` is a blind write of a new row, which conflicts with nothing; `get_task` reads one row. All writes of an
+owner go through one Durable Object. Last, 32 clients transfer between the same two rows: nothing conflicts more.
+
+Run: .venv/bin/python bench/writes.py [--rounds N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import statistics
+
+import load
+from stage import Server, Stage, conditions, tell
+
+CLIENTS = (1, 8, 32)
+REQUESTS = {1: 40, 8: 120, 32: 240}
+
+
+async def measure(server: Server, rounds: int) -> None:
+    """Measure and print."""
+    token = server.token()
+    client = load.Client(server.ask_port, token)
+    task = (await client.call("POST", "/rpc/create_task", ["read"])).json()["result"]["id"]
+    kinds = {"create_task": (["a task"], b"a task"), "get_task": ([task], task.encode())}
+    found: dict[tuple[str, int], list[load.Round]] = {}
+    for _ in range(rounds):
+        for clients in CLIENTS:
+            for function, (arguments, expected) in kinds.items():
+                one = await load.run(
+                    server.ask_port, f"/rpc/{function}", arguments, REQUESTS[clients], clients, expected, token
+                )
+                found.setdefault((function, clients), []).append(one)
+    print("clients  function     a second  p50 ms  p99 ms  beside get_task")
+    for clients in CLIENTS:
+        reads = found["get_task", clients]
+        for function in kinds:
+            measured = found[function, clients]
+            ratio = statistics.median(one.rate / read.rate for one, read in zip(measured, reads, strict=True))
+            latencies = sorted(1000 * latency for one in measured for latency in one.latencies)
+            p50, p99 = (latencies[int(share * (len(latencies) - 1))] for share in (0.5, 0.99))
+            rate = statistics.median(one.rate for one in measured)
+            print(f"{clients:7d}  {function:11s}  {rate:8.0f}  {p50:6.0f}  {p99:6.0f}  {ratio:.2f}")
+    await hot(server, client, token)
+
+
+async def hot(server: Server, client: load.Client, token: str) -> None:
+    """32 clients, five transfers each, between two rows."""
+    for account in ("hot-a", "hot-b"):
+        await client.call("POST", "/rpc/open_account", [account, 1000])
+    attempts: list[int] = []
+
+    async def five() -> None:
+        mine = load.Client(server.ask_port, token)
+        done = 0
+        while done < 5:
+            answer = await mine.call("POST", "/rpc/transfer", ["hot-a", "hot-b", 1])
+            if answer.status == 200:
+                done += 1
+                attempts.append(int(re.findall(r'desc="(\d+)', answer.headers["server-timing"])[2]))
+        mine.close()
+
+    await asyncio.gather(*(five() for _ in range(32)))
+    balance = (await client.call("POST", "/rpc/balance", ["hot-b"])).json()["result"]
+    print(
+        f"32 clients on two rows: {len(attempts)} transfers, {balance - 1000} arrived; attempts a call: "
+        f"median {statistics.median(attempts):.0f}, most {max(attempts)}"
+    )
+    client.close()
+
+
+def main() -> None:
+    """Run."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    with Stage.opened() as stage:
+        database = stage.database()
+        tell("Starting the Worker ...")
+        server = stage.server(stage.product(None), database)
+        server.start()
+        server.find_direct()
+        print(conditions(stage.checkout, None))
+        asyncio.run(measure(server, options.rounds))
+
+
+if __name__ == "__main__":
+    main()
