@@ -244,6 +244,17 @@ async def test_headers_of_an_answer(api):
             assert not set(response.headers) & set(bad)
 
 
+async def test_the_sentence_of_an_error(api):
+    """Cut off, also in the log: it may repeat what was sent, and anybody may send a megabyte."""
+    for length in (100, 100_000):
+        body = json.dumps({"name": "a", "password": "correct horse", "x" * length: 1}).encode()
+        said = check_error(await api.send("POST", "/auth/login", body), 400, "INVALID_REQUEST")["message"]
+        assert api.log[-1]["reason"] == said
+        assert len(said) <= limits.ERROR_MESSAGE
+    assert len(said) == limits.ERROR_MESSAGE
+    assert said.endswith("xxx...")
+
+
 @pytest.mark.parametrize("status", [-1, 0, 99, 100, 101, 199, 600, 999, 1000, 10**30])
 async def test_a_status_that_is_none(api, status):
     """An error of the function, found before anything is committed."""
