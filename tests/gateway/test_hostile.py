@@ -96,7 +96,7 @@ async def test_a_thousand_hostile_requests(api, monkeypatch, seed):
     print(seed, dict(sorted(statuses.items())))
     # They must get everywhere: to answers, to refusals of each kind, and past the door.
     assert {200, 400, 401, 404, 405} <= set(statuses)
-    assert statuses[200] > 100
+    assert statuses[200] > 50
     alive = await send(api, Sent("POST", "/rpc/echo", b"[1]"), good)
     assert json.loads(alive.body) == {"result": 1}
 

@@ -169,6 +169,13 @@ async def test_the_reads_of_a_transaction(api, monkeypatch):
             assert f"reads more than {most} rows" in body["message"]
 
 
+@pytest.mark.parametrize("name", ["id", "self", "nothing", "__class__", ""])
+async def test_changing_a_field_that_cannot_be_changed(api, name):
+    """The names come from a caller: 400, whatever the parameters of update are called."""
+    await api.result("put", "odds", "named", {})
+    await api.error(400, "INVALID_REQUEST", "change", "odds", "named", {name: "x"})
+
+
 # --- exec ------------------------------------------------------------------------------------------------------------
 
 
