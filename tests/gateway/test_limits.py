@@ -169,6 +169,13 @@ async def test_the_reads_of_a_transaction(api, monkeypatch):
             assert f"reads more than {most} rows" in body["message"]
 
 
+@pytest.mark.parametrize("name", ["id", "self", "nothing", "__class__", ""])
+async def test_changing_a_field_that_cannot_be_changed(api, name):
+    """The names come from a caller: 400, whatever the parameters of update are called."""
+    await api.result("put", "odds", "named", {})
+    await api.error(400, "INVALID_REQUEST", "change", "odds", "named", {name: "x"})
+
+
 # --- exec ------------------------------------------------------------------------------------------------------------
 
 
@@ -242,6 +249,17 @@ async def test_headers_of_an_answer(api):
             body = check_error(response, 500, "INTERNAL")
             assert "details" not in body
             assert not set(response.headers) & set(bad)
+
+
+async def test_the_sentence_of_an_error(api):
+    """Cut off, also in the log: it may repeat what was sent, and anybody may send a megabyte."""
+    for length in (100, 100_000):
+        body = json.dumps({"name": "a", "password": "correct horse", "x" * length: 1}).encode()
+        said = check_error(await api.send("POST", "/auth/login", body), 400, "INVALID_REQUEST")["message"]
+        assert api.log[-1]["reason"] == said
+        assert len(said) <= limits.ERROR_MESSAGE
+    assert len(said) == limits.ERROR_MESSAGE
+    assert said.endswith("xxx...")
 
 
 @pytest.mark.parametrize("status", [-1, 0, 99, 100, 101, 199, 600, 999, 1000, 10**30])

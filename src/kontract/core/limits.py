@@ -21,6 +21,9 @@ HANDLER_HEADERS = 16
 HEADER_BYTES = 4_096
 """Bytes of a header's value in an answer, or inside raystream: a redirect's address is the longest."""
 
+ERROR_MESSAGE = 1_000
+"""Characters of an error's sentence; the rest is cut off. Some repeat what a caller sent, and go into the log, too."""
+
 # --- what a transaction may hold -------------------------------------------------------------------------------------
 
 WRITE_SET_BYTES = 1_000_000

@@ -118,7 +118,7 @@ class Table:
         if not await self._transaction.add(await self._reach(self._rows, WRITE), row_id, data, fresh=False):
             raise self._taken(row_id)
 
-    async def update(self, id: str, **changes: Any) -> Any:  # noqa: A002
+    async def update(self, id: str, /, **changes: Any) -> Any:  # noqa: A002
         """Change fields of a row and return the new row; raises NotFoundError when there is none."""
         row_id = documents.check_id(id, self.name)
         pointer = await self._reach(self._rows, READ | WRITE)

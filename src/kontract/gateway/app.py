@@ -14,7 +14,7 @@ from kontract.gateway import auth, raystream, rpc, stream
 from kontract.gateway import config as configuration
 from kontract.gateway.auth import Auth
 from kontract.gateway.config import ConfigurationError
-from kontract.gateway.http import JSON, OCTETS, Request, Response, encode_json, error_response
+from kontract.gateway.http import JSON, OCTETS, Request, Response, encode_json, error_response, shown
 from kontract.gateway.meter import Meter
 from kontract.gateway.raystream import Raystream
 from kontract.gateway.routes import Registry
@@ -158,7 +158,7 @@ def _failed(error: Exception, request_id: str, fields: dict[str, Any]) -> Respon
         error, known = unfit, _internal()
         response = error_response(known, request_id)
     fields["error"] = known.error_code.name
-    fields["reason"] = known.message
+    fields["reason"] = shown(known.message)
     if known.error_code.fault is Fault.SERVER:
         fields["level"] = "error"
         fields["exception"] = "".join(traceback.format_exception(error))

@@ -109,9 +109,16 @@ class ErrorBody(msgspec.Struct, omit_defaults=True):
     details: Raw | None = None
 
 
+def shown(message: str) -> str:
+    """Return a message, or the beginning of a long one."""
+    if len(message) <= limits.ERROR_MESSAGE:
+        return message
+    return message[: limits.ERROR_MESSAGE - 3] + "..."
+
+
 def error_response(error: HttpError, request_id: str) -> Response:
     """Return the answer for an error that is meant for the caller."""
     # Rows have fields that callers may not read, whichever way they go out.
     details = Raw(encode_json(redact(error.details))) if error.details is not None else None
-    body = ErrorBody(error.error_code.name, error.message, request_id, details)
+    body = ErrorBody(error.error_code.name, shown(error.message), request_id, details)
     return Response(error.status, encode_json(body), {"Content-Type": JSON, **error.headers})
