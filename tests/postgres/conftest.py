@@ -1,4 +1,4 @@
-"""A fresh database a test, with one table of each kind, written through the real apply statement.
+"""A database as new for each test, with one table of each kind, written through the real apply statement.
 
 The store's tests run twice: over connections of their own, and through a PgBouncer that gives each statement whatever
 connection is free.
@@ -96,19 +96,22 @@ class World:
 
 
 @pytest.fixture(scope="session")
-def pooled(postgres: Postgres) -> str:
-    """A database for the tests that go through the pooler, which keeps connections to it."""
+def reused(postgres: Postgres) -> str:
+    """A database for one test after the other."""
     return postgres.create_database()
 
 
+@pytest.fixture
+def fresh(postgres: Postgres, reused: str) -> str:
+    """The URL of a database as new."""
+    postgres.reset(reused)
+    return reused
+
+
 @pytest.fixture(params=["direct", "pgbouncer"] if program() else ["direct"])  # test_pooler.py tells of the rest
-def urls(postgres: Postgres, request: pytest.FixtureRequest) -> tuple[str, str]:
+def urls(fresh: str, request: pytest.FixtureRequest) -> tuple[str, str]:
     """A database as new: its own URL, and the one by which the code under test is to reach it."""
-    if request.param == "direct":
-        return (postgres.create_database(),) * 2
-    direct = request.getfixturevalue("pooled")
-    postgres.reset(direct)
-    return direct, request.getfixturevalue("pooler").url(direct)
+    return fresh, fresh if request.param == "direct" else request.getfixturevalue("pooler").url(fresh)
 
 
 async def make_world(kind: TableKind, direct: str, url: str) -> AsyncIterator[World]:
@@ -135,12 +138,12 @@ async def world(urls: tuple[str, str], request: pytest.FixtureRequest) -> AsyncI
 
 
 @pytest.fixture
-async def versioned(postgres: Postgres) -> AsyncIterator[World]:
-    async for one in make_world(TableKind.VERSIONED, *(postgres.create_database(),) * 2):
+async def versioned(fresh: str) -> AsyncIterator[World]:
+    async for one in make_world(TableKind.VERSIONED, fresh, fresh):
         yield one
 
 
 @pytest.fixture
-async def plain(postgres: Postgres) -> AsyncIterator[World]:
-    async for one in make_world(TableKind.PLAIN, *(postgres.create_database(),) * 2):
+async def plain(fresh: str) -> AsyncIterator[World]:
+    async for one in make_world(TableKind.PLAIN, fresh, fresh):
         yield one
