@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from kontract.core.collection import Mark, Stage
 from kontract.core.hub import LogHead
 from kontract.core.messages import Answer, Began, Begin, Committed, Finish, Prepared, Request
-from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record
+from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record, is_kept
 from kontract.core.recovery import Saved
 from kontract.ports import CoordinatorUnavailableError
 from kontract.shell import CoordinatorShell
@@ -72,7 +72,7 @@ class Journal:
     def _expired(record: Record, drop: Drop) -> bool:
         if not record.settled_at:
             return False
-        if record.idempotent:
+        if is_kept(record):
             return record.settled_at < drop.idempotent_before
         return record.txid < drop.below_txid or record.settled_at < drop.settled_before
 

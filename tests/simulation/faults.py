@@ -269,3 +269,5 @@ class Wires:
                 # Whoever took it in has one step to act on it.
                 die = worker.die if fault is F.WORKER_AFTER else crash
                 kernel.after(delay, lambda: (deliver(), kernel.after(0, lambda: kernel.after(0, die))))
+            case _:
+                raise AssertionError(f"nothing is carried that {fault.value}")
