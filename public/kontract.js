@@ -27,8 +27,8 @@ const BACKOFF = { first: 100, last: 5_000 }; // milliseconds, doubled each time 
  *   `anonymous: true`.
  * - `storage`: where a session is kept: `memoryStorage()` (the default), `browserStorage(...)`, or an object with
  *   `load()`, `save(session)` and perhaps `exclusive(work)`, all of which may be asynchronous.
- * - `raystream`: encrypts calls on top of TLS: the server's public key (base64url), or true to take the key that the
- *   server names at `/.well-known/kontract`. Needs X25519 in WebCrypto.
+ * - `secure`: calls go through raystream, encrypted on top of TLS, to the holder of `serverKey` (base64url) or, without
+ *   one, of the key that the server names at `/.well-known/kontract`. Needs X25519 in WebCrypto.
  * - `onCall(info)`: told of each call when it has ended: see `CallInfo`.
  * - `attempts`, `timeout`: how often a call is tried at most (5), and the milliseconds that each try may take (30,000).
  * - `fetch`, `backoff`: other implementations, other pauses.
@@ -59,6 +59,7 @@ class Client {
     this.#options = options;
     this.#fetch = options.fetch ?? ((...args) => globalThis.fetch(...args));
     this.url = String(options.url ?? globalThis.location?.origin ?? "").replace(/\/+$/, "");
+    if (options.serverKey && !options.secure) throw new TypeError("serverKey is for secure: true");
     if (!/^https?:\/\//.test(this.url)) throw new TypeError("connect() needs the url of the backend");
     this.auth = new Auth({
       url: this.url,
@@ -115,7 +116,7 @@ class Client {
   }
 
   async #once(request, signal, info) {
-    const transport = this.#options.raystream ? await this.#raystream() : this.#plain;
+    const transport = this.#options.secure ? await this.#raystream() : this.#plain;
     const token = await this.auth.token();
     const answer = await transport(request, token, signal);
     info.take(answer);
@@ -137,7 +138,7 @@ class Client {
   #raystream() {
     this.#sealed ??= import("./kontract/raystream.js")
       .then(({ transport }) =>
-        transport(this.url, this.#options.raystream, (url, init, timeout, signal) =>
+        transport(this.url, this.#options.serverKey ?? null, (url, init, timeout, signal) =>
           exchange(this.#fetch, url, init, timeout, signal, "bytes"),
         ),
       )

@@ -99,7 +99,7 @@ function spoken(table, id, data) {
 
 byId("seal").addEventListener("change", async ({ target }) => {
   showError(byId("seal-error"), "");
-  api = target.checked ? connect({ ...options, raystream: true }) : plain;
+  api = target.checked ? connect({ ...options, secure: true }) : plain;
   if (!target.checked) return;
   try {
     await call("total"); // says at once whether this browser and this server can

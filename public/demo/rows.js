@@ -31,6 +31,13 @@ export class Rows {
     return true;
   }
 
+  /** Takes away a row that is gone; nobody said with which transaction, but the stream will. */
+  forget(id) {
+    const txid = this.#known.get(id)?.txid ?? 0;
+    this.#known.set(id, { row: null, txid });
+    this.onChange([id]);
+  }
+
   /**
    * Reads the table, page by page with `page(after, limit)`, and forgets what is not in it any more. To be called when
    * the stream stands, so that no change falls between the two.

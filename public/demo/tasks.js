@@ -49,7 +49,7 @@ export class Tasks {
       return true;
     } catch (error) {
       showError(this.#error, explain(error, GONE));
-      if (error.code === "NOT_FOUND") this.rows.put(id, null, 0);
+      if (error.code === "NOT_FOUND") this.rows.forget(id);
       return false;
     }
   }

@@ -32,7 +32,7 @@ export async function transport(url, publicKey, exchange) {
   if (!globalThis.crypto?.subtle) {
     throw new KontractError("UNSUPPORTED", "encrypted calls need a page that was served over TLS, or from localhost");
   }
-  let pinned = publicKey === true ? null : fromBase64url(publicKey);
+  let pinned = publicKey === null ? null : fromBase64url(publicKey);
   let current = null; // {token, session: a promise}
 
   async function open(token, timeout, signal) {

@@ -16,7 +16,7 @@ const WAITING = 1_000; // changes that an iterator has not taken; beyond it, the
  *
  * A change is `{type: "insert" | "update" | "delete", table, id, data, oldData?, txid}`. Options:
  *
- * - `id`: of the only row that is of interest, or an array of them. `since`: the position to begin after, as
+ * - `ids`: an array with the ids of the only rows that are of interest. `since`: the position to begin after, as
  *   `position` was; without it the stream begins with what comes from now on.
  * - `onReady({tables, denied})`: the stream stands. Whoever reads tables now and applies all changes from now on misses
  *   nothing.
@@ -61,7 +61,7 @@ export class ChangeStream {
     this.position = this.#received = how.since ?? "";
     if (!how.onEvent && !how.onTransaction) this.#queue = []; // an iterator will come
     const query = new URLSearchParams(tables.map((table) => ["table", table]));
-    for (const id of [how.id ?? []].flat()) query.append("id", id);
+    for (const id of how.ids ?? []) query.append("id", id);
     this.#target = `${url}/stream?${query}`;
     if (how.signal?.aborted) this.#closing.abort();
     how.signal?.addEventListener("abort", () => this.close(), { once: true });

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -91,7 +92,7 @@ def visitor(browser: Browser) -> Iterator[Visitor]:
 
 
 @pytest.fixture
-def call(site: DevServer) -> Callable[..., object]:
+def call(site: DevServer) -> Callable[..., Any]:
     """Calls a function from outside of the browser."""
 
     def post(name: str, *args: object) -> object:
@@ -103,3 +104,10 @@ def call(site: DevServer) -> Callable[..., object]:
         return response.json()["result"]
 
     return post
+
+
+@pytest.fixture
+def no_tasks(call: Callable[..., Any]) -> None:
+    """Deletes the tasks of earlier tests."""
+    for task in call("list_tasks", None, 1000):
+        call("delete_task", task["id"])

@@ -69,11 +69,9 @@ def rgb(text):
 
 
 @pytest.fixture
-def page(site, visitor, call):
+def page(site, visitor, no_tasks):
     """The page with something of everything in it: also an error, a result, a task that is done, one being renamed."""
     visitor.network_may_fail = True
-    for task in call("list_tasks", None, 1000):
-        call("delete_task", task["id"])
     tab = visitor.demo(site.url)
     tab.prefer(prefers_reduced_motion="reduce")  # colours in motion are no colours
     for title in ("Open to all", "Done by all", "Renamed by all"):

@@ -178,10 +178,10 @@ def test_sealed_calls_in_a_browser(site, visitor):
         };
         const { raystream } = await (await fetch("/.well-known/kontract")).json();
         const token = (await connect({ anonymous: true }).auth.anonymous()).token;
-        const api = connect({ token, raystream: raystream.public_keys[0], fetch: spying });
+        const api = connect({ token, secure: true, serverKey: raystream.public_keys[0], fetch: spying });
         const task = await api.create_task("a secret matter");
         await Promise.all([api.get_task(task.id), api.total(), api.list_tasks()]);
-        const wrong = connect({ token, raystream: "A".repeat(42) + "E", attempts: 1 });
+        const wrong = connect({ token, secure: true, serverKey: "A".repeat(42) + "E", attempts: 1 });
         const refused = await wrong.total().catch(({ code }) => code);
         return [task, sent, refused];
     })()""")

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
+
 from kontract.cli.toolchain.checkout import Checkout
 from support.demo_page import add_task, balance_is, has_task, item, open_account
 from support.line import line_to
 
 PUBLIC = Checkout.find().root / "public"
 SOURCE = Checkout.find().root / "src" / "app"
+
+
+pytestmark = pytest.mark.usefixtures("no_tasks")
 
 
 def test_tabs_see_each_others_changes(site, visitor):

@@ -87,6 +87,26 @@ def test_native_cryptography_is_uploaded_as_a_module(dry_run):
     assert re.search(rf"{re.escape(MODULE)} +│ esm ", said)
 
 
+def test_the_files_of_the_page_are_assets_in_every_environment(dry_run, config):
+    """The folder is read, and every path of the Worker is the Worker's."""
+    said, out = dry_run
+
+    assert re.search(r"Read [0-9]+ files from the assets directory", said)
+    assert not list(out.rglob("index.html")), "the page is no module of the Worker"
+    first = config["assets"]["run_worker_first"]
+    for path in (
+        "/rpc/f",
+        "/auth/me",
+        "/raystream/rpc",
+        "/.well-known/kontract",
+        "/stream",
+        "/stream/ticket",
+        "/health",
+    ):
+        assert any(path == one or (one.endswith("*") and path.startswith(one[:-1])) for one in first), path
+    assert all("assets" not in environment for environment in config["env"].values()), "they inherit it"
+
+
 def test_each_environment_is_a_worker_of_its_own_with_its_routes(config):
     names = [config["env"][name]["name"] for name in ENVIRONMENTS[1:]]
 

@@ -59,7 +59,7 @@ const client = (url, options = {}) => connect({ url, token: "t", ...options });
 
 test("the tables, the token and the position are asked for", async (t) => {
   const { url, requests } = await streams(t, (_, __, open) => void open().write(READY));
-  const seen = listen(t, client(url), { id: ["a b", "c"], since: "g1-0" });
+  const seen = listen(t, client(url), { ids: ["a b", "c"], since: "g1-0" });
   await seen.until("readies", 1);
 
   const [{ path, headers }] = requests;
