@@ -90,6 +90,7 @@ def test_rights_that_are_missing_are_named(postgres):
         "DROP ROLE IF EXISTS poor",
         "CREATE ROLE poor LOGIN PASSWORD 'poor'",
         "GRANT SELECT ON storage, trxs, tbl_tasks_5f0c1d, tbl_accounts_9b27e4 TO poor",
+        "GRANT ALL ON tbl_users_c41d7a, tbl_sessions_e08b53 TO poor",
     )
     _, _, address = url.partition("@")
     (found,) = wrong(f"postgresql://poor:poor@{address}")

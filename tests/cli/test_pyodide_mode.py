@@ -82,6 +82,7 @@ def test_offline_says_so_in_one_line_and_adds_the_flags_to_those_of_wrangler_tom
         "--compatibility-flags",
         "python_workers",
         "nodejs_compat",
+        "enable_request_signal",
         "python_workers_development",
         "experimental",
     )

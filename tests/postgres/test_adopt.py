@@ -219,13 +219,15 @@ def test_the_command(postgres, capsys, monkeypatch):
     asyncio.run(prepare())
     monkeypatch.setenv("DATABASE_URL", url)
     assert [(t.owner, t.name, t.kind) for t in asyncio.run(list_tables(url))] == [
+        ("__system", "__sessions", "versioned"),
+        ("__system", "__users", "versioned"),
         ("t-2", "lost", "missing"),
         ("tenant-1", "accounts", "versioned"),
         ("tenant-1", "purses", "plain"),
         ("tenant-1", "tasks", "versioned"),
     ]
     assert main(["table", "list"]) == 0
-    assert "tenant-1  purses    plain      tbl_purses_1" in capsys.readouterr().out
+    assert "tenant-1  purses      plain      tbl_purses_1" in capsys.readouterr().out
     assert main(["table", "adopt", "purses", "--owner", OWNER]) == 0
     out = capsys.readouterr().out
     assert "versioned table now" in out
