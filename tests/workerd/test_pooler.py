@@ -17,6 +17,7 @@ from kontract.cli.toolchain.wrangler import DevServer
 from support.pgbouncer import POOL, PgBouncer
 from support.postgres import Postgres
 from support.scratch import product_checkout
+from support.sessions import bearer_for
 from support.worker import running_worker
 from workerd.faults import Hold, connected
 
@@ -48,7 +49,8 @@ def server(
 
 @pytest.fixture
 async def api(server: DevServer):
-    async with httpx.AsyncClient(base_url=server.url, timeout=60, trust_env=False) as client:
+    headers = bearer_for(server)
+    async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=60, trust_env=False) as client:
         yield client
 
 
