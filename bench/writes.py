@@ -44,11 +44,13 @@ async def measure(server: Server, rounds: int) -> None:
             p50, p99 = (latencies[int(share * (len(latencies) - 1))] for share in (0.5, 0.99))
             rate = statistics.median(one.rate for one in measured)
             print(f"{clients:7d}  {function:11s}  {rate:8.0f}  {p50:6.0f}  {p99:6.0f}  {ratio:.2f}")
-    await hot(server, client, token)
+    client.close()
+    await hot(server, token)
 
 
-async def hot(server: Server, client: load.Client, token: str) -> None:
+async def hot(server: Server, token: str) -> None:
     """32 clients, five transfers each, between two rows."""
+    client = load.Client(server.ask_port, token)
     for account in ("hot-a", "hot-b"):
         await client.call("POST", "/rpc/open_account", [account, 1000])
     attempts: list[int] = []
@@ -64,6 +66,7 @@ async def hot(server: Server, client: load.Client, token: str) -> None:
         mine.close()
 
     await asyncio.gather(*(five() for _ in range(32)))
+    client.close()  # the server may have closed it while it was not used
     balance = (await client.call("POST", "/rpc/balance", ["hot-b"])).json()["result"]
     print(
         f"32 clients on two rows: {len(attempts)} transfers, {balance - 1000} arrived; attempts a call: "
