@@ -12,7 +12,7 @@ from msgspec import Raw, Struct
 
 from kontract import Context, backend, perm, perms, primkey, table
 from kontract.core import limits
-from kontract.core.messages import EndSession, Prepare, Write
+from kontract.core.messages import EndSession, Finish, Prepare, Write
 from kontract.core.sql import ApplyPlan
 from kontract.core.store import SqlStore
 from kontract.core.types import TableKind, TablePointer
@@ -507,3 +507,62 @@ async def test_a_client_that_is_cut_a_thousand_times_sees_every_event_once_and_i
     rows = await api.sql.fetch("SELECT id, _txid FROM tbl_accounts_9b27e4 WHERE _txid = ANY($1)", acknowledged)
     assert sorted((row[1], row[0]) for row in rows) == sorted(seen)
     assert len(acknowledged) > 200, "too little happened to show anything"
+
+
+STORED = (7, 4, 2, 0)
+ALLOWED = (perms.RWX, perms.R__, perms._W_, perms.__getattr__("__X"))
+
+
+async def test_nobody_hears_what_they_may_not_read(api, monkeypatch):
+    """Every combination of the token's bits, the table's bits, whose row it is and what kind of table, by rules of its
+    own; then the table's bits change while all streams are open, and every cell again.
+    """
+    monkeypatch.setattr(limits, "POINTER_CACHE_MS", 0)
+    shell = api.platform._shell(OWNER)
+    tables = {"tasks": "tbl_tasks_5f0c1d", "diary": "tbl_diary_1", "vault": "tbl_vault_1"}
+    users = ("ann", "bob")
+
+    async def publish(table: str, row: str, owner: str) -> None:
+        """A commit whose rows nobody wrote: what is heard comes from the record alone."""
+        data = Raw(b'{"title":"t","text":"t","mood":"hidden mood"}')
+        prepared = await shell.ask(Prepare(row, [Write(table, tables[table], row, 0, data, owner=owner)], user=owner))
+        await shell.ask(Finish(prepared.txid, prepared.epoch, applied=True))
+
+    async def store(bits: int) -> None:
+        await api.sql.execute("UPDATE storage SET permissions = $1 WHERE id IN ('tasks', 'diary', 'vault')", bits)
+
+    cells = 0
+    for bits in STORED:
+        await store(7)
+        query = "&".join(f"table={table}" for table in [*tables, "accounts"])
+        streams = {
+            (user, allowed): (await listen(api, query, **bearer(user=user, perm=allowed)))[1]
+            for user in users
+            for allowed in ALLOWED
+        }
+        for phase, now in (("open", 7), ("changed", bits)):
+            await store(now)
+            for name in tables:
+                for owner in users:
+                    await publish(name, f"{phase}-{bits}-{name}-{owner}", owner)
+            await publish_end(shell, f"{phase}-{bits}")
+            for (user, allowed), listener in streams.items():
+                if allowed & 4:
+                    await listener.until(lambda one, end=f"{phase}-{bits}": any(c["id"] == end for c in one.changes))
+                heard = {change["id"] for change in listener.changes}
+                for name in tables:
+                    for owner in users:
+                        may = bool(allowed & 4 and now & 4) and name != "vault" and (name == "tasks" or owner == user)
+                        assert (f"{phase}-{bits}-{name}-{owner}" in heard) is may, (user, allowed, now, name, owner)
+                        cells += 1
+                assert "hidden mood" not in listener.text
+        for listener in streams.values():
+            listener.task.cancel()
+    assert cells == len(STORED) * 2 * len(users) * len(ALLOWED) * len(tables) * len(users)
+
+
+async def publish_end(shell, row: str) -> None:
+    """What every stream that may read hears last."""
+    write = Write("accounts", "tbl_accounts_9b27e4", row, 0, Raw(b'{"balance":1}'), owner="ann")
+    prepared = await shell.ask(Prepare(row, [write]))
+    await shell.ask(Finish(prepared.txid, prepared.epoch, applied=True))
