@@ -44,6 +44,7 @@ const CASES = [
     "data: a\rdata: b\ndata: c\r\n\r\ndata: d\r\r\ndata: e\n\n",
     [message("a\nb\nc"), message("d"), message("e")],
   ],
+  ["CR LF is one end within an event", "data: a\r\ndata: b\r\nid: 1\r\n\r\n", [message("a\nb", "1")]],
   ["LF CR are two ends", "data: a\n\rdata: b\n\n", [message("a"), message("b")]],
   ["a comment is no event, nor is a lone colon", ":\n: x\n\n:data: y\n\ndata: z\n\n", [message("z")]],
   ["a named event", "event: add\ndata: 73857293\n\ndata: plain\n\n", [["add", "73857293", ""], message("plain")]],

@@ -16,7 +16,8 @@ SOURCES = sorted(path for path in (HERE.parents[1] / "public").rglob("*.js"))
 def test_the_client(name):
     """Every case of the file passes, and there are some."""
     # Node would like package.json to say that .js files are modules; in public/ that is the page's business.
-    command = [node.bin_folder() / "node", "--disable-warning=MODULE_TYPELESS_PACKAGE_JSON", "--test", HERE / name]
+    options = ["--disable-warning=MODULE_TYPELESS_PACKAGE_JSON", "--test-isolation=none", "--test-timeout=60000"]
+    command = [node.bin_folder() / "node", "--test", *options, HERE / name]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     counted = re.search(r"^. pass ([0-9]+)$", done.stdout, re.MULTILINE)
