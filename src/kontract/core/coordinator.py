@@ -86,17 +86,20 @@ from kontract.core.types import Epoch, Isolation, Snapshot, Txid
 from kontract.core.write_log import WriteLog, touches
 
 
-class _Live(Struct):
+class Live(Struct):
     """A transaction that has not finished, or finished above an unfinished one."""
 
     record: Record
     phase: Phase
     waiters: list[tuple[Ticket, int]] = []
     resolving: bool = False
+    asked_at: int = 0
     resolve_not_before: int = 0
 
 
-class _HeldBegin(Struct):
+class HeldBegin(Struct):
+    """A begin whose answer waits."""
+
     ticket: Ticket
     message: Begin
     since: int
@@ -126,11 +129,11 @@ class Coordinator:
         self._out = Effects()
         # Both in txid order. Of what has finished above an unfinished one there may be thousands; taken from the front
         # of a plain dict, they would leave gaps that every look at its first entry has to cross.
-        self._live: OrderedDict[int, _Live] = OrderedDict()
-        self._unfinished: dict[int, _Live] = {}  # those of _live that have not finished: limits.PREPARED at most
+        self._live: OrderedDict[int, Live] = OrderedDict()
+        self._unfinished: dict[int, Live] = {}  # those of _live that have not finished: limits.PREPARED at most
         self._by_call: dict[str, int] = {}
         self._locks: dict[Key, int] = {}
-        self._held: list[_HeldBegin] = []
+        self._held: list[HeldBegin] = []
         self._ended = dict(ended or {})
         self._snapshots: dict[int, int] = {}  # snapshot -> when it was handed out last, oldest first
         self._reservations = Reservations()
@@ -144,7 +147,7 @@ class Coordinator:
         for record in sorted(journal, key=lambda r: r.txid):
             highest = max(highest, record.txid)
             if Phase(record.phase) not in FINISHED:
-                self._hold(record, Phase(record.phase))
+                self._hold(Live(record, Phase(record.phase)))
         self._next_txid = highest + 1
         self._block_end = 0  # the first prepare reserves a block
         # What finished before the restart is not known in detail: only snapshots that include all of it are valid.
@@ -309,11 +312,11 @@ class Coordinator:
     def _begin(self, ticket: Ticket, message: Begin, now: int, known: Record | None) -> None:
         if message.idempotent and self._replay(ticket, message.call, known):
             return
-        held = _HeldBegin(ticket, message, now)
+        held = HeldBegin(ticket, message, now)
         if not self._try_begin(held, now):
             self._held.append(held)
 
-    def _try_begin(self, held: _HeldBegin, now: int) -> bool:
+    def _try_begin(self, held: HeldBegin, now: int) -> bool:
         if self.stage is Stage.RECOVERING:
             return False
         waited_enough = now - held.since >= limits.VISIBILITY_WAIT_MS
@@ -377,7 +380,7 @@ class Coordinator:
             idempotent=message.idempotent,
             result=message.result,
         )
-        self._hold(record, Phase.PREPARED)
+        self._hold(Live(record, Phase.PREPARED))
         self._out.journal.append(PutRecord(record))
         self._answer(ticket, Prepared(Txid(txid), record.sid, self.epoch))
 
@@ -454,7 +457,7 @@ class Coordinator:
         else:
             self._answer(ticket, InDoubt(Txid(message.txid)))
 
-    def _settle(self, live: _Live, event: Event, now: int) -> None:
+    def _settle(self, live: Live, event: Event, now: int) -> None:
         was_finished = live.phase in FINISHED
         self._move(live, event)
         if not was_finished:
@@ -551,19 +554,23 @@ class Coordinator:
 
     # --- small steps -------------------------------------------------------------------------------------------------
 
-    def _hold(self, record: Record, phase: Phase) -> None:
-        self._live[record.txid] = self._unfinished[record.txid] = _Live(record, phase)
+    def _hold(self, live: Live) -> None:
+        record = live.record
+        self._live[record.txid] = live
         if record.idempotent:
             self._by_call[record.call] = record.txid
-        for write in record.writes:
-            self._locks[Key(write.ptr, write.id)] = record.txid
+        if live.phase not in FINISHED:
+            self._unfinished[record.txid] = live
+            for write in record.writes:
+                self._locks[Key(write.ptr, write.id)] = record.txid
 
-    def _move(self, live: _Live, event: Event) -> None:
+    def _move(self, live: Live, event: Event) -> None:
         live.phase = next_phase(live.phase, event)
 
-    def _ask(self, live: _Live, now: int) -> None:
+    def _ask(self, live: Live, now: int) -> None:
         if not live.resolving and now >= live.resolve_not_before:
             live.resolving = True
+            live.asked_at = now
             self._out.resolve.append(Resolve(live.record.sid, live.record.txid))
 
     def _ask_epoch(self, now: int) -> None:

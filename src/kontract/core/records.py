@@ -5,7 +5,6 @@ A record is both the memory of a transaction and its change events: the new valu
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -13,7 +12,7 @@ from msgspec import Struct
 from kontract.core.messages import Answer, Write
 from kontract.core.phases import Phase
 
-Ticket: TypeAlias = Hashable
+Ticket: TypeAlias = int | str
 """Names a caller who waits for an answer; given by the shell."""
 
 FINISHED = (Phase.COMMITTED, Phase.ABORTED)

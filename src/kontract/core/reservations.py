@@ -7,7 +7,10 @@ time, so two callers can never wait for each other.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from kontract.core import limits
 from kontract.core.messages import Key
@@ -30,16 +33,38 @@ class Reservation:
     seen_at: int = 0
 
 
+class Place(Struct):
+    """A reservation, written down."""
+
+    call: str
+    arrived_at: int
+    keys: list[Key]
+    granted_at: int | None
+    seen_at: int
+
+
 class Reservations:
     """All reservations of an owner, first come first served."""
 
-    def __init__(self) -> None:
-        """Start with nobody in line."""
+    def __init__(self, places: Iterable[Place] = ()) -> None:
+        """Start with those in line who were written down (:meth:`dump`)."""
         self._line: dict[str, Reservation] = {}  # a dict keeps the order of arrival
+        for place in places:
+            self._line[place.call] = Reservation(
+                place.call, place.arrived_at, dict.fromkeys(place.keys), place.granted_at, place.seen_at
+            )
+
+    def dump(self) -> list[Place]:
+        """Return the line, written down."""
+        return [Place(r.call, r.arrived_at, list(r.keys), r.granted_at, r.seen_at) for r in self._line.values()]
 
     def __len__(self) -> int:
         """Count the callers in line."""
         return len(self._line)
+
+    def __contains__(self, call: str) -> bool:
+        """Whether a call is in line."""
+        return call in self._line
 
     def reserve(self, call: str, keys: list[Key], now: int) -> None:
         """Put ``call`` in line for ``keys``, or add them to the place it has."""

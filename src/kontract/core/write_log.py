@@ -7,6 +7,7 @@ The cost of an answer depends on what happened since the reader's snapshot, not 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -40,13 +41,29 @@ def matches(contains: Raw, data: Raw) -> bool:
 class WriteLog:
     """Write sets of committed transactions with ``txid > floor``, in memory."""
 
-    def __init__(self, floor: int) -> None:
-        """Start empty: a snapshot below ``floor`` cannot be validated, because what came after it is not here."""
+    def __init__(
+        self,
+        floor: int,
+        finished: Iterable[tuple[int, list[Key], int]] = (),
+        by_table: Mapping[str, Iterable[tuple[int, list[Write]]]] | None = None,
+    ) -> None:
+        """Start empty, or with what :meth:`dump` returned.
+
+        A snapshot below ``floor`` cannot be validated, because what came after it is not here.
+        """
         self.floor = floor
-        self._order: deque[tuple[int, list[Key], int]] = deque()  # as they finished, with their sizes
+        self._order: deque[tuple[int, list[Key], int]] = deque(finished)  # as they finished, with their sizes
+        self._by_table: dict[str, deque[tuple[int, list[Write]]]] = {  # each table's in txid order
+            ptr: deque(entries) for ptr, entries in (by_table or {}).items()
+        }
+        self._bytes = sum(size for _, _, size in self._order)
         self._last_writer: dict[Key, int] = {}
-        self._by_table: dict[str, deque[tuple[int, list[Write]]]] = {}  # each table's in txid order
-        self._bytes = 0
+        for txid, keys, _ in self._order:
+            self._note_writer(txid, keys)
+
+    def dump(self) -> tuple[list[tuple[int, list[Key], int]], dict[str, list[tuple[int, list[Write]]]]]:
+        """Return all that is held, as :meth:`__init__` takes it."""
+        return list(self._order), {ptr: list(entries) for ptr, entries in self._by_table.items()}
 
     def __len__(self) -> int:
         """Count the transactions held."""
@@ -55,9 +72,7 @@ class WriteLog:
     def add(self, txid: int, writes: list[Write]) -> None:
         """Record a committed write set. Transactions finish in any order; entries are kept in txid order per table."""
         keys = [Key(write.ptr, write.id) for write in writes]
-        for key in keys:
-            if txid > self._last_writer.get(key, 0):
-                self._last_writer[key] = txid
+        self._note_writer(txid, keys)
         by_table: dict[str, list[Write]] = {}
         size = 0
         for write in writes:
@@ -71,6 +86,11 @@ class WriteLog:
             entries.insert(place, (txid, written))
         self._order.append((txid, keys, size))
         self._bytes += size
+
+    def _note_writer(self, txid: int, keys: list[Key]) -> None:
+        for key in keys:
+            if txid > self._last_writer.get(key, 0):
+                self._last_writer[key] = txid
 
     def last_writer(self, key: Key) -> int:
         """Return the txid that wrote ``key`` last; 0 when nobody did above the floor."""
