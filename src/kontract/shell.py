@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from kontract.core import limits, recovery
-from kontract.core.collection import Collection, Job, Mark, Stage
+from kontract.core.collection import Collection, Mark
 from kontract.core.coordinator import Coordinator
 from kontract.core.events import End, Page
 from kontract.core.hub import Hub, LogHead, Subscriber
@@ -29,6 +29,7 @@ from kontract.ports import (
     DatabaseUnavailableError,
     Log,
 )
+from kontract.remover import Remover, SupersededError
 
 STARTS_AGAIN = "the coordinator starts again"
 
@@ -299,16 +300,18 @@ class CoordinatorShell:
         """Remove what may go, one job after the other."""
         collection = self._collection
         store = SqlStore(self._open_database())
-        statements = limits.COLLECT_STATEMENTS
+        remover = Remover(self._owner, coordinator.epoch, store, self._log, lambda: self._coordinator is coordinator)
         try:
-            while statements > 0 and self._coordinator is coordinator:
+            while remover.goes_on:
                 job = collection.job(coordinator.oldest_snapshot, self._clock.now())
                 if job is None:
                     return
-                statements = await self._remove(job, coordinator, store, statements)
-                if statements > 0 and self._coordinator is coordinator:
+                if await remover.run(job):
                     self._keep(collection.done(job))
             collection.postpone(self._clock.now() + limits.COLLECT_PAUSE_MS)
+        except SupersededError:
+            collection.postpone(self._clock.now() + limits.COLLECT_PAUSE_MS)
+            await self._check_epoch()
         except (DatabaseError, DatabaseUnavailableError) as error:
             self._log("warning", "collection", owner=self._owner, error=str(error))
             collection.postpone(self._clock.now() + limits.COLLECT_PAUSE_MS)
@@ -316,42 +319,6 @@ class CoordinatorShell:
             self._collecting = False
             await store.aclose()
             self._set_timer()
-
-    async def _remove(self, job: Job, coordinator: Coordinator, store: SqlStore, statements: int) -> int:
-        """Run statements until nothing is left to remove; returns how many may still be run, 0 if that was cut off."""
-        if job.stage is Stage.FENCES:
-            # The highest txid stays on record for a coordinator that starts without a journal.
-            up_to = min(job.up_to, await store.highest_fence(self._owner) - 1)
-            return await self._remove_from(None, up_to, coordinator, store, statements)
-        for ptr in await store.pointers(self._owner):
-            try:
-                statements = await self._remove_from(ptr, job.up_to, coordinator, store, statements)
-            except DatabaseError as error:
-                # One table that is not as it should be, or is locked, does not keep the others from being cleaned.
-                self._log("warning", "collection", owner=self._owner, table=ptr, error=str(error))
-            if statements <= 0:
-                break
-        return statements
-
-    async def _remove_from(
-        self, ptr: str | None, up_to: int, coordinator: Coordinator, store: SqlStore, statements: int
-    ) -> int:
-        removed = 0
-        while statements > 0 and self._coordinator is coordinator:
-            statements -= 1
-            if ptr is None:
-                batch = await store.collect_fences(self._owner, coordinator.epoch, up_to)
-            else:
-                batch = await store.collect_versions(self._owner, coordinator.epoch, ptr, up_to)
-            if batch is None:
-                await self._check_epoch()
-                return 0
-            removed += batch
-            if batch < limits.COLLECT_ROWS:
-                break
-        if removed:
-            self._log("info", "collected", owner=self._owner, table=ptr or "trxs", rows=removed, up_to=up_to)
-        return statements
 
     async def _resolve(self, coordinator: Coordinator | None, sid: str, txid: int) -> None:
         store = SqlStore(self._open_database())

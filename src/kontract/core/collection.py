@@ -56,7 +56,7 @@ class Collection:
     def __init__(self, marks: Iterable[Mark] = ()) -> None:
         """Go on with the marks of a journal."""
         self.marks = sorted(marks, key=lambda mark: mark.watermark)
-        self._not_before = 0
+        self.not_before = 0
 
     def observe(self, watermark: int, now: int) -> Mark | None:
         """Return a new mark, to be kept in the journal, if there was work and the newest mark is old enough."""
@@ -73,11 +73,11 @@ class Collection:
         next_mark = self._next_mark(watermark)
         if next_mark is not None:
             times.append(next_mark)
-        return max(min(times), self._not_before) if times else None
+        return max(min(times), self.not_before) if times else None
 
     def job(self, oldest_snapshot: int, now: int) -> Job | None:
         """Return what may be removed now, if anything."""
-        if now < self._not_before:
+        if now < self.not_before:
             return None
         for stage, age in AGE.items():
             ripe = [mark.watermark for mark in self._open(stage) if mark.time + age <= now]
@@ -102,7 +102,7 @@ class Collection:
 
     def postpone(self, until: int) -> None:
         """Have nothing to do until then."""
-        self._not_before = until
+        self.not_before = until
 
     def _open(self, stage: Stage) -> list[Mark]:
         return [mark for mark in self.marks if mark.stage < stage]

@@ -90,8 +90,11 @@ class SharedLog(Protocol):
         """
         ...
 
-    async def trim(self, owner: str, below: int) -> None:
-        """Forget the entries below a position, which is not above the newest checkpoint's position + 1."""
+    async def trim(self, owner: str, below: int, keep: Sequence[int] = ()) -> None:
+        """Forget the entries below a position (at most the newest checkpoint's position + 1), except those to keep.
+
+        What is kept can be had from :meth:`entries` only, and goes with a later call that does not name it any more.
+        """
         ...
 
     async def aclose(self) -> None:
