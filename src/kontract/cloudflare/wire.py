@@ -81,7 +81,7 @@ class Messages(pg.CoreConnection):  # type: ignore[misc]  # pg8000 is untyped
     def close(self) -> None:
         """Nothing: pg8000 calls it when its start-up is interrupted, which is on purpose here."""
 
-    def add(self, text: str, params: Sequence[str | int | None]) -> None:
+    def add(self, text: str, params: Sequence[Any]) -> None:
         """Append one statement, without a sync. Everything is text: the SQL casts its parameters."""
         self.send_PARSE(pg.NULL_BYTE, text)
         self.send_BIND(pg.NULL_BYTE, [None if value is None else str(value) for value in params])

@@ -160,6 +160,12 @@ class Hub:
         """End the streams of a session that was ended."""
         self._end(lambda subscription: subscription.session == session, "session")
 
+    def cut(self) -> None:
+        """Close every stream without a word: whoever listens comes back, and resumes where it was."""
+        for number, subscriber in list(self._subscribers.items()):
+            subscriber.close()
+            self.remove(number)
+
     def end_all(self, reason: str) -> None:
         """End every stream: the coordinator has stopped, and another one publishes."""
         self._end(lambda _: True, reason)

@@ -37,7 +37,7 @@ class Statement(Struct, frozen=True):
     """One SQL statement with its parameters ``$1, $2, ..`` and, if it must be bounded, its statement_timeout in ms."""
 
     text: str
-    params: tuple[str | int | None, ...] = ()
+    params: tuple[str | int | bytes | list[str] | list[int] | None, ...] = ()
     timeout_ms: int | None = None
 
 

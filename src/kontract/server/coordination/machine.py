@@ -92,10 +92,12 @@ class MachineState(Struct):
 class Step(Struct):
     """What an entry led to. Who carries out ``resolve`` and ``check_epoch``: the node whose entry it is.
 
-    ``failed``: tickets that get no answer, because the coordinator had to start again. ``ended``: sessions.
+    ``number``: of the node's batch. ``failed``: tickets that get no answer, because the coordinator had to start again.
+    ``ended``: sessions. ``claimed``: the node has the collection's work. ``anew``: another event log begins.
     """
 
     node: str = ""
+    number: int = 0
     answers: list[tuple[str, Answer]] = []
     failed: list[str] = []
     published: list[Record] = []
@@ -147,7 +149,7 @@ class Machine:
             return Step(anew=True)
         batch = commands.decode_batch(entry.batch)
         self.now = max(self.now, entry.at)
-        step = Step(node=batch.node)
+        step = Step(node=batch.node, number=batch.number)
         seen = self._seen.get(batch.node)
         if seen is not None and seen.number >= batch.number:
             return step

@@ -1,0 +1,30 @@
+-- What several nodes of `kontract serve` share when there is no TiKV: the coordinators' logs.
+-- Needed for KONTRACT_COORDINATION=postgres only; Workers and TiKV do without. Idempotent, applied by
+-- `kontract migrate --coordination`. To be empty is a valid state: whoever truncates these tables while no node runs
+-- loses change events and the results of idempotent calls, and no data.
+
+BEGIN;
+
+-- Where the log of each tenant ends. Appending locks its row, so the log has one order.
+CREATE TABLE IF NOT EXISTS coordination (
+  owner    TEXT   PRIMARY KEY,
+  position BIGINT NOT NULL
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+
+-- Batches of commands: JSON, see src/kontract/server/coordination/commands.py. "at": milliseconds since 1970.
+CREATE TABLE IF NOT EXISTS coordination_log (
+  owner    TEXT   NOT NULL,
+  position BIGINT NOT NULL,
+  at       BIGINT NOT NULL,
+  batch    BYTEA  NOT NULL,
+  PRIMARY KEY (owner, position)
+);
+
+-- The state up to a position, so that what comes before need not be kept.
+CREATE TABLE IF NOT EXISTS coordination_checkpoints (
+  owner    TEXT   PRIMARY KEY,
+  position BIGINT NOT NULL,
+  state    BYTEA  NOT NULL
+);
+
+COMMIT;

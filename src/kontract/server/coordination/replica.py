@@ -1,0 +1,647 @@
+"""One owner on one node: the shell around the machine. It brings the shared log, time and the database to it.
+
+Callers' messages that change something become commands in the log; their answers come when the node meets them there,
+in the one order that all nodes see. Messages that change nothing (most begins) are answered after reading the log to
+its end. Several callers share one append, and one read.
+
+What an entry asks to be found out (a fence, the epoch) is found out by the node that appended it. If that node dies,
+the next tick of another one asks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+
+from kontract.core import limits, recovery
+from kontract.core.errors import PayloadTooLargeError
+from kontract.core.events import End, Page, parse_position
+from kontract.core.hub import Hub, LogHead, Subscriber
+from kontract.core.messages import Answer, Begin, CheckSession, Prepare, Replayed, Request, Unready
+from kontract.core.phases import Phase
+from kontract.core.phases import Stage as CoordinatorStage
+from kontract.core.records import Record
+from kontract.core.store import SqlStore
+from kontract.ports import (
+    Clock,
+    CoordinatorUnavailableError,
+    Database,
+    DatabaseError,
+    DatabaseUnavailableError,
+    Log,
+)
+from kontract.remover import Remover, SupersededError
+from kontract.server.coordination.commands import (
+    Ask,
+    Batch,
+    Claim,
+    Collected,
+    Command,
+    EpochRead,
+    Forget,
+    Resolved,
+    Start,
+    Tick,
+    decode_batch,
+    encode_batch,
+)
+from kontract.server.coordination.log import (
+    MAX_BATCH_BYTES,
+    READ_BYTES,
+    READ_ENTRIES,
+    Checkpoint,
+    Entry,
+    LogUnavailableError,
+    SharedLog,
+    TrimmedError,
+)
+from kontract.server.coordination.machine import Machine, NewerVersionError, Place, Step
+
+BATCH_BYTES = 1024 * 1024
+"""Bytes of commands after which an append takes no further one."""
+
+CHECKPOINT_ENTRIES = 1_000
+"""Entries between two checkpoints: replaying so many takes a node that joins less than a second."""
+
+CACHE_BYTES = 8 * 1024 * 1024
+"""Bytes of transactions kept in memory for streams; the others are read from the log."""
+
+OTHERS_FIRST_MS = 200
+"""How long a node leaves it to others to say that something is due, when none of its own callers waits for it."""
+
+OUTDATED = "nodes with a newer version of this application coordinate already; this one has to be replaced"
+
+
+class Replica:
+    """The coordinator of ``owner`` as this node sees it. Implements CoordinatorStub."""
+
+    def __init__(
+        self,
+        owner: str,
+        node: str,
+        log: SharedLog,
+        open_database: Callable[[], Database],
+        clock: Clock,
+        log_line: Log,
+        *,
+        checkpoint_entries: int = CHECKPOINT_ENTRIES,
+    ) -> None:
+        """Wait for the first message. ``node``: a name that no other process has, nor an earlier one had."""
+        self.owner = owner
+        self.machine = Machine()
+        self.hub = Hub(self)
+        self.used_at = 0
+        self._node = node
+        self._log = log
+        self._open_database = open_database
+        self._clock = clock
+        self._log_line = log_line
+        self._checkpoint_entries = checkpoint_entries
+        self._loaded = False
+        self._outdated = False
+        self._ahead = 0  # of the log's clock, as far as we know, in milliseconds
+        self._last_ticket = 0
+        self._last_batch = 0
+        self._applied_batch = 0
+        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._queue: list[tuple[bytes, Command, asyncio.Future[None]]] = []
+        self._sending: asyncio.Future[None] | None = None
+        self._reading: asyncio.Future[None] | None = None
+        self._next_read: asyncio.Future[None] | None = None
+        self._starting: asyncio.Future[None] | None = None
+        self._until_serving: list[asyncio.Future[None]] = []
+        self._unpublished: list[Record] = []
+        self._cache: OrderedDict[int, tuple[Record, int]] = OrderedDict()
+        self._cached_bytes = 0
+        self._ticking = False
+        self._tasks: set[asyncio.Future[None]] = set()
+
+    # --- for callers -------------------------------------------------------------------------------------------------
+
+    async def ask(self, request: Request) -> Answer:
+        """Answer one message; raises CoordinatorUnavailableError when it has to be asked again."""
+        self.used_at = self._clock.now()
+        try:
+            await self._be_ready()
+            if isinstance(request, (Begin, CheckSession)):
+                await self._catch_up()
+                answer = self.machine.look(request, self._now())
+                if answer is not None:
+                    return answer
+            return await self._through_the_log(request)
+        except (DatabaseError, DatabaseUnavailableError) as error:
+            self._log_line("error", "coordinator_start", owner=self.owner, error=str(error))
+            return Unready("the database does not answer, or its schema is missing (run: kontract migrate)")
+        except NewerVersionError:
+            return Unready(OUTDATED)
+        except LogUnavailableError as error:
+            raise CoordinatorUnavailableError(str(error)) from error
+
+    async def _through_the_log(self, request: Request) -> Answer:
+        self._last_ticket += 1
+        number = self._last_ticket
+        waiting: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = waiting
+        try:
+            await self._send(Ask(number, request))
+            if number in self._waiting and not waiting.done():
+                self.on_waiting()
+            answer = await waiting
+        finally:
+            del self._waiting[number]
+            if not waiting.done():
+                self._spawn(self._forget(number))
+        if isinstance(answer, Replayed) and answer.result is None and isinstance(request, (Begin, Prepare)):
+            return await self._with_result(answer, request.call)
+        return answer
+
+    async def _forget(self, number: int) -> None:
+        try:
+            await self._send(Forget([number]))
+        except (LogUnavailableError, CoordinatorUnavailableError, NewerVersionError):
+            return  # its answer will find nobody
+
+    async def _with_result(self, answer: Replayed, call: str) -> Answer:
+        place = self.machine.result_of(answer, call)
+        if place is None:
+            return answer
+        found = await self._read_prepares([place])
+        return Replayed(answer.txid, found[0].result) if found else answer
+
+    def on_waiting(self) -> None:
+        """Somebody waits for what another node will say; whoever follows the log for us replaces this."""
+
+    # --- for streams -------------------------------------------------------------------------------------------------
+
+    async def resume(self, subscriber: Subscriber, since: str | None) -> Page | End:
+        """Return the next page for somebody who listens, or why there is none: see CoordinatorShell.resume."""
+        self.used_at = self._clock.now()
+        try:
+            await self._be_ready()
+            await self._catch_up()
+            while True:
+                coordinator = self.machine.coordinator
+                if coordinator is None or coordinator.stage is CoordinatorStage.FENCED or self._outdated:
+                    raise CoordinatorUnavailableError("the coordinator has to start again")
+                if coordinator.stage is CoordinatorStage.SERVING:
+                    end = self.machine.end_of(subscriber.subscription.session)
+                    if end is not None:
+                        return end
+                    missing = self._not_cached(since, coordinator.watermark)
+                    if not missing:
+                        return self.hub.page(subscriber, since, coordinator.watermark)
+                    await self._fetch(missing)
+                else:
+                    waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                    self._until_serving.append(waiting)
+                    self.on_waiting()
+                    await waiting
+        except (LogUnavailableError, DatabaseError, DatabaseUnavailableError, NewerVersionError) as error:
+            raise CoordinatorUnavailableError(str(error)) from error
+
+    def log_head(self) -> LogHead:
+        """Return where the event log begins (for the hub)."""
+        return self.machine.head
+
+    def committed(self, after: int, up_to: int) -> list[Record]:
+        """Return a page of committed transactions, which must be in the cache (for the hub)."""
+        return [self._cache[place.txid][0] for place in self.machine.committed(after, up_to)]
+
+    def _not_cached(self, since: str | None, watermark: int) -> list[Place]:
+        parsed = parse_position(since) if since is not None else None
+        if parsed is None or parsed[0] != self.machine.head.generation or parsed[1] < self.machine.head.floor:
+            return []
+        return [place for place in self.machine.committed(parsed[1], watermark) if place.txid not in self._cache]
+
+    async def _fetch(self, places: list[Place]) -> None:
+        records = await self._read_prepares(places)
+        if len(records) < len(places):
+            # Another node has trimmed what we thought was there: learn of it.
+            await self._catch_up()
+            gone = {place.txid for place in places} - {record.txid for record in records}
+            if any(place.txid in gone for place in self.machine.committed(0, max(gone))):
+                raise CoordinatorUnavailableError("the event log is shorter than it should be")
+        for record in records:
+            self._remember(record)
+
+    async def _read_prepares(self, places: Iterable[Place]) -> list[Record]:
+        places = list(places)
+        positions = sorted({place.position for place in places})
+        entries = {entry.position: entry for entry in await self._log.entries(self.owner, positions)}
+        records = []
+        for place in places:
+            entry = entries.get(place.position)
+            if entry is None:
+                continue
+            command = decode_batch(entry.batch).commands[place.offset]
+            assert isinstance(command, Ask)
+            assert isinstance(command.request, Prepare)
+            records.append(_record(place, command.request))
+        return records
+
+    def _remember(self, record: Record) -> None:
+        if record.txid in self._cache:
+            return
+        size = sum(len(bytes(write.data)) + len(bytes(write.old)) for write in record.writes)
+        self._cache[record.txid] = record, size
+        self._cached_bytes += size
+        while self._cached_bytes > CACHE_BYTES and len(self._cache) > limits.EVENT_PAGE_TRANSACTIONS:
+            _, (_, size) = self._cache.popitem(last=False)
+            self._cached_bytes -= size
+
+    # --- starting ----------------------------------------------------------------------------------------------------
+
+    async def _be_ready(self) -> None:
+        if self._outdated:
+            raise NewerVersionError
+        if self._loaded and self.machine.coordinator is not None:
+            return
+        # Everybody who arrives meanwhile waits for the same start.
+        if self._starting is None:
+            self._starting = asyncio.ensure_future(self._start())
+            self._starting.add_done_callback(self._started)
+        await asyncio.shield(self._starting)
+
+    def _started(self, future: asyncio.Future[None]) -> None:
+        self._starting = None
+        if not future.cancelled():
+            future.exception()  # everybody who waited has it
+
+    async def _start(self) -> None:
+        first = not self._loaded
+        if first:
+            await self._load()
+        await self._catch_up()
+        coordinator = self.machine.coordinator
+        if coordinator is not None and not self.hub:
+            self.hub.publish([], coordinator.watermark)  # nobody listens yet, so there is nothing to catch up with
+        fenced = coordinator is not None and coordinator.stage is CoordinatorStage.FENCED
+        if coordinator is not None and not (first and fenced):
+            return
+        # There is no log, or it belongs to other rules; or somebody without it has raised the epoch meanwhile, and this
+        # process starts: then it takes the owner over, as a coordinator without a journal does.
+        store = SqlStore(self._open_database())
+        try:
+            epoch, highest = await store.take_over(self.owner, at_least=coordinator.epoch + 1 if coordinator else 1)
+        finally:
+            await store.aclose()
+        last_txid = highest + (epoch - 1) * recovery.TAKEOVER_GAP
+        await self._send(Start(epoch, last_txid, f"g{self._clock.now():x}"))
+        if self.machine.coordinator is None:
+            raise CoordinatorUnavailableError("the coordinator has to start again")
+        self._log_line(
+            "info", "coordinator_started", owner=self.owner, epoch=self.machine.coordinator.epoch, fresh=True
+        )
+
+    async def _load(self) -> None:
+        checkpoint = await self._log.checkpoint(self.owner)
+        if checkpoint is not None and checkpoint.position > self.machine.position:
+            self.machine = Machine.restore(checkpoint)
+        self._loaded = True
+
+    async def _reload(self) -> None:
+        """Go on from the checkpoint: entries that we have not seen are gone."""
+        before = self.machine.position
+        checkpoint = await self._log.checkpoint(self.owner)
+        if checkpoint is None or checkpoint.position <= before:
+            raise LogUnavailableError("the log has a gap that no checkpoint covers")
+        self.machine = Machine.restore(checkpoint)
+        self._log_line("warning", "coordinator_reloaded", owner=self.owner, before=before, position=checkpoint.position)
+        self._cache.clear()
+        self._cached_bytes = 0
+        self._unpublished.clear()
+        self.hub.cut()  # they resume, and are given what this node has skipped
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(CoordinatorUnavailableError("this node was too slow"))
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    async def _catch_up(self) -> None:
+        """Replay everything that was there when this was called; those who come meanwhile share the next read."""
+        if self._next_read is None:
+            self._next_read = asyncio.ensure_future(self._read_after(self._reading))
+            self._next_read.add_done_callback(_note)
+        await asyncio.shield(self._next_read)
+
+    async def _read_after(self, before: asyncio.Future[None] | None) -> None:
+        if before is not None and not before.done():
+            await asyncio.wait([before])
+        self._reading, self._next_read = self._next_read, None
+        await self._read()
+
+    async def _read(self) -> None:
+        more = True
+        while more:
+            try:
+                entries = await self._log.read(self.owner, self.machine.position)
+            except TrimmedError:
+                await self._reload()
+                continue
+            self.take(entries)
+            more = len(entries) >= READ_ENTRIES or sum(len(entry.batch) for entry in entries) >= READ_BYTES
+
+    def take(self, entries: Iterable[Entry]) -> None:
+        """Replay entries; those that are known already are passed over."""
+        for entry in entries:
+            if entry.position > self.machine.position + 1:
+                return  # what lies between has not been read yet
+            if entry.position == self.machine.position + 1:
+                try:
+                    step = self.machine.apply(entry)
+                except NewerVersionError:
+                    self._stop()
+                    raise
+                self._carry_out(step, entry)
+
+    def _stop(self) -> None:
+        if not self._outdated:
+            self._outdated = True
+            self._log_line("error", "coordinator_outdated", owner=self.owner, error=OUTDATED)
+            self.hub.cut()
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_result(Unready(OUTDATED))
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    async def _send(self, command: Command) -> None:
+        """Append a command, and return when it has been replayed here."""
+        raw = encode_batch(command)
+        if len(raw) > MAX_BATCH_BYTES - 1024:
+            message = "the values that this transaction replaces are too large to be written down; split it"
+            raise PayloadTooLargeError(message)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append((raw, command, done))
+        if self._sending is None:
+            self._sending = asyncio.ensure_future(self._send_all())
+        await done
+
+    async def _send_all(self) -> None:
+        try:
+            while self._queue:
+                size = count = 0
+                for raw, _, _ in self._queue:
+                    if count and size + len(raw) > BATCH_BYTES:
+                        break
+                    size, count = size + len(raw), count + 1
+                part, self._queue = self._queue[:count], self._queue[count:]
+                error: Exception | None = None
+                try:
+                    await self._send_batch([command for _, command, _ in part])
+                except (LogUnavailableError, NewerVersionError) as failed:
+                    error = failed
+                for _, _, done in part:
+                    if not done.done():
+                        _decide(done, error)
+        finally:
+            self._sending = None
+
+    async def _send_batch(self, part: list[Command]) -> None:
+        if self._outdated:
+            raise NewerVersionError
+        self._last_batch += 1
+        number = self._last_batch
+        batch = encode_batch(Batch(self._node, number, part))
+        sent_at = self._clock.now()
+        try:
+            entries = await self._log.append(self.owner, self.machine.position, batch)
+        except (LogUnavailableError, TrimmedError):
+            entries = []  # it is there, or not, or will be: look once
+        self.take(entries)
+        if entries and entries[-1].batch == batch:
+            # It was appended between then and now: what is beyond that is a difference of clocks.
+            self._ahead = entries[-1].at - max(sent_at, min(entries[-1].at, self._clock.now()))
+        if self._applied_batch < number:
+            await self._catch_up()
+        if self._applied_batch < number:
+            raise LogUnavailableError("whether the message has arrived is not known")
+
+    # --- carrying out ------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, step: Step, entry: Entry) -> None:
+        mine = step.node == self._node
+        for problem in step.problems:
+            self._log_line("error", "contradiction", owner=self.owner, position=entry.position, error=problem)
+        for session in step.ended:
+            self.hub.end_session(session)
+        for ticket, answer in step.answers:
+            self._answer(ticket, answer)
+        for ticket in step.failed:
+            self._answer(ticket, None)
+        coordinator = self.machine.coordinator
+        if coordinator is not None:
+            self._publish(step.published, coordinator.stage, coordinator.watermark)
+        if not mine or coordinator is None:
+            return
+        self._applied_batch = max(self._applied_batch, step.number)
+        for question in step.resolve:
+            self._spawn(self._resolve(question.sid, question.txid))
+        if step.check_epoch:
+            self._spawn(self._check_epoch())
+        if step.claimed:
+            self._spawn(self._collect())
+        if entry.position % self._checkpoint_entries == 0:
+            self._spawn(self._write_checkpoint())
+
+    def _answer(self, ticket: str, answer: Answer | None) -> None:
+        node, _, number = ticket.rpartition("/")
+        waiting = self._waiting.get(int(number)) if node == self._node else None
+        if waiting is None or waiting.done():
+            return
+        if answer is None:
+            waiting.set_exception(CoordinatorUnavailableError("the coordinator has to start again"))
+        else:
+            waiting.set_result(answer)
+
+    def _publish(self, published: list[Record], stage: CoordinatorStage, watermark: int) -> None:
+        for record in published:
+            self._remember(record)
+        self._unpublished += published
+        if stage is CoordinatorStage.SERVING:
+            self.hub.publish(self._unpublished, watermark)
+            self.hub.trim(watermark)
+            self._unpublished = []
+        elif stage is CoordinatorStage.FENCED:
+            self.hub.end_all("fenced")
+        if stage is not CoordinatorStage.RECOVERING:
+            waiting, self._until_serving = self._until_serving, []
+            for future in waiting:
+                if not future.done():
+                    future.set_result(None)
+
+    async def _resolve(self, sid: str, txid: int) -> None:
+        store = SqlStore(self._open_database())
+        fence = None
+        try:
+            fence = await store.resolve(sid, self.owner, txid)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the question must be asked again
+            self._log_line("error", "resolve", owner=self.owner, txid=txid, error=repr(error))
+        finally:
+            await store.aclose()
+        self._log_line("info", "resolved", owner=self.owner, txid=txid, sid=sid, fence=fence)
+        await self._tell(Resolved(txid, fence))
+
+    async def _check_epoch(self) -> None:
+        store = SqlStore(self._open_database())
+        try:
+            current = await store.read_epoch(self.owner)
+        finally:
+            await store.aclose()
+        coordinator = self.machine.coordinator
+        if coordinator is None:
+            return
+        if current == 0:
+            await self._start_anew(coordinator.epoch, coordinator.highest_txid)
+            return
+        if current not in (None, coordinator.epoch):
+            self._log_line("error", "fenced", owner=self.owner, epoch=coordinator.epoch, current=current)
+        await self._tell(EpochRead(current))
+
+    async def _start_anew(self, epoch: int, last_txid: int) -> None:
+        """Begin again for a database that has no epoch row: it is not the one this log was written for."""
+        store = SqlStore(self._open_database())
+        try:
+            raised, highest = await store.take_over(self.owner, at_least=epoch + 1)
+        except (DatabaseError, DatabaseUnavailableError) as error:
+            self._log_line("error", "coordinator_start", owner=self.owner, error=str(error))
+            return
+        finally:
+            await store.aclose()
+        self._log_line("warning", "database_replaced", owner=self.owner, epoch=raised)
+        await self._tell(Start(raised, max(highest, last_txid), f"g{self._clock.now():x}"))
+
+    async def _tell(self, command: Command) -> None:
+        try:
+            await self._send(command)
+        except (LogUnavailableError, NewerVersionError) as error:
+            # Some other tick asks again.
+            self._log_line("warning", "log", owner=self.owner, error=str(error))
+
+    # --- what is due -------------------------------------------------------------------------------------------------
+
+    @property
+    def waits(self) -> bool:
+        """Whether a caller of this node waits for something that other nodes may bring about."""
+        return bool(self._waiting or self._until_serving)
+
+    @property
+    def follows(self) -> bool:
+        """Whether this node has to know what others append, though nobody asks."""
+        coordinator = self.machine.coordinator
+        return not self._outdated and (
+            self.waits or len(self.hub) > 0 or (coordinator is not None and coordinator.is_waited_for)
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it could be forgotten without anybody noticing."""
+        return not (self.follows or self._tasks or self._queue or self._sending or self._starting)
+
+    async def follow(self) -> None:
+        """Read what there is, and say what is due. For one owner; a node follows many with SharedLog.news."""
+        await self._catch_up()
+        self.tick()
+
+    async def skip(self) -> None:
+        """Go on from the checkpoint: the log said that what comes next is gone."""
+        await self._catch_up()
+
+    def tick(self) -> None:
+        """Say what is due, if something is."""
+        coordinator = self.machine.coordinator
+        if coordinator is None or self._ticking or self._outdated:
+            return
+        now = self._now()
+        due = coordinator.next_tick()
+        if due is not None and due + (0 if self.waits else OTHERS_FIRST_MS) <= now:
+            self._say(Tick())
+            return
+        due = self.machine.collection_due()
+        if due is not None and due <= now and coordinator.stage is CoordinatorStage.SERVING:
+            self._say(Claim())
+
+    def _say(self, command: Command) -> None:
+        async def say() -> None:
+            try:
+                await self._tell(command)
+            finally:
+                self._ticking = False
+
+        self._ticking = True
+        self._spawn(say())
+
+    async def _collect(self) -> None:
+        """Remove what may go, one job after the other: this node has the claim."""
+        coordinator = self.machine.coordinator
+        if coordinator is None:
+            return
+        epoch, machine = coordinator.epoch, self.machine
+        store = SqlStore(self._open_database())
+
+        def going() -> bool:
+            current = self.machine.coordinator
+            return self.machine is machine and current is not None and current.epoch == epoch
+
+        remover = Remover(self.owner, epoch, store, self._log_line, going)
+        try:
+            while remover.goes_on:
+                job = machine.job()
+                if job is None:
+                    break
+                if await remover.run(job):
+                    await self._tell(Collected(job.stage, job.up_to, rest=False))
+        except SupersededError:
+            await self._check_epoch()
+        except (DatabaseError, DatabaseUnavailableError) as error:
+            self._log_line("warning", "collection", owner=self.owner, error=str(error))
+        finally:
+            await store.aclose()
+        await self._tell(Collected(0, 0, rest=True))
+
+    async def _write_checkpoint(self) -> None:
+        machine = self.machine
+        checkpoint = Checkpoint(machine.position, machine.dump())
+        floor, keep = machine.needed()
+        try:
+            await self._log.write_checkpoint(self.owner, checkpoint)
+            await self._log.trim(self.owner, min(floor, checkpoint.position + 1), keep)
+        except LogUnavailableError as error:
+            self._log_line("warning", "checkpoint", owner=self.owner, error=str(error))
+
+    def _now(self) -> int:
+        """Return the time as the log tells it."""
+        return max(self.machine.now, self._clock.now() + self._ahead)
+
+    def _spawn(self, work: object) -> None:
+        task: asyncio.Future[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _record(place: Place, prepare: Prepare) -> Record:
+    return Record(
+        txid=place.txid,
+        sid="",
+        call=prepare.call,
+        user=prepare.user,
+        phase=Phase.COMMITTED.value if place.committed else Phase.PREPARED.value,
+        prepared_at=0,
+        deadline=0,
+        writes=prepare.writes,
+        result=prepare.result,
+        settled_at=place.settled_at,
+    )
+
+
+def _decide(done: asyncio.Future[None], error: Exception | None) -> None:
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
+
+
+def _note(future: asyncio.Future[None]) -> None:
+    if not future.cancelled():
+        future.exception()  # everybody who waited has it; nobody may be left to be warned about it
