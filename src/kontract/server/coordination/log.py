@@ -65,7 +65,10 @@ class SharedLog(Protocol):
         ...
 
     async def read(self, owner: str, after: int) -> list[Entry]:
-        """Return the entries above ``after`` in order, READ_ENTRIES at most; raises TrimmedError."""
+        """Return the entries above ``after`` in order; raises TrimmedError.
+
+        Fewer than READ_ENTRIES, with less than READ_BYTES in all, means that there are no more.
+        """
         ...
 
     async def news(self, after: Mapping[str, int]) -> dict[str, list[Entry]]:

@@ -1,0 +1,379 @@
+"""Several nodes with one shared log: the real machine and replica over a simulated store, with the same judges.
+
+Nodes come and go, their clocks differ, the log loses, repeats and delays what is said to it, checkpoints are written
+and the log is trimmed all the time. Beside callers there are listeners, who must be told every commit once, in order,
+across nodes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+from kontract.core.events import Batch, End, Page, Subscription, decode_frame, parse_position
+from kontract.core.phases import Stage
+from kontract.core.types import TableKind
+from kontract.ports import CoordinatorUnavailableError
+from kontract.server.coordination import replica as replicas
+from kontract.server.coordination.log import Checkpoint, Entry, LogUnavailableError, TrimmedError
+from kontract.server.coordination.machine import Machine
+from kontract.server.coordination.replica import Replica
+from simulation import workloads
+from simulation.cluster import OWNER, Node, Worker, _Life
+from simulation.database import Store
+from simulation.faults import Fault, Odds, bias
+from simulation.history import judge
+from simulation.kernel import Future, Kernel, Loop, Process
+from simulation.world import HORIZON_MS, QUIET_MS, SHORT, RandomWorld, Variant
+
+F = Fault
+LOG_FAULTS = {
+    "log": (F.LOST, F.TWICE, F.LATE, F.OVERTAKEN, F.COORDINATOR_BEFORE, F.COORDINATOR_AFTER),
+    "log reply": (F.LOST, F.LATE, F.OVERTAKEN, F.COORDINATOR_BEFORE, F.COORDINATOR_AFTER),
+}
+READ_ENTRIES = 5
+CHECKPOINT_ENTRIES = 7
+"""Both so small that every run writes checkpoints, trims, and has nodes that fall behind."""
+
+
+class Shelf:
+    """The store: what is in it is never lost, and every operation takes effect at one moment."""
+
+    def __init__(self, kernel: Kernel):
+        self.kernel = kernel
+        self.entries: dict[int, Entry] = {}
+        self.everything: list[Entry] = []  # for the judges
+        self.tail = 0
+        self.floor = 1
+        self.kept: Checkpoint | None = None
+        self.trimmed = 0
+
+    def append(self, after: int, batch: bytes, at: int) -> list[Entry]:
+        self.tail += 1
+        entry = self.entries[self.tail] = Entry(self.tail, at, batch)
+        self.everything.append(entry)
+        return self.read(after)
+
+    def read(self, after: int) -> list[Entry]:
+        if after + 1 < self.floor:
+            raise TrimmedError
+        return [self.entries[position] for position in range(after + 1, self.tail + 1)][:READ_ENTRIES]
+
+    def find(self, positions: list[int]) -> list[Entry]:
+        return [self.entries[position] for position in positions if position in self.entries]
+
+    def write_checkpoint(self, checkpoint: Checkpoint):
+        if self.kept is None or self.kept.position < checkpoint.position:
+            self.kept = checkpoint
+
+    def trim(self, below: int, keep: list[int]):
+        assert self.kept is not None
+        assert below <= self.kept.position + 1
+        self.floor = max(self.floor, below)
+        before = len(self.entries)
+        self.entries = {p: entry for p, entry in self.entries.items() if p >= self.floor or p in keep}
+        self.trimmed += before - len(self.entries)
+
+
+class Wire:
+    """A node's way to the store, in one life of its process."""
+
+    def __init__(self, shelf: Shelf, node: ReplicaNode, process: Process):
+        self._shelf = shelf
+        self._node = node
+        self._process = process
+
+    async def _do(self, what: str, run: Callable[[], Any]) -> Any:
+        wires, node, process = self._node.wires, self._node, self._process
+        reply = Future()
+        whom = {"crash": lambda: node.crash(process)}
+
+        def give_up():
+            reply.set(error=LogUnavailableError("no answer"))
+
+        def arrive():
+            try:
+                value, error = run(), None
+            except TrimmedError as trimmed:
+                value, error = None, trimmed
+            wires.carry("log reply", what, lambda: reply.set(value, error), given_up=give_up, **whom)
+
+        wires.carry("log", what, arrive, given_up=give_up, **whom)
+        node.kernel.after(5_000, give_up)
+        return await reply
+
+    async def append(self, _owner: str, after: int, batch: bytes) -> list[Entry]:
+        return await self._do("append", lambda: self._shelf.append(after, batch, self._node.clock()))
+
+    async def read(self, _owner: str, after: int) -> list[Entry]:
+        return await self._do("read", lambda: self._shelf.read(after))
+
+    async def entries(self, _owner: str, positions: list[int]) -> list[Entry]:
+        return await self._do("entries", lambda: self._shelf.find(positions))
+
+    async def checkpoint(self, _owner: str) -> Checkpoint | None:
+        return await self._do("checkpoint", lambda: self._shelf.kept)
+
+    async def write_checkpoint(self, _owner: str, checkpoint: Checkpoint):
+        await self._do("write checkpoint", lambda: self._shelf.write_checkpoint(checkpoint))
+
+    async def trim(self, _owner: str, below: int, keep: list[int] = ()):
+        await self._do("trim", lambda: self._shelf.trim(below, list(keep)))
+
+
+class ReplicaNode(Node):
+    """A node without a journal: it has a replica, and starts again soon after it died."""
+
+    def __init__(self, world: ReplicatedWorld, number: int, skew: float):
+        super().__init__(world.kernel, world.wires, world.database)
+        self.world = world
+        self.number = number
+        self.skew = skew
+        self.lives = 0
+        self.outcomes: list[str] = []
+
+    def clock(self) -> int:
+        return int(self.kernel.now + self.skew)
+
+    def live(self) -> Replica:
+        if self.process is None:
+            self.lives += 1
+            process = self.process = Process(self.kernel, self)
+            life = _Life(self, process)
+            life.now = self.clock
+            store = Store(self.database, process, lambda: self.crash(process), of_worker=False)
+            self.shell = self.world.replica(
+                OWNER,
+                f"n{self.number}.{self.lives}",
+                Wire(self.world.shelf, self, process),
+                lambda: store,
+                life,
+                life.log,
+                checkpoint_entries=CHECKPOINT_ENTRIES,
+            )
+            self.kernel.spawn(self._follow(self.shell), process)
+        return self.shell
+
+    async def _follow(self, replica: Replica):
+        while True:
+            await self.kernel.sleep(10 if replica.waits else 100)
+            try:
+                if replica.follows:
+                    await replica.follow()
+                else:
+                    replica.tick()
+            except (LogUnavailableError, CoordinatorUnavailableError):
+                await self.kernel.sleep(100)
+
+    def wake(self):
+        self.live()
+
+    def freeze(self, milliseconds: float):
+        """Stop a process as SIGSTOP does: whatever is sent to it waits."""
+        until = self.kernel.now + milliseconds
+        process = self.process
+        if process is not None:
+            for task in list(process.tasks):
+                task.hold(until)
+
+    @property
+    def coordinator(self):
+        return None if self.shell is None else self.shell.machine.coordinator
+
+
+class Listener:
+    """A stream's client: it comes back where it was, perhaps on another node."""
+
+    def __init__(self, world: ReplicatedWorld):
+        self.world = world
+        self.heard: list[int] = []
+        self.resets = 0
+        self.connections = 0
+        self.since: str | None = None
+        self.subscription: Subscription
+        self._frames: list[Any] = []
+        self._closed = False
+        self._news = Future()
+
+    # --- the hub's Subscriber ----------------------------------------------------------------------------------------
+
+    def send(self, text: str):
+        self._frames.append(decode_frame(text))
+        self._news.set()
+
+    def keep(self):
+        pass
+
+    def close(self):
+        self._closed = True
+        self._news.set()
+
+    # --- the client --------------------------------------------------------------------------------------------------
+
+    async def listen(self):
+        kernel, dice = self.world.kernel, self.world.kernel.dice
+        while True:
+            await kernel.sleep(dice.random() * 50)
+            node = dice.choice(self.world.nodes)
+            replica = node.live()
+            self._frames, self._closed, self._news = [], False, Future()
+            self.subscription = Subscription(["things"], "u", "")
+            self.connections += 1
+            task = kernel.spawn(self._hear(replica), node.process)
+            kernel.after(dice.choice((300, 3_000, 60_000)), self.close)
+            await task
+            replica.hub.remove(self.subscription.number)
+
+    async def _hear(self, replica: Replica):
+        replica.hub.add(self)
+        while not self._closed:
+            try:
+                page = await replica.resume(self, self.since)
+            except CoordinatorUnavailableError:
+                return
+            if isinstance(page, End):
+                return
+            self._take(page)
+            if page.live:
+                break
+        while not self._closed or self._frames:
+            for frame in self._frames:
+                self._take(frame)
+            self._frames, self._news = [], Future()
+            if not self._closed:
+                await self._news
+
+    def _take(self, frame: Page | Batch | End):
+        match frame:
+            case Page():
+                if frame.reset:
+                    self.resets += 1
+                    self.world.kernel.note("reset", frame.reset)
+                self.heard += [batch.txid for batch in frame.batches]
+                self.since = frame.position
+            case Batch():
+                self.heard.append(frame.txid)
+                assert self.since is not None
+                self.since = f"{parse_position(self.since)[0]}-{frame.txid}"
+            case End():
+                self._closed = True
+
+
+class ReplicatedWorld(RandomWorld):
+    """A seeded run on two or three nodes."""
+
+    def __init__(self, seed: int, variant: Variant | None = None, replica: type[Replica] = Replica):
+        self.replica = replica
+        self.seed = seed
+        super().__init__(seed, variant or Variant(), lose_journal=False)
+
+    def build(self, fate: Odds, kind: TableKind):
+        self.rival = self.alarmed = False
+        self.shelf = Shelf(self.kernel)
+        super().build(fate, kind)
+        dice = self.kernel.dice
+        for _ in range(dice.choice((0, 1, 1, 2))):
+            self.join()
+        self.listeners = [Listener(self) for _ in range(2)]
+        loose, self.worst = bias(fate, self.kernel, lose_journal=False), dice.choice((0.0, 0.02, 0.1))
+
+        def let_loose():
+            loose()
+            for kind, faults in LOG_FAULTS.items():
+                for fault in faults:
+                    fate._table.setdefault(kind, []).append((fault, self.worst * dice.random() / 3))
+
+        self.loose = let_loose
+
+    def join(self) -> ReplicaNode:
+        skew = self.kernel.dice.choice((0.0, 0.0, -150.0, 150.0, 2_000.0))
+        node = ReplicaNode(self, len(self.nodes), skew)
+        self.nodes.append(node)
+        return node
+
+    def run(self):
+        with self.installed():
+            return super().run()
+
+    @contextmanager
+    def installed(self):
+        before = replicas.asyncio, replicas.SqlStore, replicas.READ_ENTRIES
+        replicas.asyncio, replicas.SqlStore = Loop(self.kernel), lambda store: store
+        replicas.READ_ENTRIES = READ_ENTRIES
+        try:
+            yield
+        finally:
+            replicas.asyncio, replicas.SqlStore, replicas.READ_ENTRIES = before
+
+    def play(self):
+        loose, self.loose = self.loose, self._listen_and(self.loose)
+        super().play()
+
+    def _listen_and(self, loose: Callable[[], None]) -> Callable[[], None]:
+        def start():
+            self.first = self.nodes[0].coordinator.watermark
+            for listener in self.listeners:
+                listener.since = f"{self.nodes[0].shell.machine.head.generation}-{self.first}"
+                self.kernel.spawn(listener.listen())
+            loose()
+
+        return start
+
+    async def client(self, calls: int):
+        """As in RandomWorld, over whichever node a proxy would choose."""
+        kernel = self.kernel
+        shuffled = list(self.nodes)
+        kernel.dice.shuffle(shuffled)
+        await super().client(calls)
+
+    def settle(self):
+        kernel = self.kernel
+        for node in self.nodes:
+            node.live()
+        kernel.run(lambda: False, kernel.now + QUIET_MS + 10_000)
+        lists = [key for key in self.database.rows if key.startswith("list")]
+
+        async def everything(h):
+            for key in lists:
+                await h.get(key)
+            await h.where()
+
+        for number, node in enumerate(self.nodes):
+            if not self.alone(everything, f"everything{number}", node):
+                self.wrong.append(f"stuck: the last reader of node {number} did not succeed in quiet times")
+        kernel.run(lambda: False, kernel.now + 1_000)
+        fresh = Machine()
+        published: list[int] = []
+        for entry in self.shelf.everything:
+            published += [record.txid for record in fresh.apply(entry).published]
+        state = fresh.dump()
+        for node in self.nodes:
+            machine = node.shell.machine
+            if machine.position == fresh.position and machine.dump() != state:
+                self.wrong.append(f"apart: node {node.number} is in another state than the log says")
+            if machine.coordinator.stage is not Stage.SERVING or machine.coordinator.unfinished:
+                self.wrong.append(f"stuck: node {node.number} {machine.coordinator.stage} {machine.coordinator.unfinished}")
+        commits = sorted(commit.txid for commit in self.database.commits)
+        if published != commits:
+            self.wrong.append(f"events: published {published}, committed {commits}")
+        for listener in self.listeners:
+            expected = [txid for txid in commits if txid > self.first]
+            if not listener.resets and listener.heard != expected:
+                self.wrong.append(f"listener: heard {listener.heard} of {expected}")
+        for node in self.nodes:
+            node.journal.epoch = -1  # the journals' judge has nothing to look at
+        self.wrong += judge(self.attempts, self.database, self.nodes)
+
+
+def run_replicated(seed: int) -> ReplicatedWorld:
+    """Run one seed."""
+    world = ReplicatedWorld(seed)
+    world.run()
+    return world
+
+
+def failures(first: int, count: int) -> list[tuple[int, list[str]]]:
+    """Run ``count`` seeds; return those that fail with what is wrong."""
+    return [(seed, wrong) for seed in range(first, first + count) if (wrong := run_replicated(seed).wrong)]
