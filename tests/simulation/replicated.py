@@ -7,7 +7,6 @@ across nodes.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
@@ -20,13 +19,12 @@ from kontract.server.coordination import replica as replicas
 from kontract.server.coordination.log import Checkpoint, Entry, LogUnavailableError, TrimmedError
 from kontract.server.coordination.machine import Machine
 from kontract.server.coordination.replica import Replica
-from simulation import workloads
-from simulation.cluster import OWNER, Node, Worker, _Life
+from simulation.cluster import OWNER, Node, _Life
 from simulation.database import Store
 from simulation.faults import Fault, Odds, bias
 from simulation.history import judge
 from simulation.kernel import Future, Kernel, Loop, Process
-from simulation.world import HORIZON_MS, QUIET_MS, SHORT, RandomWorld, Variant
+from simulation.world import QUIET_MS, RandomWorld, Variant
 
 F = Fault
 LOG_FAULTS = {
@@ -170,14 +168,6 @@ class ReplicaNode(Node):
     def wake(self):
         self.live()
 
-    def freeze(self, milliseconds: float):
-        """Stop a process as SIGSTOP does: whatever is sent to it waits."""
-        until = self.kernel.now + milliseconds
-        process = self.process
-        if process is not None:
-            for task in list(process.tasks):
-                task.hold(until)
-
     @property
     def coordinator(self):
         return None if self.shell is None else self.shell.machine.coordinator
@@ -281,9 +271,9 @@ class ReplicatedWorld(RandomWorld):
 
         def let_loose():
             loose()
-            for kind, faults in LOG_FAULTS.items():
+            for wire, faults in LOG_FAULTS.items():
                 for fault in faults:
-                    fate._table.setdefault(kind, []).append((fault, self.worst * dice.random() / 3))
+                    fate._table.setdefault(wire, []).append((fault, self.worst * dice.random() / 3))
 
         self.loose = let_loose
 
@@ -308,7 +298,7 @@ class ReplicatedWorld(RandomWorld):
             replicas.asyncio, replicas.SqlStore, replicas.READ_ENTRIES = before
 
     def play(self):
-        loose, self.loose = self.loose, self._listen_and(self.loose)
+        self.loose = self._listen_and(self.loose)
         super().play()
 
     def _listen_and(self, loose: Callable[[], None]) -> Callable[[], None]:
@@ -340,6 +330,7 @@ class ReplicatedWorld(RandomWorld):
                 await h.get(key)
             await h.where()
 
+        self.pauses_were, self.pauses = self.pauses, 0.0
         for number, node in enumerate(self.nodes):
             if not self.alone(everything, f"everything{number}", node):
                 self.wrong.append(f"stuck: the last reader of node {number} did not succeed in quiet times")
@@ -354,7 +345,9 @@ class ReplicatedWorld(RandomWorld):
             if machine.position == fresh.position and machine.dump() != state:
                 self.wrong.append(f"apart: node {node.number} is in another state than the log says")
             if machine.coordinator.stage is not Stage.SERVING or machine.coordinator.unfinished:
-                self.wrong.append(f"stuck: node {node.number} {machine.coordinator.stage} {machine.coordinator.unfinished}")
+                self.wrong.append(
+                    f"stuck: node {node.number} {machine.coordinator.stage} {machine.coordinator.unfinished}"
+                )
         commits = sorted(commit.txid for commit in self.database.commits)
         if published != commits:
             self.wrong.append(f"events: published {published}, committed {commits}")

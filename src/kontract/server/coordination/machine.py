@@ -337,9 +337,12 @@ class Machine:
         return None if due is None else max(due, self._claimed_at + CLAIM_MS if self._claimed_by else 0)
 
     def job(self) -> Job | None:
-        """Return what may be removed now."""
-        coordinator = self.coordinator
-        return self._collection.job(coordinator.oldest_snapshot, self.now) if coordinator is not None else None
+        """Return what may be removed now. Only the node that asks knows of it, so it leaves no trace here."""
+        if self.coordinator is None:
+            return None
+        collection = Collection(self._collection.marks)
+        collection.postpone(self._collection.not_before)
+        return collection.job(self.coordinator.oldest_snapshot, self.now)
 
     def _collected(self, command: Collected) -> None:
         if command.stage:
