@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from kontract.core import logs
 from kontract.gateway.app import Gateway
 from kontract.gateway.routes import Registry
 from kontract.ports import DatabaseError, DatabaseUnavailableError, Log, RuntimeAdapter
+from kontract.server import exporter
 from kontract.server.assets import Assets
 from kontract.server.clients import Clients
 from kontract.server.database import Pool
@@ -28,6 +29,7 @@ from kontract.server.http import Http
 from kontract.server.metrics import Metrics
 from kontract.server.runtime import SingleProcess
 from kontract.server.settings import LOG_LEVELS, Settings, SettingsError
+from kontract.server.workers import Channel, Workers, child_command
 
 FINISH_SECONDS = 20.0
 """How long running requests may go on after SIGTERM: twice the longest transaction."""
@@ -42,6 +44,8 @@ BACKLOG = 1_024
 """Connections that wait to be accepted."""
 
 TABLES = ("storage", "trxs")
+
+Ready = Callable[[], None]
 
 
 class Platform(RuntimeAdapter, Protocol):
@@ -142,15 +146,22 @@ async def check_database(pool: Pool) -> None:
 class ServerProcess:
     """One process that answers requests, from start to end."""
 
-    def __init__(self, settings: Settings, worker: str = "1") -> None:
-        """Serve as ``settings`` say. ``worker``: its name among the processes of this server."""
+    def __init__(
+        self, settings: Settings, worker: str = "1", channel: Channel | None = None, ready: Ready | None = None
+    ) -> None:
+        """Serve as ``settings`` say. ``worker``: its name among the processes of this server.
+
+        ``channel``: the line to the parent, where there is one. ``ready``: called once requests are answered.
+        """
         self._settings = settings
         self._worker = worker
+        self._channel = channel
+        self._ready = ready
         self._stop = asyncio.Event()
         self._interactive = False
 
-    async def run(self) -> None:
-        """Serve until a signal; raises SettingsError when it cannot start."""
+    async def run(self) -> int:
+        """Serve until a signal and return the exit code; raises SettingsError when it cannot start."""
         settings = self._settings
         registry, root = application()
         log = LineLog(settings.log_level)
@@ -180,13 +191,32 @@ class ServerProcess:
             )
             if access.wraps_writes:
                 log("warning", "statement_timeout", advice=_ADVICE)
+            exported = await self._tell(metrics)
             await self._serve(serving)
             await self._finish(http, granian, serving, log)
+            if exported is not None:
+                exported.close()
             await platform.stop()
         finally:
             await pool.aclose()
             log("info", "stopped", worker=self._worker)
             log.flush()
+        return 0
+
+    async def _tell(self, metrics: Metrics) -> asyncio.Server | None:
+        """Say that requests are answered, and give numbers to whoever asks: the parent, or Prometheus itself."""
+        exported = None
+
+        async def collect() -> str:
+            return metrics.render()
+
+        if self._channel is not None:
+            await self._channel.open(metrics.render, self._stop.set)
+        elif self._settings.metrics is not None:
+            exported = await exporter.export(self._settings.metrics, collect)
+        if self._ready is not None:
+            self._ready()
+        return exported
 
     async def _serve(self, serving: asyncio.Future[None]) -> None:
         stopped: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
@@ -250,20 +280,52 @@ def _pool_gauges(pool: Pool) -> list[tuple[str, tuple[tuple[str, str], ...], flo
     ]
 
 
-def run(settings: Settings, worker: str = "1") -> None:
-    """Run one process to its end, on uvloop where there is one; raises SettingsError."""
+def run(settings: Settings, ready: Ready | None = None) -> int:
+    """Run the server to its end and return the exit code; raises SettingsError. ``ready``: called once it answers."""
+    check_port(settings.host, settings.port)
+    if settings.workers == 1:
+        return _run(ServerProcess(settings, ready=ready).run)
+
+    async def parent() -> int:
+        application()
+        pool = Pool(settings.database_url, 1, settings.prepared)
+        try:
+            await check_database(pool)
+        finally:
+            await pool.aclose()
+        log = LineLog(settings.log_level)
+        try:
+            workers = Workers(settings, child_command(), log)
+            return await workers.run(ready or _nothing, settings.drain_seconds + FINISH_SECONDS + 3 * CLOSE_SECONDS)
+        finally:
+            log.flush()
+
+    return _run(parent)
+
+
+def run_worker(settings: Settings, worker: str, channel: int) -> int:
+    """Run one process of several, whose parent is at the other end of the descriptor ``channel``."""
+
+    async def child() -> int:
+        return await ServerProcess(settings, worker, Channel(channel)).run()
+
+    return _run(child)
+
+
+def _nothing() -> None:
+    """Nobody waits for it."""
+
+
+def _run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Run on uvloop, where there is one."""
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if sys.platform != "win32":
         import uvloop
 
         factory = uvloop.new_event_loop
     _raise_file_limit()
-
-    async def main() -> None:
-        await ServerProcess(settings, worker).run()
-
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(main())
+        return runner.run(main())
 
 
 def _raise_file_limit() -> None:
