@@ -11,10 +11,11 @@ BOOTSTRAP := src/kontract/cli/toolchain/bootstrap.py
 READY := .venv/ready
 BIN := .venv/bin
 
-.PHONY: help dev test setup build lint format types clean
+.PHONY: help dev serve test setup build lint format types clean
 
 help:
 	@echo "make dev     set up and run on http://localhost:8787 (PORT=8788 make dev for another port)"
+	@echo "make serve   the same on CPython, without workerd (docs/self-hosting.md)"
 	@echo "make test    set up and run all tests (ARGS='-k name' chooses some)"
 	@echo "make lint    ruff: rules and format      make format   apply the format"
 	@echo "make types   mypy, strict                make build    compile the route table"
@@ -26,6 +27,10 @@ $(READY): pyproject.toml uv.lock $(BOOTSTRAP)
 
 dev: $(READY)
 	@exec $(BIN)/kontract dev
+
+# Without workerd: only what the lock file brings, and the route table.
+serve: build
+	@exec $(BIN)/kontract serve --local
 
 setup: $(READY)
 	@$(BIN)/kontract setup

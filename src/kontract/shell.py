@@ -370,6 +370,12 @@ class CoordinatorShell:
         self._coordinator = fresh
         self._run(lambda: fresh.recover(self._clock.now()))
 
+    def rest(self) -> None:
+        """Stop the clock: nothing happens any more by itself, until the next message."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _set_timer(self) -> None:
         due = self._next_tick if self._alarm else self.next_wake
         if due is None:

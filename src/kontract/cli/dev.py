@@ -71,7 +71,7 @@ def _run(checkout: Checkout, port: int, stack: ExitStack, lock: int) -> int:
     with step("Starting the gateway (wrangler dev)"):
         server.start()
     server.on_line = _show
-    _greet(port)
+    greet(port)
     try:
         return _watch(checkout, server, cluster)
     finally:
@@ -132,7 +132,8 @@ def _migrate(url: str) -> None:
         asyncio.run(module.migrate(url, lambda text: say(f"    {text}")))
 
 
-def _greet(port: int) -> None:
+def greet(port: int) -> None:
+    """Say where it answers, and what to try."""
     base = f"http://localhost:{port}"
     call = '-H "Authorization: Bearer $TOKEN" --json'
     say(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -96,6 +96,10 @@ class Registry:
     def __len__(self) -> int:
         """Count the functions."""
         return len(self._routes)
+
+    def names(self) -> Collection[str]:
+        """Return the names of the functions."""
+        return self._routes.keys()
 
     def endpoint(self, name: str) -> Endpoint | None:
         """Return the function called ``name``, importing its module if need be; None when there is none."""

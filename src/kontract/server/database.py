@@ -1,17 +1,64 @@
-"""PostgreSQL through asyncpg."""
+"""PostgreSQL through asyncpg: a pool for the server, and a single connection for commands and tests.
+
+Every statement of :mod:`kontract.core.sql` stands alone, so a request holds a connection while a statement runs and not
+longer: a few connections serve hundreds of requests that wait for something else.
+
+What stops a statement that waits on a lock when this process dies is PostgreSQL's ``statement_timeout``. How it is set
+depends on what stands between, which the first connection finds out (:class:`Access`):
+
+- PostgreSQL itself: as a parameter of the connection. Statements are prepared once and cost one network turn each.
+- A pooler in transaction mode: it lends another server connection to each transaction, so nothing may be left in a
+  session. The role's own setting (``ALTER ROLE .. SET statement_timeout``) holds on all of them; without it, statements
+  that write are wrapped into a transaction of their own with ``SET LOCAL``, which costs two more turns.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import asyncpg
+from msgspec import Struct
 
+from kontract.core import limits
 from kontract.core.sql import Statement
 from kontract.ports import DatabaseError, DatabaseUnavailableError
 
 CONNECT_SECONDS = 5.0
+
+CLOSE_SECONDS = 2.0
+"""How long saying goodbye may take; then the socket is closed without it."""
+
+IDLE_SECONDS = 300.0
+"""A connection that nobody has used for so long is closed: firewalls forget silent connections."""
+
+LIFE_SECONDS = 1_800.0
+"""A connection is replaced after half an hour, so that a database that has moved is found at its new address."""
+
+CACHED_STATEMENTS = 500
+"""Prepared statements of one connection. Each table has some ten; what is over is prepared again."""
+
+_LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
+_UNKNOWN_STATEMENT = ("26000", "42P05")
+"""invalid_sql_statement_name, duplicate_prepared_statement: a pooler has changed the server under a prepared one."""
+
+
+async def _fetch(connection: Any, statement: Statement, seconds: float | None) -> Sequence[Sequence[Any]]:
+    """Run a statement; raises DatabaseError, and DatabaseUnavailableError after which the connection is of no use."""
+    try:
+        rows: Sequence[Sequence[Any]] = await connection.fetch(statement.text, *statement.params, timeout=seconds)
+    except asyncpg.PostgresConnectionError as error:
+        raise DatabaseUnavailableError(str(error)) from error
+    except asyncpg.PostgresError as error:
+        constraint = getattr(error, "constraint_name", None)
+        raise DatabaseError(error.sqlstate or "XX000", str(error), constraint or "") from error
+    except _LOST as error:
+        raise DatabaseUnavailableError(str(error) or type(error).__name__) from error
+    return rows
 
 
 class AsyncpgDatabase:
@@ -20,11 +67,11 @@ class AsyncpgDatabase:
     def __init__(self, url: str) -> None:
         """Connect to ``url`` (postgresql://...) later."""
         self._url = url
-        self._connection: asyncpg.Connection | None = None
+        self._connection: Any = None
         self._turn = asyncio.Lock()
 
     def warm(self) -> None:
-        """Nothing: on CPython the connection comes from a pool or is opened at the first statement."""
+        """Nothing: the connection is opened at the first statement."""
 
     async def run(self, statement: Statement) -> Sequence[Sequence[Any]]:
         """Run one statement."""
@@ -32,20 +79,11 @@ class AsyncpgDatabase:
             timeout = None if statement.timeout_ms is None else statement.timeout_ms / 1000
             try:
                 if self._connection is None:
-                    self._connection = await asyncpg.connect(self._url, timeout=CONNECT_SECONDS, statement_cache_size=0)
-                rows: Sequence[Sequence[Any]] = await self._connection.fetch(
-                    statement.text, *statement.params, timeout=timeout
-                )
-            except asyncpg.PostgresConnectionError as error:
+                    self._connection = await _connect(self._url, statement_cache_size=0)
+                return await _fetch(self._connection, statement, timeout)
+            except DatabaseUnavailableError:
                 self._drop()
-                raise DatabaseUnavailableError(str(error)) from error
-            except asyncpg.PostgresError as error:
-                constraint = getattr(error, "constraint_name", None)
-                raise DatabaseError(error.sqlstate or "XX000", str(error), constraint or "") from error
-            except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError) as error:
-                self._drop()
-                raise DatabaseUnavailableError(str(error)) from error
-            return rows
+                raise
 
     async def aclose(self) -> None:
         """Close the connection."""
@@ -56,3 +94,304 @@ class AsyncpgDatabase:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
+
+
+async def _connect(url: str, **options: Any) -> Any:
+    """Open a connection; raises DatabaseUnavailableError, and DatabaseError for what the server refuses."""
+    try:
+        return await asyncpg.connect(url, timeout=CONNECT_SECONDS, **options)
+    except asyncpg.PostgresConnectionError as error:
+        raise DatabaseUnavailableError(str(error)) from error
+    except asyncpg.PostgresError as error:
+        raise DatabaseError(error.sqlstate or "XX000", str(error)) from error
+    except (*_LOST, ValueError) as error:
+        raise DatabaseUnavailableError(str(error) or type(error).__name__) from error
+
+
+class Access(Struct, frozen=True):
+    """What the first connection found out.
+
+    ``pooled``: something stands between that hands each transaction to another server connection. ``session_timeout``:
+    ``statement_timeout`` can be set for a connection. ``role_timeout_ms``: the role's own, 0 when it has none.
+    ``prepared``: statements are prepared once.
+    """
+
+    pooled: bool
+    session_timeout: bool
+    role_timeout_ms: int
+    prepared: bool
+
+    @property
+    def wraps_writes(self) -> bool:
+        """Whether a statement with a limit of time needs a transaction around it."""
+        return not self.session_timeout and self.role_timeout_ms == 0
+
+
+class _Held:
+    """A connection of the pool, and when it was opened and last used (seconds of a clock that never goes back)."""
+
+    __slots__ = ("connection", "idle_since", "opened")
+
+    def __init__(self, connection: Any, now: float) -> None:
+        self.connection = connection
+        self.opened = now
+        self.idle_since = now
+
+
+class Pool:
+    """The connections of one process: at most ``size``, opened when needed, the one used last first."""
+
+    def __init__(self, url: str, size: int, prepared: str = "auto") -> None:
+        """Connect to ``url`` later. ``prepared``: "on", "off", or "auto" for wherever it is known to work."""
+        self._url = url
+        self._size = size
+        self._prepared = prepared
+        self._access: Access | None = None
+        self._learning = asyncio.Lock()
+        self._idle: list[_Held] = []
+        self._open = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._sweeper: asyncio.Task[None] | None = None
+        self._closed = False
+
+    # --- what can be seen --------------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """How many connections there may be."""
+        return self._size
+
+    @property
+    def open_connections(self) -> int:
+        """How many there are."""
+        return self._open
+
+    @property
+    def in_use(self) -> int:
+        """How many of them run a statement."""
+        return self._open - len(self._idle)
+
+    @property
+    def waiting(self) -> int:
+        """How many statements wait for one."""
+        return len(self._waiting)
+
+    async def access(self) -> Access:
+        """Return what lies between here and the database; connects at the first call. Raises as ``run`` does."""
+        if self._access is None:
+            async with self._learning:
+                if self._access is None:
+                    self._access = await _look(self._url, self._prepared)
+        return self._access
+
+    # --- what is done ------------------------------------------------------------------------------------------------
+
+    def database(self) -> PooledDatabase:
+        """Return a database for one request."""
+        return PooledDatabase(self)
+
+    async def run(self, statement: Statement) -> Sequence[Sequence[Any]]:
+        """Run one statement on a connection of the pool."""
+        held = await self._take()
+        whole = False
+        try:
+            rows = await self._run(held.connection, statement)
+            whole = True
+        except DatabaseError as error:
+            # The transaction is over, but after these the server closes the connection (classes 57P and 08).
+            whole = not error.sqlstate.startswith(("57P", "08"))
+            raise
+        finally:
+            if whole and not held.connection.is_closed():
+                self._give_back(held)
+            else:  # also when cancelled: half an answer may be left in it
+                self._lose(held)
+        return rows
+
+    async def aclose(self) -> None:
+        """Close every connection that is idle; those in use are closed when they come back."""
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        idle, self._idle = self._idle, []
+        self._open -= len(idle)
+        await asyncio.gather(*(_say_goodbye(held.connection) for held in idle))
+
+    async def _run(self, connection: Any, statement: Statement) -> Sequence[Sequence[Any]]:
+        assert self._access is not None
+        limit = statement.timeout_ms or limits.STATEMENT_MS
+        # The server's limit comes first: it says what became of the statement.
+        timeout = limit / 1000 + 1.0
+        if statement.timeout_ms is None or not self._access.wraps_writes:
+            try:
+                return await _fetch(connection, statement, timeout)
+            except DatabaseError as error:
+                if error.sqlstate not in _UNKNOWN_STATEMENT or not self._access.prepared:
+                    raise
+                # It has not run. A pooler that looked like PostgreSQL: go on without what it cannot do.
+                self._access = Access(pooled=True, session_timeout=False, role_timeout_ms=0, prepared=False)
+                raise DatabaseUnavailableError(str(error)) from error
+        await _execute(connection, f"BEGIN; SET LOCAL statement_timeout = {statement.timeout_ms:d}")
+        try:
+            rows = await _fetch(connection, statement, timeout)
+        except DatabaseError:
+            await _execute(connection, "ROLLBACK")
+            raise
+        await _execute(connection, "COMMIT")
+        return rows
+
+    async def _take(self) -> _Held:
+        """Return a connection that is this caller's alone; raises DatabaseError, DatabaseUnavailableError."""
+        while True:
+            if self._closed:
+                message = "this server is shutting down"
+                raise DatabaseUnavailableError(message)
+            while self._idle:
+                held = self._idle.pop()
+                if not held.connection.is_closed():
+                    return held
+                self._open -= 1
+            if self._open < self._size:
+                return await self._open_one()
+            await self._wait()
+
+    async def _wait(self) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            async with asyncio.timeout(limits.TRANSACTION_MS / 1000):
+                await turn
+        except TimeoutError:
+            message = f"all {self._size} connections were in use for {limits.TRANSACTION_MS} ms"
+            raise DatabaseUnavailableError(message) from None
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._wake()  # the turn was this one's: it is the next one's
+            raise
+        finally:
+            with suppress(ValueError):
+                self._waiting.remove(turn)
+
+    async def _open_one(self) -> _Held:
+        self._open += 1
+        try:
+            access = await self.access()
+            connection = await _connect(self._url, **_options(access))
+        except BaseException:
+            self._open -= 1
+            self._wake()
+            raise
+        if self._sweeper is None and not self._closed:
+            self._sweeper = asyncio.create_task(self._sweep())
+        return _Held(connection, time.monotonic())
+
+    def _give_back(self, held: _Held) -> None:
+        now = time.monotonic()
+        if self._closed or now - held.opened > LIFE_SECONDS:
+            self._lose(held)
+            return
+        held.idle_since = now
+        self._idle.append(held)
+        self._wake()
+
+    def _lose(self, held: _Held) -> None:
+        self._open -= 1
+        held.connection.terminate()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let the longest waiting statement try again."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    async def _sweep(self) -> None:
+        """Close connections that are not used any more."""
+        while True:
+            await asyncio.sleep(IDLE_SECONDS / 10)
+            before = time.monotonic() - IDLE_SECONDS
+            old = [held for held in self._idle if held.idle_since < before]
+            self._idle = [held for held in self._idle if held.idle_since >= before]
+            self._open -= len(old)
+            await asyncio.gather(*(_say_goodbye(held.connection) for held in old))
+
+
+class PooledDatabase:
+    """The pool as one request sees it. Implements :class:`kontract.ports.Database`."""
+
+    __slots__ = ("_pool",)
+
+    def __init__(self, pool: Pool) -> None:
+        """Use ``pool``."""
+        self._pool = pool
+
+    def warm(self) -> None:
+        """Nothing: there is a connection, or it is opened at the first statement."""
+
+    async def run(self, statement: Statement) -> Sequence[Sequence[Any]]:
+        """Run one statement."""
+        return await self._pool.run(statement)
+
+    async def aclose(self) -> None:
+        """Nothing: no connection is held between statements."""
+
+
+async def _look(url: str, prepared: str) -> Access:
+    """Connect, and find out what lies between. Raises DatabaseError, DatabaseUnavailableError."""
+    session = True
+    try:
+        connection = await _connect(url, **_options(Access(False, True, 0, False)))
+    except DatabaseError as error:
+        # What PgBouncer says to a parameter that it does not know.
+        if error.sqlstate != "08P01":
+            raise
+        connection, session = await _connect(url, statement_cache_size=0), False
+    except DatabaseUnavailableError:
+        connection, session = await _connect(url, statement_cache_size=0), False
+    try:
+        [[pid, setting]] = await _fetch(
+            connection,
+            Statement("SELECT pg_backend_pid(), setting::int FROM pg_settings WHERE name = 'statement_timeout'"),
+            CONNECT_SECONDS,
+        )
+        # A pooler makes up the process id that a client is told (it stands for the client in a cancel request).
+        pooled = pid != connection.get_server_pid()
+    finally:
+        connection.terminate()
+    session = session and not pooled
+    return Access(
+        pooled=pooled,
+        session_timeout=session,
+        role_timeout_ms=0 if session else int(setting),
+        prepared=prepared == "on" or (prepared == "auto" and not pooled),
+    )
+
+
+def _options(access: Access) -> dict[str, Any]:
+    settings = {"application_name": "kontract"}
+    if access.session_timeout:
+        settings["statement_timeout"] = str(limits.STATEMENT_MS)
+    return {
+        "statement_cache_size": CACHED_STATEMENTS if access.prepared else 0,
+        "server_settings": settings,
+    }
+
+
+async def _execute(connection: Any, text: str) -> None:
+    try:
+        await connection.execute(text, timeout=limits.STATEMENT_MS / 1000)
+    except asyncpg.PostgresConnectionError as error:
+        raise DatabaseUnavailableError(str(error)) from error
+    except asyncpg.PostgresError as error:
+        raise DatabaseError(error.sqlstate or "XX000", str(error)) from error
+    except _LOST as error:
+        raise DatabaseUnavailableError(str(error) or type(error).__name__) from error
+
+
+async def _say_goodbye(connection: Any) -> None:
+    try:
+        await connection.close(timeout=CLOSE_SECONDS)
+    except Exception:  # noqa: BLE001 - it is gone already
+        connection.terminate()

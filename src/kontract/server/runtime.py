@@ -28,6 +28,7 @@ from kontract.ports import (
     Feed,
     FeedClosedError,
     KVStore,
+    Log,
     Mutex,
 )
 from kontract.server.crypto import NativeCrypto
@@ -211,18 +212,32 @@ class LocalShared:
 class SingleProcess:
     """RuntimeAdapter for one process: coordinators in memory, PostgreSQL for the data."""
 
-    def __init__(self, open_database: Callable[[], Database], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, open_database: Callable[[], Database], environment: Mapping[str, str], log: Log = log_line
+    ) -> None:
         """Serve with databases that ``open_database`` makes."""
         self.clock = SystemClock()
         self.random = SystemRandomness()
         self.crypto = NativeCrypto()
-        self.log = log_line
+        self.log = log
         self.environment = environment
         self.kv: KVStore | None = None
         self.open_database = open_database
         self._shells: dict[str, CoordinatorShell] = {}
         self._shared: dict[str, SharedState] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
+
+    async def start(self) -> None:
+        """Nothing: coordinators are made at their first use."""
+
+    async def stop(self) -> None:
+        """Finish what was spawned, if it takes no longer than a transaction, and stop the coordinators' clocks."""
+        if self._tasks:
+            _, unfinished = await asyncio.wait(list(self._tasks), timeout=limits.TRANSACTION_MS / 1000)
+            for task in unfinished:
+                task.cancel()
+        for shell in self._shells.values():
+            shell.rest()
 
     def coordinator(self, owner: str) -> CoordinatorStub:
         """Return the coordinator of ``owner``, made at its first use."""

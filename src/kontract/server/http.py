@@ -1,0 +1,414 @@
+"""Between granian's requests (RSGI) and the gateway's: bodies, streams, WebSockets, callers who leave, shutting down.
+
+RSGI specification: https://github.com/emmett-framework/granian/blob/master/docs/spec/RSGI.md
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from granian.rsgi import ProtocolClosed, ProtocolError  # type: ignore[attr-defined]  # granian says so to nobody
+
+from kontract.core import limits
+from kontract.core.errors import InvalidRequestError, UnavailableError
+from kontract.core.messages import Answer, Prepare
+from kontract.core.messages import Request as CoordinatorRequest
+from kontract.gateway.app import Gateway
+from kontract.gateway.http import Request, Response, error_response
+from kontract.ports import ClientGoneError, CoordinatorStub, Outlet, RuntimeAdapter, Socket
+from kontract.server.assets import Assets, not_modified
+from kontract.server.clients import Clients
+
+BODY_SECONDS = 30.0
+"""How long the body of a request may take: 1 MiB over a slow mobile line."""
+
+LEFT_AFTER_SECONDS = 0.5
+"""How long a request runs before anybody looks whether its caller is still there. Nearly all are answered by then."""
+
+SWEEP_SECONDS = 0.25
+"""How often that is looked at."""
+
+COME_BACK_MS = (200, 3_000)
+"""Within what time the clients of a process that stops are told to come back: not all at once."""
+
+_RETRY_LATER = {"Retry-After": "1", "Connection": "close"}
+_GOING_AWAY = 1001  # RFC 6455, section 7.4.1
+_NORMAL = 1000
+_CLOSE_MESSAGE = 0  # RSGI: kinds of WebSocket messages
+_TEXT_MESSAGE = 2
+
+
+class Exchange:
+    """A request that is being answered."""
+
+    __slots__ = (
+        "committing",
+        "gone",
+        "may_leave",
+        "protocol",
+        "reading_since",
+        "started",
+        "stream",
+        "task",
+        "too_slow",
+        "watcher",
+    )
+
+    def __init__(self, protocol: Any, task: asyncio.Task[Any], now: float, *, may_leave: bool) -> None:
+        """Start. ``may_leave``: the protocol tells when the caller does."""
+        self.may_leave = may_leave
+        self.protocol = protocol
+        self.task = task
+        self.started = now
+        self.reading_since: float | None = None
+        self.too_slow = False
+        self.committing = False
+        self.gone = False
+        self.stream = ""  # its protocol, once the answer is a stream
+        self.watcher: asyncio.Task[None] | None = None
+
+    async def watch(self) -> None:
+        """End the work for a caller who leaves; a transaction that is being committed is left to finish."""
+        await self.protocol.client_disconnect()
+        if not self.committing:
+            self.gone = True
+            self.task.cancel()
+
+
+class WatchedCoordinator:
+    """A coordinator stub that notes when a request begins to commit."""
+
+    __slots__ = ("_exchange", "_inner")
+
+    def __init__(self, inner: CoordinatorStub, exchange: Exchange) -> None:
+        """Pass everything on to ``inner``."""
+        self._inner = inner
+        self._exchange = exchange
+
+    async def ask(self, request: CoordinatorRequest) -> Answer:
+        """Ask."""
+        if type(request) is Prepare:
+            self._exchange.committing = True
+        return await self._inner.ask(request)
+
+
+class RequestPlatform:
+    """The process's platform as one request sees it. Implements :class:`kontract.ports.RuntimeAdapter`."""
+
+    __slots__ = (
+        "_coordinator",
+        "_exchange",
+        "clock",
+        "crypto",
+        "environment",
+        "kv",
+        "log",
+        "mutex",
+        "open_database",
+        "open_feed",
+        "random",
+        "shared",
+        "spawn",
+        "within",
+    )
+
+    def __init__(self, platform: RuntimeAdapter, exchange: Exchange) -> None:
+        """Pass everything on to ``platform``."""
+        self._exchange = exchange
+        self._coordinator = platform.coordinator
+        self.clock = platform.clock
+        self.random = platform.random
+        self.crypto = platform.crypto
+        self.log = platform.log
+        self.environment = platform.environment
+        self.kv = platform.kv
+        self.shared = platform.shared
+        self.open_feed = platform.open_feed
+        self.open_database = platform.open_database
+        self.mutex = platform.mutex
+        self.spawn = platform.spawn
+        self.within = platform.within
+
+    def coordinator(self, owner: str) -> CoordinatorStub:
+        """Return the coordinator of ``owner``."""
+        return WatchedCoordinator(self._coordinator(owner), self._exchange)
+
+
+class Http:
+    """The RSGI application of one process."""
+
+    def __init__(self, gateway: Gateway, platform: RuntimeAdapter, clients: Clients, assets: Assets) -> None:
+        """Answer with ``gateway`` over ``platform``, and with the files of ``assets``."""
+        self._gateway = gateway
+        self._platform = platform
+        self._clients = clients
+        self._assets = assets
+        self._exchanges: set[Exchange] = set()
+        self._loop = asyncio.get_running_loop()
+        self._sweeper = self._loop.create_task(self._sweep())
+        self.draining = False
+
+    # --- what can be seen --------------------------------------------------------------------------------------------
+
+    def gauges(self) -> Iterator[tuple[str, tuple[tuple[str, str], ...], float]]:
+        """Return numbers for :class:`~kontract.server.metrics.Metrics`."""
+        streams = {"sse": 0, "websocket": 0}
+        for exchange in self._exchanges:
+            if exchange.stream:
+                streams[exchange.stream] += 1
+        yield "kontract_requests_running", (), len(self._exchanges) - sum(streams.values())
+        for protocol, count in streams.items():
+            yield "kontract_streams_open", (("protocol", protocol),), count
+        yield "kontract_draining", (), float(self.draining)
+
+    @property
+    def running(self) -> int:
+        """How many requests and streams there are."""
+        return len(self._exchanges)
+
+    # --- shutting down -----------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Say no to ``/ready``, close each connection after its answer, and end the streams: they resume elsewhere."""
+        self.draining = True
+        for exchange in list(self._exchanges):
+            if exchange.stream:
+                exchange.task.cancel()
+
+    async def idle(self) -> None:
+        """Wait until nothing is being answered."""
+        while self._exchanges:
+            await asyncio.wait([exchange.task for exchange in self._exchanges])
+            await asyncio.sleep(0)
+
+    def close(self) -> None:
+        """Cut what is left."""
+        self._sweeper.cancel()
+        for exchange in list(self._exchanges):
+            exchange.task.cancel()
+
+    # --- answering ---------------------------------------------------------------------------------------------------
+
+    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
+        """Answer one request."""
+        task = asyncio.current_task()
+        assert task is not None
+        plain = scope.proto == "http"
+        exchange = Exchange(protocol, task, self._loop.time(), may_leave=plain)
+        self._exchanges.add(exchange)
+        try:
+            if plain:
+                await self._answer(scope, protocol, exchange)
+            else:
+                await self._converse(scope, protocol, exchange)
+        except asyncio.CancelledError:
+            if exchange.gone:
+                ms = round((self._loop.time() - exchange.started) * 1000, 1)
+                self._platform.log("info", "client_gone", method=scope.method, path=scope.path[:200], ms=ms)
+        except (ProtocolClosed, ProtocolError):
+            pass  # nobody to answer
+        finally:
+            self._exchanges.discard(exchange)
+            if exchange.watcher is not None:
+                exchange.watcher.cancel()
+
+    async def _answer(self, scope: Any, protocol: Any, exchange: Exchange) -> None:
+        method, path = scope.method, scope.path
+        headers = _headers(scope.headers.items())
+        if method in ("GET", "HEAD"):
+            asset = self._assets.find(path)
+            if asset is not None:
+                if not_modified(asset, headers.get("if-none-match")):
+                    protocol.response_empty(304, list(asset.headers))
+                else:
+                    protocol.response_bytes(200, list(asset.headers), asset.body)
+                return
+        response = await self._handle(scope, method, path, headers, exchange, _Body(protocol, headers, exchange))
+        named = list(response.headers.items())
+        if self.draining:
+            named.append(("Connection", "close"))
+        if response.stream is not None:
+            outlet = StreamOutlet(protocol.response_stream(response.status, named), self)
+            await self._stream("sse", exchange, response.stream(outlet))
+        elif response.body:
+            protocol.response_bytes(response.status, named, response.body)
+        else:
+            protocol.response_empty(response.status, named)
+
+    async def _converse(self, scope: Any, protocol: Any, exchange: Exchange) -> None:
+        headers = _headers(scope.headers.items())
+        response = await self._handle(scope, scope.method, scope.path, headers, exchange, _no_body)
+        if response.websocket is None:
+            protocol.close(response.status)  # RSGI has room for a status alone
+            return
+        socket = ClientSocket(await protocol.accept(), protocol, self)
+        await self._stream("websocket", exchange, response.websocket(socket))
+
+    async def _handle(
+        self, scope: Any, method: str, path: str, headers: Mapping[str, str], exchange: Exchange, body: Any
+    ) -> Response:
+        if self.draining and path == "/ready":
+            error = UnavailableError("this server is shutting down", headers=_RETRY_LATER)
+            return error_response(error, self._platform.random.token(12).hex())
+        request = Request(
+            method=method,
+            path=path,
+            headers=headers,
+            body=body,
+            query=scope.query_string,
+            client=self._clients.address(scope.client, headers.get("x-forwarded-for")),
+        )
+        return await self._gateway.handle(request, RequestPlatform(self._platform, exchange))
+
+    async def _stream(self, kind: str, exchange: Exchange, work: Any) -> None:
+        exchange.stream = kind
+        if kind == "sse":  # a WebSocket is told by its own messages
+            exchange.watcher = self._loop.create_task(exchange.watch())
+        if self.draining:
+            self._loop.call_soon(exchange.task.cancel)
+        await work
+
+    async def _sweep(self) -> None:
+        """Look after requests that take long: callers who have left, and bodies that do not come."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = self._loop.time()
+            for exchange in list(self._exchanges):
+                if exchange.reading_since is not None and now - exchange.reading_since > BODY_SECONDS:
+                    exchange.reading_since = None
+                    exchange.too_slow = True
+                    exchange.task.cancel()
+                elif exchange.watcher is None and exchange.may_leave and now - exchange.started > LEFT_AFTER_SECONDS:
+                    exchange.watcher = self._loop.create_task(exchange.watch())
+
+
+class _Body:
+    """Reads the body of a request when it is asked to."""
+
+    __slots__ = ("_exchange", "_headers", "_protocol")
+
+    def __init__(self, protocol: Any, headers: Mapping[str, str], exchange: Exchange) -> None:
+        self._protocol = protocol
+        self._headers = headers
+        self._exchange = exchange
+
+    async def __call__(self, at_most: int) -> bytes:
+        """Return the body, or more than ``at_most`` bytes of a longer one; raises InvalidRequestError."""
+        length = self._headers.get("content-length")
+        if length is None and "transfer-encoding" not in self._headers:
+            return b""
+        exchange = self._exchange
+        exchange.reading_since = asyncio.get_running_loop().time()
+        try:
+            if length is not None and int(length) <= at_most:
+                return bytes(await self._protocol())
+            return await self._chunks(at_most)
+        except (ProtocolClosed, ProtocolError):
+            message = "the request body ended before it was complete"
+            raise InvalidRequestError(message) from None
+        except asyncio.CancelledError:
+            if not exchange.too_slow:
+                raise
+            exchange.task.uncancel()
+            message = f"the request body did not come within {BODY_SECONDS:.0f} s"
+            raise InvalidRequestError(message, headers={"Connection": "close"}) from None
+        finally:
+            exchange.reading_since = None
+
+    async def _chunks(self, at_most: int) -> bytes:
+        chunks: list[bytes] = []
+        size = empty = 0
+        async for chunk in self._protocol:
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > at_most:
+                break
+            # granian ends a body with an empty chunk, and stands one more in for an error of the connection.
+            empty += not chunk
+            if empty > 1:
+                message = "the request body ended before it was complete"
+                raise InvalidRequestError(message)
+        return b"".join(chunks)
+
+
+async def _no_body(_at_most: int) -> bytes:
+    return b""
+
+
+class StreamOutlet:
+    """The body of a streamed response. Implements :class:`kontract.ports.Outlet`."""
+
+    separate = False
+
+    def __init__(self, transport: Any, http: Http) -> None:
+        """Write to ``transport``."""
+        self._transport = transport
+        self._http = http
+
+    async def write(self, data: bytes) -> None:
+        """Write."""
+        try:
+            await self._transport.send_bytes(data)
+        except (ProtocolClosed, ProtocolError, AttributeError) as error:
+            raise ClientGoneError(str(error)) from error
+
+    async def close(self) -> None:
+        """End the body; a process that stops says when to come back (WHATWG HTML, section 9.2: ``retry``)."""
+        transport, self._transport = self._transport, None
+        if transport is not None and self._http.draining:
+            with contextlib.suppress(ProtocolClosed, ProtocolError):
+                await transport.send_bytes(b"retry: %d\n\n" % random.randint(*COME_BACK_MS))  # noqa: S311 - jitter
+
+
+class ClientSocket:
+    """A client's WebSocket. Implements :class:`kontract.ports.Socket`."""
+
+    separate = True
+
+    def __init__(self, transport: Any, protocol: Any, http: Http) -> None:
+        """Use an accepted one."""
+        self._transport = transport
+        self._protocol = protocol
+        self._http = http
+
+    async def write(self, data: bytes) -> None:
+        """Send a message, and wait until the connection has taken it."""
+        try:
+            await self._transport.send_str(data.decode())
+        except (ProtocolClosed, ProtocolError) as error:
+            raise ClientGoneError(str(error)) from error
+
+    async def receive(self) -> str:
+        """Wait for a message."""
+        try:
+            message = await self._transport.receive()
+        except (ProtocolClosed, ProtocolError) as error:
+            raise ClientGoneError(str(error)) from error
+        if message.kind == _CLOSE_MESSAGE:
+            raise ClientGoneError
+        text = message.data if message.kind == _TEXT_MESSAGE else message.data.decode(errors="replace")
+        return str(text[: limits.BODY_BYTES])
+
+    async def close(self) -> None:
+        """Close."""
+        self._protocol.close(_GOING_AWAY if self._http.draining else _NORMAL)
+
+
+def _headers(items: list[tuple[str, str]]) -> dict[str, str]:
+    """Return headers as the gateway has them; a repeated one becomes one with commas (RFC 9110, section 5.3)."""
+    headers = dict(items)
+    if len(headers) < len(items):
+        headers = {}
+        for name, value in items:
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+def _implements(outlet: StreamOutlet, socket: ClientSocket, platform: RequestPlatform) -> object:
+    """For the type checker: these are what the gateway asks for."""
+    checked: tuple[Outlet, Socket, RuntimeAdapter] = (outlet, socket, platform)
+    return checked

@@ -1,0 +1,338 @@
+"""One process of `kontract serve`: what it starts, in which order it stops, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from granian.constants import HTTPModes, Interfaces
+from granian.server.embed import Server as Granian
+
+from kontract.core import logs
+from kontract.gateway.app import Gateway
+from kontract.gateway.routes import Registry
+from kontract.ports import DatabaseError, DatabaseUnavailableError, Log, RuntimeAdapter
+from kontract.server import exporter
+from kontract.server.assets import Assets
+from kontract.server.clients import Clients
+from kontract.server.database import Pool
+from kontract.server.http import Http
+from kontract.server.metrics import Metrics
+from kontract.server.runtime import SingleProcess
+from kontract.server.settings import LOG_LEVELS, Settings, SettingsError
+from kontract.server.workers import Channel, Workers, child_command
+
+FINISH_SECONDS = 20.0
+"""How long running requests may go on after SIGTERM: twice the longest transaction."""
+
+CLOSE_SECONDS = 5.0
+"""How long work after the answers, and closing connections, may take then."""
+
+CONNECTIONS = 65_536
+"""Open connections of one process. Each costs some ten kilobytes; the system's limit of open files comes first."""
+
+BACKLOG = 1_024
+"""Connections that wait to be accepted."""
+
+TABLES = ("storage", "trxs")
+
+Ready = Callable[[], None]
+
+
+class Platform(RuntimeAdapter, Protocol):
+    """A platform of a server process, which is started and stopped."""
+
+    async def start(self) -> None:
+        """Start what runs in the background; raises SettingsError for what cannot work as configured."""
+        ...
+
+    async def stop(self) -> None:
+        """Finish what was spawned, and stop what runs in the background. Never raises."""
+        ...
+
+
+def open_platform(settings: Settings, pool: Pool, log: Log) -> Platform:
+    """Return the platform that the settings ask for. The one place that knows which coordinations there are."""
+    return SingleProcess(pool.database, settings.environment, log)
+
+
+class LineLog:
+    """Log lines on standard output, written together once per turn of the loop: one system call for many requests."""
+
+    def __init__(self, level: str) -> None:
+        """Write lines of ``level`` and above."""
+        self._levels = frozenset(LOG_LEVELS[LOG_LEVELS.index(level) :])
+        self._lines: list[str] = []
+        self.observe: Callable[[dict[str, Any]], None] | None = None
+
+    def __call__(self, level: str, event: str, **fields: Any) -> None:
+        """Write a line."""
+        if event == "request" and self.observe is not None:
+            self.observe(fields)
+        if level not in self._levels:
+            return
+        self._lines.append(logs.line(level, event, fields))
+        if len(self._lines) == 1:
+            try:
+                asyncio.get_running_loop().call_soon(self.flush)
+            except RuntimeError:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        lines, self._lines = self._lines, []
+        if lines:
+            with suppress(OSError):  # nobody reads any more; a server goes on without its log
+                sys.stdout.write("\n".join(lines) + "\n")
+                sys.stdout.flush()
+
+
+def application() -> tuple[Registry, Path]:
+    """Return what `kontract build` has compiled, and the folder with public/ in it; raises SettingsError."""
+    source = Path.cwd() / "src"
+    if importlib.util.find_spec("routes") is None and (source / "routes.py").is_file():
+        sys.path.insert(0, str(source))
+    try:
+        compiled = importlib.import_module("routes")
+    except ModuleNotFoundError as error:
+        if error.name != "routes":
+            raise
+        message = "no functions are compiled: there is no src/routes.py; run: kontract build"
+        raise SettingsError(message) from None
+    return Registry(compiled.ROUTES, compiled.TABLES), Path(str(compiled.__file__)).resolve().parents[1]
+
+
+def check_port(host: str, port: int, name: str = "PORT") -> None:
+    """Raise SettingsError when the address cannot be listened on; later, processes of one server share it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # leftovers of closed connections are fine
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            message = f"{shown} cannot be listened on ({error.strerror}): stop what has it, or choose another {name}"
+            raise SettingsError(message) from None
+
+
+async def check_database(pool: Pool) -> None:
+    """Raise SettingsError when the database does not let this server in, or has not been migrated."""
+    from kontract.core.sql import Statement
+
+    try:
+        await pool.access()
+        query = Statement("SELECT to_regclass($1::text) IS NOT NULL AND to_regclass($2::text) IS NOT NULL", TABLES)
+        [[there]] = await pool.run(query)
+    except DatabaseError as error:
+        message = f"the database refuses (SQLSTATE {error.sqlstate}: {error.message}): check DATABASE_URL"
+        raise SettingsError(message) from None
+    except DatabaseUnavailableError as error:
+        message = f"the database cannot be reached ({error}): check DATABASE_URL, and that PostgreSQL runs there"
+        raise SettingsError(message) from None
+    if not there:
+        message = "the tables storage and trxs are missing from the database: run: kontract migrate"
+        raise SettingsError(message)
+
+
+class ServerProcess:
+    """One process that answers requests, from start to end."""
+
+    def __init__(
+        self, settings: Settings, worker: str = "1", channel: Channel | None = None, ready: Ready | None = None
+    ) -> None:
+        """Serve as ``settings`` say. ``worker``: its name among the processes of this server.
+
+        ``channel``: the line to the parent, where there is one. ``ready``: called once requests are answered.
+        """
+        self._settings = settings
+        self._worker = worker
+        self._channel = channel
+        self._ready = ready
+        self._stop = asyncio.Event()
+        self._interactive = False
+
+    async def run(self) -> int:
+        """Serve until a signal and return the exit code; raises SettingsError when it cannot start."""
+        settings = self._settings
+        registry, root = application()
+        log = LineLog(settings.log_level)
+        pool = Pool(settings.database_url, settings.pool, settings.prepared)
+        try:
+            await check_database(pool)
+            platform = open_platform(settings, pool, log)
+            await platform.start()
+            metrics = Metrics(self._worker, registry.names())
+            log.observe = metrics.observe
+            http = Http(Gateway(registry), platform, Clients(settings.trusted_proxies), Assets(root / "public"))
+            metrics.gauges += [http.gauges, lambda: _pool_gauges(pool)]
+            granian = _granian(http, settings)
+            self._on_signals()
+            serving = asyncio.ensure_future(granian.serve())
+            access = await pool.access()
+            log(
+                "info",
+                "serving",
+                host=settings.host,
+                port=settings.port,
+                worker=self._worker,
+                functions=len(registry),
+                coordination=settings.coordination,
+                pooled=access.pooled,
+                prepared=access.prepared,
+            )
+            if access.wraps_writes:
+                log("warning", "statement_timeout", advice=_ADVICE)
+            exported = await self._tell(metrics)
+            await self._serve(serving)
+            await self._finish(http, granian, serving, log)
+            if exported is not None:
+                exported.close()
+            await platform.stop()
+        finally:
+            await pool.aclose()
+            log("info", "stopped", worker=self._worker)
+            log.flush()
+        return 0
+
+    async def _tell(self, metrics: Metrics) -> asyncio.Server | None:
+        """Say that requests are answered, and give numbers to whoever asks: the parent, or Prometheus itself."""
+        exported = None
+
+        async def collect() -> str:
+            return metrics.render()
+
+        if self._channel is not None:
+            await self._channel.open(metrics.render, self._stop.set)
+        elif self._settings.metrics is not None:
+            exported = await exporter.export(self._settings.metrics, collect)
+        if self._ready is not None:
+            self._ready()
+        return exported
+
+    async def _serve(self, serving: asyncio.Future[None]) -> None:
+        stopped: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if serving.done():
+            serving.result()
+
+    async def _finish(self, http: Http, granian: Granian, serving: asyncio.Future[None], log: LineLog) -> None:
+        log("info", "draining", worker=self._worker, running=http.running)
+        http.drain()
+        if self._settings.drain_seconds and not self._interactive:
+            await asyncio.sleep(self._settings.drain_seconds)
+        granian.stop()  # type: ignore[no-untyped-call]
+        finished = asyncio.ensure_future(http.idle())
+        await asyncio.wait([finished], timeout=FINISH_SECONDS)
+        if not finished.done():
+            log("warning", "cut", worker=self._worker, running=http.running)
+            finished.cancel()
+        http.close()
+        # Answers that were given are on their way out; connections that do nothing are closed.
+        await asyncio.wait([serving], timeout=CLOSE_SECONDS)
+
+    def _on_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+
+    def _signalled(self, number: int) -> None:
+        if self._stop.is_set():
+            os._exit(128 + number)  # the second one: at once
+        self._interactive = number == signal.SIGINT
+        self._stop.set()
+
+
+_ADVICE = (
+    "the database is reached through a pooler and its role has no statement_timeout, so each write takes two more "
+    "network turns; run: ALTER ROLE <role> SET statement_timeout = '5s'"
+)
+
+
+def _granian(http: Http, settings: Settings) -> Granian:
+    return Granian(
+        http,
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.RSGI,
+        http=HTTPModes.http1,
+        backlog=BACKLOG,
+        backpressure=CONNECTIONS,
+        log_enabled=False,
+    )
+
+
+def _pool_gauges(pool: Pool) -> list[tuple[str, tuple[tuple[str, str], ...], float]]:
+    return [
+        ("kontract_pool_connections", (("state", "max"),), pool.size),
+        ("kontract_pool_connections", (("state", "idle"),), pool.open_connections - pool.in_use),
+        ("kontract_pool_connections", (("state", "used"),), pool.in_use),
+        ("kontract_pool_waiting", (), pool.waiting),
+    ]
+
+
+def run(settings: Settings, ready: Ready | None = None) -> int:
+    """Run the server to its end and return the exit code; raises SettingsError. ``ready``: called once it answers."""
+    check_port(settings.host, settings.port)
+    if settings.workers == 1:
+        return _run(ServerProcess(settings, ready=ready).run)
+
+    async def parent() -> int:
+        application()
+        pool = Pool(settings.database_url, 1, settings.prepared)
+        try:
+            await check_database(pool)
+        finally:
+            await pool.aclose()
+        log = LineLog(settings.log_level)
+        try:
+            workers = Workers(settings, child_command(), log)
+            return await workers.run(ready or _nothing, settings.drain_seconds + FINISH_SECONDS + 3 * CLOSE_SECONDS)
+        finally:
+            log.flush()
+
+    return _run(parent)
+
+
+def run_worker(settings: Settings, worker: str, channel: int) -> int:
+    """Run one process of several, whose parent is at the other end of the descriptor ``channel``."""
+
+    async def child() -> int:
+        return await ServerProcess(settings, worker, Channel(channel)).run()
+
+    return _run(child)
+
+
+def _nothing() -> None:
+    """Nobody waits for it."""
+
+
+def _run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Run on uvloop, where there is one."""
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if sys.platform != "win32":
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    _raise_file_limit()
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main())
+
+
+def _raise_file_limit() -> None:
+    """Every connection is an open file, and many systems allow 1,024 until somebody asks for more."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

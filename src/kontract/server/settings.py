@@ -1,0 +1,207 @@
+"""What `kontract serve` is told: flags, environment and an env file, checked once, before anything is started.
+
+Flags win over the environment, which wins over the file. Everything that the application may see as ``ctx.env`` is in
+:attr:`Settings.environment`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from kontract.gateway import config
+from kontract.gateway.config import ConfigurationError
+
+COORDINATIONS = ("memory",)
+"""Where the coordinators of owners may live."""
+
+PREPARED = ("auto", "on", "off")
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+DEFAULT_PORT = 8787
+
+DEFAULT_POOL = 10
+"""Connections of one process. A request has one only while a statement runs, so a few serve hundreds of requests."""
+
+MOST_WORKERS = 256
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong. The message is one sentence that names it and says what to do; it holds no secret.
+
+    It ends the command with exit code 2.
+    """
+
+
+class Settings(Struct, frozen=True):
+    """Checked settings.
+
+    ``drain_seconds``: how long connections are still accepted after SIGTERM, while ``/ready`` says no. ``metrics``:
+    address and port of ``/metrics``, None for none. ``environment``: all variables, for the gateway and ``ctx.env``.
+    """
+
+    database_url: str
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    workers: int = 1
+    pool: int = DEFAULT_POOL
+    prepared: str = "auto"
+    coordination: str = "memory"
+    tikv_pd_endpoint: str = ""
+    trusted_proxies: tuple[Network, ...] = ()
+    metrics: tuple[str, int] | None = None
+    drain_seconds: float = 0.0
+    log_level: str = "info"
+    environment: Mapping[str, str] = {}
+
+
+def read(environment: Mapping[str, str], flags: Mapping[str, str | None] | None = None) -> Settings:
+    """Check everything; raises SettingsError. ``flags``: variables that were given on the command line, if any."""
+    values = dict(environment) | {name: value for name, value in (flags or {}).items() if value is not None}
+    _check_gateway(values)
+    settings = Settings(
+        database_url=_database_url(values),
+        host=_host(values),
+        port=_number(values, "PORT", DEFAULT_PORT, 1, 65_535, "a TCP port"),
+        workers=_number(values, "KONTRACT_WORKERS", 1, 1, MOST_WORKERS, "the number of processes"),
+        pool=_number(values, "KONTRACT_POOL", DEFAULT_POOL, 1, 1_000, "the database connections of one process"),
+        prepared=_choice(values, "KONTRACT_PREPARED", PREPARED, "auto"),
+        coordination=_choice(values, "KONTRACT_COORDINATION", COORDINATIONS, "memory"),
+        tikv_pd_endpoint=values.get("TIKV_PD_ENDPOINT", ""),
+        trusted_proxies=_networks(values, "KONTRACT_TRUSTED_PROXIES"),
+        metrics=_address(values, "KONTRACT_METRICS"),
+        drain_seconds=_number(values, "KONTRACT_DRAIN_SECONDS", 0, 0, 600, "seconds"),
+        log_level=_choice(values, "KONTRACT_LOG_LEVEL", LOG_LEVELS, "info"),
+        environment=values,
+    )
+    if settings.coordination == "memory" and settings.workers > 1:
+        message = (
+            f"KONTRACT_COORDINATION=memory is for one process, and --workers asks for {settings.workers}: leave "
+            "--workers out, or choose a coordination that processes can share"
+        )
+        raise SettingsError(message)
+    return settings
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """Return the variables of a file of ``NAME=value`` lines; raises SettingsError, naming the line.
+
+    ``#`` begins a comment at the start of a line, ``export`` may stand in front, one pair of quotes is taken off:
+    what systemd, Docker and shells agree on.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        message = f"the env file {path} cannot be read: {reason}"
+        raise SettingsError(message) from None
+    values: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        given = line.strip().removeprefix("export ").lstrip()
+        if not given or given.startswith("#"):
+            continue
+        name, equals, value = given.partition("=")
+        if not equals or not _VARIABLE.fullmatch(name.strip()):
+            message = f"line {number} of the env file {path} is not NAME=value; correct it, or begin it with # "
+            raise SettingsError(message.rstrip())
+        value = value.strip()
+        if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
+            value = value[1:-1]
+        values[name.strip()] = value
+    return values
+
+
+def _check_gateway(values: Mapping[str, str]) -> None:
+    if not values.get("KONTRACT_SECRET"):
+        message = "KONTRACT_SECRET is not set: put what `kontract keygen` prints into the environment or the env file"
+        raise SettingsError(message)
+    try:
+        config.read(values)
+    except ConfigurationError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _database_url(values: Mapping[str, str]) -> str:
+    example = "postgresql://user:password@host:5432/name"
+    url = values.get("DATABASE_URL", "")
+    if not url:
+        message = f"DATABASE_URL is not set: put {example} into the environment or the env file"
+        raise SettingsError(message)
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("postgres", "postgresql") and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        message = f"DATABASE_URL is not the address of a PostgreSQL database: it has the form {example}"
+        raise SettingsError(message)
+    return url
+
+
+def _host(values: Mapping[str, str]) -> str:
+    host = values.get("KONTRACT_HOST", "") or "127.0.0.1"
+    if host == "localhost":
+        return "127.0.0.1"
+    try:
+        return str(ipaddress.ip_address(host.strip("[]")))
+    except ValueError:
+        message = f"--host (KONTRACT_HOST) is {host!r}: it takes an IP address, such as 127.0.0.1, 0.0.0.0 or ::"
+        raise SettingsError(message) from None
+
+
+def _number(values: Mapping[str, str], name: str, default: int, least: int, most: int, what: str) -> int:
+    text = values.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or not least <= int(text) <= most:
+        message = f"{name} is {text!r:.40}: it takes {what}, a whole number from {least} to {most}"
+        raise SettingsError(message)
+    return int(text)
+
+
+def _choice(values: Mapping[str, str], name: str, allowed: tuple[str, ...], default: str) -> str:
+    text = values.get(name, "").strip().lower() or default
+    if text not in allowed:
+        message = f"{name} is {text!r:.40}: it takes {' or '.join(allowed)}"
+        raise SettingsError(message)
+    return text
+
+
+def _networks(values: Mapping[str, str], name: str) -> tuple[Network, ...]:
+    found: list[Network] = []
+    for text in values.get(name, "").replace(",", " ").split():
+        try:
+            found.append(ipaddress.ip_network(text, strict=False))
+        except ValueError:
+            message = (
+                f"{name} holds {text!r:.60}: it takes addresses and networks separated by commas, such as "
+                "10.0.0.0/8, 192.0.2.7"
+            )
+            raise SettingsError(message) from None
+    return tuple(found)
+
+
+def _address(values: Mapping[str, str], name: str) -> tuple[str, int] | None:
+    text = values.get(name, "").strip()
+    if not text or text.lower() == "off":
+        return None
+    host, _, port = text.rpartition(":")
+    try:
+        address = str(ipaddress.ip_address(host.strip("[]"))) if host else "127.0.0.1"
+        valid = port.isdigit() and 1 <= int(port) <= 65_535
+    except ValueError:
+        valid = False
+    if not valid:
+        message = f"{name} is {text!r:.60}: it takes a port of its own or address:port, such as 9464 or 0.0.0.0:9464"
+        raise SettingsError(message)
+    return address, int(port)

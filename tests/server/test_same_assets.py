@@ -1,0 +1,6 @@
+"""The tests of tests/workerd/test_assets.py, against `kontract serve`."""
+
+from support.suites import borrow
+from workerd import test_assets as suite
+
+borrow(suite, globals())
