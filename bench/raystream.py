@@ -43,7 +43,8 @@ from kontract.gateway.routes import Registry, Route
 from kontract.gateway.tokens import Kind, Tokens
 from kontract.server.crypto import NativeCrypto
 from kontract.server.database import AsyncpgDatabase
-from kontract.server.runtime import SingleProcess, SystemRandomness
+from kontract.server.runtime import SingleProcess
+from kontract.server.system import SystemRandomness
 
 CRYPTO = NativeCrypto()
 SIZES = (16, 1_024, 65_536)

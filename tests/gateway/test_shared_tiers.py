@@ -8,7 +8,8 @@ from kontract.core.errors import UnavailableError
 from kontract.core.shared import DictRows, SharedState
 from kontract.gateway.shared import SharedStorage
 from kontract.ports import CoordinatorUnavailableError
-from kontract.server.runtime import LocalShared, SystemClock
+from kontract.server.shared import LocalShared
+from kontract.server.system import SystemClock
 
 
 class Hot:

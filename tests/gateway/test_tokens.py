@@ -19,7 +19,8 @@ from kontract.gateway.context import Session
 from kontract.gateway.http import Request, Response
 from kontract.gateway.routes import Registry
 from kontract.gateway.tokens import HEADER, Kind, Tokens
-from kontract.server.runtime import SingleProcess, SystemRandomness
+from kontract.server.runtime import SingleProcess
+from kontract.server.system import SystemRandomness
 
 NOW = 1_800_000_000_000
 SECONDS = NOW // 1000

@@ -23,7 +23,8 @@ from kontract.core.store import SqlStore
 from kontract.core.transaction import Call, RetryError, Transaction
 from kontract.core.types import EVERY_ROW, Filter, TableKind, TablePointer
 from kontract.server.database import AsyncpgDatabase
-from kontract.server.runtime import LocalStub, MemoryJournal
+from kontract.server.journal import MemoryJournal
+from kontract.server.runtime import LocalStub
 from kontract.server.system import SystemClock
 from kontract.shell import CoordinatorShell
 

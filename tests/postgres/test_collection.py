@@ -19,7 +19,8 @@ from kontract.core.store import SqlStore
 from kontract.core.transaction import Call, Transaction, _wire
 from kontract.core.types import Isolation, TableKind, TablePointer
 from kontract.server.database import AsyncpgDatabase
-from kontract.server.runtime import LocalStub, MemoryJournal
+from kontract.server.journal import MemoryJournal
+from kontract.server.runtime import LocalStub
 from kontract.shell import CoordinatorShell
 
 OWNER = "tenant-1"

@@ -15,7 +15,8 @@ from kontract.gateway.http import Request
 from kontract.gateway.routes import Registry
 from kontract.ports import CoordinatorUnavailableError
 from kontract.server.database import AsyncpgDatabase
-from kontract.server.runtime import MemoryJournal, SingleProcess
+from kontract.server.journal import MemoryJournal
+from kontract.server.runtime import SingleProcess
 from kontract.server.system import SystemClock
 from kontract.shell import CoordinatorShell
 from routes import ROUTES, TABLES

@@ -17,7 +17,8 @@ from kontract.core.sql import ApplyPlan
 from kontract.core.store import SqlStore
 from kontract.core.types import TableKind, TablePointer
 from kontract.server.database import AsyncpgDatabase
-from kontract.server.runtime import MemoryJournal, SingleProcess
+from kontract.server.journal import MemoryJournal
+from kontract.server.runtime import SingleProcess
 from kontract.shell import CoordinatorShell
 from support.api import apis, check_error
 from support.listening import listen, talk

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from kontract import Context, backend, middleware, perms, primkey, table
 from kontract.gateway.http import Response
-from kontract.server.runtime import SystemClock
+from kontract.server.system import SystemClock
 from support.api import Api, check_error
 from support.cheap import CheapCrypto
 from support.sessions import SECRET

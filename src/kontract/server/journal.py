@@ -1,0 +1,109 @@
+"""The journal of a coordinator that lives and dies with its process."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kontract.core import limits
+from kontract.core.collection import Mark, Stage
+from kontract.core.hub import LogHead
+from kontract.core.phases import Phase
+from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record, is_kept
+from kontract.core.recovery import Saved
+
+
+class MemoryJournal:
+    """A journal that ends with the process: for one process, and for tests. ``reopen`` plays a restart."""
+
+    def __init__(self) -> None:
+        """Start as a coordinator that has never run."""
+        self._head: tuple[int, int] | None = None
+        self._records: dict[int, bytes] = {}
+        self._marks: dict[int, Mark] = {}
+        self._ended: dict[str, int] = {}
+        self._log_head = LogHead("g0", 0)
+
+    def load(self) -> Saved | None:
+        """Return what was written."""
+        if self._head is None:
+            return None
+        epoch, last_txid = self._head
+        return Saved(epoch, last_txid, [self._decode(raw) for raw in self._records.values()], dict(self._ended))
+
+    def start(self, epoch: int, last_txid: int, generation: str) -> None:
+        """Begin in ``epoch``."""
+        self._head = (epoch, last_txid)
+        self._log_head = LogHead(generation, last_txid)
+        self._records.clear()
+        self._marks.clear()
+        self._ended.clear()
+
+    def write(self, entries: list[JournalEntry]) -> None:
+        """Keep entries."""
+        for entry in entries:
+            match entry:
+                case PutRecord():
+                    # Encoded at once: the coordinator goes on changing its record.
+                    self._records[entry.record.txid] = msgspec.json.encode(entry.record)
+                case PutBlock():
+                    assert self._head is not None
+                    self._head = (self._head[0], entry.last_txid)
+                case PutEnded():
+                    self._ended[entry.session] = entry.until
+                case Drop():
+                    self._ended = {session: until for session, until in self._ended.items() if until > entry.now}
+                    for txid, raw in list(self._records.items()):
+                        record = self._decode(raw)
+                        if record.settled_at and _unpublished(record, entry):
+                            self._log_head = LogHead(self._log_head.generation, max(self._log_head.floor, txid))
+                        if _expired(record, entry):
+                            del self._records[txid]
+
+    def newest(self, call: str) -> Record | None:
+        """Return the newest record of a call."""
+        found = [record for record in map(self._decode, self._records.values()) if record.call == call]
+        return max(found, key=lambda record: record.txid, default=None)
+
+    def log_head(self) -> LogHead:
+        """Return where the event log begins."""
+        return self._log_head
+
+    def committed(self, after: int, up_to: int) -> list[Record]:
+        """Return committed records in txid order."""
+        page: list[Record] = []
+        size = 0
+        for txid in sorted(txid for txid in self._records if after < txid <= up_to):
+            record = self._decode(self._records[txid])
+            if record.phase == Phase.COMMITTED.value:
+                page.append(record)
+                size += len(self._records[txid])
+            if len(page) >= limits.EVENT_PAGE_TRANSACTIONS or size >= limits.EVENT_PAGE_BYTES:
+                break
+        return page
+
+    def marks(self) -> list[Mark]:
+        """Return the collection's marks."""
+        return list(self._marks.values())
+
+    def write_marks(self, marks: list[Mark]) -> None:
+        """Keep marks; one that is done goes as soon as there is a newer one."""
+        self._marks.update({mark.watermark: mark for mark in marks})
+        newest = max(self._marks, default=0)
+        self._marks = {w: mark for w, mark in self._marks.items() if mark.stage < Stage.FENCES or w == newest}
+
+    @staticmethod
+    def _decode(raw: bytes) -> Record:
+        return msgspec.json.decode(raw, type=Record)
+
+
+def _expired(record: Record, drop: Drop) -> bool:
+    if not record.settled_at:
+        return False
+    if is_kept(record):
+        return record.settled_at < drop.idempotent_before
+    return _unpublished(record, drop)
+
+
+def _unpublished(record: Record, drop: Drop) -> bool:
+    """Whether the events of a settled record are not kept any more."""
+    return record.txid < drop.below_txid or record.settled_at < drop.settled_before
