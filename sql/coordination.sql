@@ -27,4 +27,14 @@ CREATE TABLE IF NOT EXISTS coordination_checkpoints (
   state    BYTEA  NOT NULL
 );
 
+-- Values of ctx.shared: JSON as text; until is when they end, in milliseconds since the Unix epoch.
+CREATE TABLE IF NOT EXISTS shared (
+  owner TEXT COLLATE "C" NOT NULL,
+  key   TEXT COLLATE "C" NOT NULL,
+  value TEXT NOT NULL,
+  until BIGINT,
+  PRIMARY KEY (owner, key)
+);
+CREATE INDEX IF NOT EXISTS shared_by_end ON shared (until) WHERE until IS NOT NULL;
+
 COMMIT;

@@ -6,6 +6,7 @@ Whoever has a client of their own brings it as a :class:`TiKVClient`, or better 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -82,7 +83,7 @@ class AtomicTiKVClient(TiKVClient, Protocol):
 
 
 class RawTiKV(Protocol):
-    """Keys and values as bytes, as the coordination log needs them. All but ``delete_range`` is linearizable."""
+    """Keys and values as bytes, as the coordination log needs them. What concerns one key is linearizable."""
 
     async def get(self, key: bytes) -> bytes | None:
         """Return a value, None when there is none."""
@@ -100,8 +101,12 @@ class RawTiKV(Protocol):
         """Keep ``value`` if what is there is ``expected``; return (done, what was there before)."""
         ...
 
-    async def delete_range(self, start: bytes, end: bytes) -> None:
-        """Forget [start, end): a range that nobody relies on any more, for it is atomic with nothing."""
+    async def delete_many(self, keys: Sequence[bytes]) -> None:
+        """Forget those, in no order."""
+        ...
+
+    async def scan_keys(self, start: bytes, end: bytes, limit: int) -> list[bytes]:
+        """Return the keys in [start, end) in order, at most ``limit`` of them."""
         ...
 
     async def aclose(self) -> None:
@@ -112,10 +117,9 @@ class RawTiKV(Protocol):
 class TiKVBytes:
     """The built-in client's bytes, all below one prefix. Implements :class:`RawTiKV`."""
 
-    def __init__(self, client: AsyncRawClient, ranges: AsyncRawClient, keyspace: bytes) -> None:
-        """Use ``client``, which is in atomic mode, and for whole ranges ``ranges``, which is not."""
+    def __init__(self, client: AsyncRawClient, keyspace: bytes) -> None:
+        """Use ``client``, which is in atomic mode: compare-and-swap is worth nothing where others write without it."""
         self._client = client
-        self._ranges = ranges
         self._keyspace = keyspace
         self._ttl = True
 
@@ -169,14 +173,21 @@ class TiKVBytes:
                 self._without_ttl()
         return await _asked(self._client.compare_and_swap(self._keyspace + key, expected, value))
 
-    async def delete_range(self, start: bytes, end: bytes) -> None:
-        """Forget a range."""
-        await _asked(self._ranges.delete_range(self._keyspace + start, self._keyspace + end))
+    async def delete_many(self, keys: Sequence[bytes]) -> None:
+        """Forget several."""
+        await _asked(self._client.delete_many([self._keyspace + key for key in keys]))
+
+    async def scan_keys(self, start: bytes, end: bytes, limit: int) -> list[bytes]:
+        """Return keys."""
+        return await _asked(self._keys(self._keyspace + start, self._keyspace + end, limit))
+
+    async def _keys(self, start: bytes, end: bytes, limit: int) -> list[bytes]:
+        return [key[len(self._keyspace) :] async for key in self._client.scan_keys(start, end, limit=limit)]
 
     async def aclose(self) -> None:
         """Close connections."""
-        await self._client.close()
-        await self._ranges.close()
+        with contextlib.suppress(Exception):  # whatever it is, there is nothing to be done about it any more
+            await self._client.close()
 
     def _without_ttl(self) -> None:
         self._ttl = False
@@ -250,9 +261,8 @@ def connect_tikv(
         raise ValueError("TIKV_PD_ENDPOINT names no server of PD; it is like pd-1:2379,pd-2:2379")
     if not keyspace:
         raise ValueError("a keyspace must be a text of at least one letter")
-    tls = _tls(environment or {})
-    client = AsyncRawClient(addresses, timeout=timeout, atomic=True, tls=tls)
-    return TiKV(TiKVBytes(client, AsyncRawClient(addresses, timeout=timeout, tls=tls), keyspace.encode()))
+    client = AsyncRawClient(addresses, timeout=timeout, atomic=True, tls=_tls(environment or {}))
+    return TiKV(TiKVBytes(client, keyspace.encode()))
 
 
 def _tls(environment: Mapping[str, str]) -> TLSConfig | None:
