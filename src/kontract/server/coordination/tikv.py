@@ -346,11 +346,11 @@ class TiKVLog:
         if head.tag == tag:
             # Whoever still writes one that is not newer will find that it is not; parts of newer ones are left alone.
             current = mine.keys.parts(position, tag)
-            await self._sweep(
-                mine.keys.parts(0),
-                mine.keys.parts(position + 1),
-                lambda keys: [key for key in keys if not key.startswith(current)],
-            )
+
+            def others(keys: list[bytes]) -> list[bytes]:
+                return [key for key in keys if not key.startswith(current)]
+
+            await self._sweep(mine.keys.parts(0), mine.keys.parts(position + 1), others)
 
     async def trim(self, owner: str, below: int, keep: Sequence[int] = ()) -> None:
         """Raise the floor, then delete what is below it: also what an earlier call has kept or left over."""
