@@ -14,6 +14,7 @@ from kontract.server.shared_tikv import create_tikv_adapter
 from kontract.server.system import SystemClock
 from kontract.server.tikv import KeyValue
 from kontract.testing import contracts
+from support.tikv.clients import connections
 
 
 class Plain:
@@ -53,8 +54,8 @@ async def nodes(request) -> AsyncIterator[contracts.Nodes]:
             for database in databases:
                 await database.aclose()
         case "tikv":
-            connect = request.getfixturevalue("tikv")
-            yield [create_tikv_adapter(connect())[0].for_owner for _ in range(3)]
+            async with connections() as connect:
+                yield [create_tikv_adapter(connect())[0].for_owner for _ in range(3)]
         case _:
             yield [create_tikv_adapter(Plain())[0].for_owner]
 
