@@ -1,7 +1,7 @@
 -- What several nodes of `kontract serve` share when there is no TiKV: the coordinators' logs.
 -- Needed for KONTRACT_COORDINATION=postgres only; Workers and TiKV do without. Idempotent, applied by
 -- `kontract migrate --coordination`. To be empty is a valid state: whoever truncates these tables while no node runs
--- loses change events and the results of idempotent calls, and no data.
+-- loses change events, the results of idempotent calls and the values of ctx.shared, and no other data.
 
 BEGIN;
 
@@ -26,5 +26,15 @@ CREATE TABLE IF NOT EXISTS coordination_checkpoints (
   position BIGINT NOT NULL,
   state    BYTEA  NOT NULL
 );
+
+-- Values of ctx.shared: JSON as text; until is when they end, in milliseconds since the Unix epoch.
+CREATE TABLE IF NOT EXISTS shared (
+  owner TEXT COLLATE "C" NOT NULL,
+  key   TEXT COLLATE "C" NOT NULL,
+  value TEXT NOT NULL,
+  until BIGINT,
+  PRIMARY KEY (owner, key)
+);
+CREATE INDEX IF NOT EXISTS shared_by_end ON shared (until) WHERE until IS NOT NULL;
 
 COMMIT;

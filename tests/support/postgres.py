@@ -87,6 +87,18 @@ class Postgres:
         _run(create_database(self.server_url, name, template))
         return self.cluster.url(name)
 
+    def apply(self, url: str, path: Path) -> None:
+        """Run a file of SQL in a database."""
+
+        async def run() -> None:
+            connection = await asyncpg.connect(url)
+            try:
+                await connection.execute(path.read_text(encoding="utf-8"))
+            finally:
+                await connection.close()
+
+        _run(run())
+
     def reset(self, url: str) -> None:
         """Make a database as it was when it was created. A new one is three hundred files more to write and remove."""
 

@@ -1,0 +1,1 @@
+"""What users run against their own implementations of Kontract's Protocols. Depends on no test framework."""
