@@ -44,9 +44,8 @@ class Server:
         self.lines: list[str] = []
         self._reaper = reaper
         self._process: subprocess.Popen[str] | None = None
-        self.env_file.write_text(
-            "".join(f"{name}={value}\n" for name, value in (ENVIRONMENT | variables).items() if value is not None)
-        )
+        variables = ENVIRONMENT | {"KONTRACT_COORDINATION": "memory"} | variables
+        self.env_file.write_text("".join(f"{name}={value}\n" for name, value in variables.items() if value is not None))
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
         self.environment |= {"PYTHONPATH": str(folder / "src"), "PYTHONUNBUFFERED": "1"}
 

@@ -19,6 +19,9 @@ _CONNECT_SECONDS = 10.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--database-url", help="postgresql://... (default: DATABASE_URL)")
+    parser.add_argument(
+        "--coordination", action="store_true", help="also the tables that several nodes of `kontract serve` share"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,13 +30,17 @@ def run(args: argparse.Namespace) -> int:
         raise Problem(
             "There is no database to migrate.", "Set DATABASE_URL, or give --database-url postgresql://user@host/db."
         )
-    asyncio.run(migrate(url, say))
+    asyncio.run(migrate(url, say, coordination=args.coordination))
     return 0
 
 
-async def migrate(database_url: str, report: Callable[[str], None]) -> None:
-    """Apply sql/init.sql in one transaction; what is there already stays as it is."""
-    path = Checkout.find().root / "sql" / "init.sql"
+async def migrate(database_url: str, report: Callable[[str], None], *, coordination: bool = False) -> None:
+    """Apply sql/init.sql in one transaction; what is there already stays as it is.
+
+    ``coordination``: then sql/coordination.sql, in another one.
+    """
+    paths = [Checkout.find().root / "sql" / name for name in ("init.sql", "coordination.sql")[: 1 + coordination]]
+    path = paths[0]
     try:
         connection = await asyncpg.connect(database_url, timeout=_CONNECT_SECONDS)
     except (OSError, TimeoutError, asyncpg.PostgresError, ValueError) as error:
@@ -45,12 +52,13 @@ async def migrate(database_url: str, report: Callable[[str], None]) -> None:
         # place that needs a session: connect to PostgreSQL itself, not to a transaction pooler.
         await connection.execute("SELECT pg_advisory_lock(hashtext('kontract migrate'))")
         before = await _tables(connection)
-        await connection.execute(path.read_text())
+        for path in paths:
+            await connection.execute(path.read_text())
         added = sorted(await _tables(connection) - before)
     except asyncpg.PostgresError as error:
         raise Problem(
             f"{_name(path)} could not be applied: {error} (SQLSTATE {error.sqlstate}).",
-            "Nothing of it was kept. Correct it and run the command again.",
+            "Nothing of this file was kept. Correct it and run the command again.",
         ) from error
     finally:
         await connection.close()

@@ -78,7 +78,13 @@ def _run_local(args: argparse.Namespace) -> int:
             variables["DATABASE_URL"] = cluster.url(LOCAL_DATABASE)
         settings = read(args, {name: str(value) for name, value in variables.items()})
         with step("Applying the schema"):
-            asyncio.run(migrate(settings.database_url, lambda text: say(f"    {text}")))
+            asyncio.run(
+                migrate(
+                    settings.database_url,
+                    lambda text: say(f"    {text}"),
+                    coordination=settings.coordination == "postgres",
+                )
+            )
         return serve.run(settings, lambda: dev.greet(settings.port))
 
 

@@ -18,17 +18,24 @@ from granian.constants import HTTPModes, Interfaces
 from granian.server.embed import Server as Granian
 
 from kontract.core import logs
+from kontract.core.sql import Statement
 from kontract.gateway.app import Gateway
 from kontract.gateway.routes import Registry
 from kontract.ports import DatabaseError, DatabaseUnavailableError, Log, RuntimeAdapter
 from kontract.server import exporter
 from kontract.server.assets import Assets
 from kontract.server.clients import Clients
+from kontract.server.coordination.postgres import PostgresLog
+from kontract.server.coordination.tikv import TiKVLog
 from kontract.server.database import Pool
 from kontract.server.http import Http
 from kontract.server.metrics import Metrics
-from kontract.server.runtime import SingleProcess
+from kontract.server.runtime import ManyNodes, SingleProcess
 from kontract.server.settings import LOG_LEVELS, Settings, SettingsError
+from kontract.server.shared_postgres import PostgresShared
+from kontract.server.shared_tikv import create_tikv_adapter
+from kontract.server.system import SystemClock
+from kontract.server.tikv import connect_tikv
 from kontract.server.workers import Channel, Workers, child_command
 
 FINISH_SECONDS = 20.0
@@ -43,7 +50,7 @@ CONNECTIONS = 65_536
 BACKLOG = 1_024
 """Connections that wait to be accepted."""
 
-TABLES = ("storage", "trxs")
+TABLES = ["storage", "trxs", "coordination", "coordination_log", "coordination_checkpoints", "shared"]
 
 Ready = Callable[[], None]
 
@@ -62,7 +69,20 @@ class Platform(RuntimeAdapter, Protocol):
 
 def open_platform(settings: Settings, pool: Pool, log: Log) -> Platform:
     """Return the platform that the settings ask for. The one place that knows which coordinations there are."""
-    return SingleProcess(pool.database, settings.environment, log)
+    if settings.coordination == "memory":
+        return SingleProcess(pool.database, settings.environment, log)
+    if settings.coordination == "postgres":
+        shared = PostgresShared(pool.database())
+        return ManyNodes(pool.database, settings.environment, PostgresLog(pool.database), shared.for_owner, log)
+    try:
+        tikv = connect_tikv(settings.tikv_pd_endpoint, environment=settings.environment)
+    except (ImportError, ValueError) as error:
+        raise SettingsError(str(error)) from None
+    do_stub, kv = create_tikv_adapter(tikv)
+    log_in_tikv = TiKVLog(tikv.raw, SystemClock().now)
+    platform = ManyNodes(pool.database, settings.environment, log_in_tikv, do_stub.for_owner, log)
+    platform.kv = kv
+    return platform
 
 
 class LineLog:
@@ -124,14 +144,14 @@ def check_port(host: str, port: int, name: str = "PORT") -> None:
             raise SettingsError(message) from None
 
 
-async def check_database(pool: Pool) -> None:
+async def check_database(pool: Pool, coordination: str) -> None:
     """Raise SettingsError when the database does not let this server in, or has not been migrated."""
-    from kontract.core.sql import Statement
-
     try:
         await pool.access()
-        query = Statement("SELECT to_regclass($1::text) IS NOT NULL AND to_regclass($2::text) IS NOT NULL", TABLES)
-        [[there]] = await pool.run(query)
+        found = await pool.run(
+            Statement("SELECT to_regclass(n) IS NOT NULL FROM unnest($1::text[]) AS t(n)", (TABLES,))
+        )
+        there, shared = all(row[0] for row in found[:2]), all(row[0] for row in found[2:])
     except DatabaseError as error:
         message = f"the database refuses (SQLSTATE {error.sqlstate}: {error.message}): check DATABASE_URL"
         raise SettingsError(message) from None
@@ -140,6 +160,12 @@ async def check_database(pool: Pool) -> None:
         raise SettingsError(message) from None
     if not there:
         message = "the tables storage and trxs are missing from the database: run: kontract migrate"
+        raise SettingsError(message)
+    if coordination == "postgres" and not shared:
+        message = (
+            "the tables that processes share their coordinators in are missing from the database: run: "
+            "kontract migrate --coordination (or set KONTRACT_COORDINATION=memory, if this is the only process)"
+        )
         raise SettingsError(message)
 
 
@@ -167,7 +193,7 @@ class ServerProcess:
         log = LineLog(settings.log_level)
         pool = Pool(settings.database_url, settings.pool, settings.prepared)
         try:
-            await check_database(pool)
+            await check_database(pool, settings.coordination)
             platform = open_platform(settings, pool, log)
             await platform.start()
             metrics = Metrics(self._worker, registry.names())
@@ -290,7 +316,7 @@ def run(settings: Settings, ready: Ready | None = None) -> int:
         application()
         pool = Pool(settings.database_url, 1, settings.prepared)
         try:
-            await check_database(pool)
+            await check_database(pool, settings.coordination)
         finally:
             await pool.aclose()
         log = LineLog(settings.log_level)

@@ -17,8 +17,8 @@ from msgspec import Struct
 from kontract.gateway import config
 from kontract.gateway.config import ConfigurationError
 
-COORDINATIONS = ("memory",)
-"""Where the coordinators of owners may live."""
+COORDINATIONS = ("postgres", "tikv", "memory")
+"""Where the coordinators of owners may live: shared by any number of processes, or in the memory of one."""
 
 PREPARED = ("auto", "on", "off")
 
@@ -56,7 +56,7 @@ class Settings(Struct, frozen=True):
     workers: int = 1
     pool: int = DEFAULT_POOL
     prepared: str = "auto"
-    coordination: str = "memory"
+    coordination: str = "postgres"
     tikv_pd_endpoint: str = ""
     trusted_proxies: tuple[Network, ...] = ()
     metrics: tuple[str, int] | None = None
@@ -76,7 +76,9 @@ def read(environment: Mapping[str, str], flags: Mapping[str, str | None] | None 
         workers=_number(values, "KONTRACT_WORKERS", 1, 1, MOST_WORKERS, "the number of processes"),
         pool=_number(values, "KONTRACT_POOL", DEFAULT_POOL, 1, 1_000, "the database connections of one process"),
         prepared=_choice(values, "KONTRACT_PREPARED", PREPARED, "auto"),
-        coordination=_choice(values, "KONTRACT_COORDINATION", COORDINATIONS, "memory"),
+        coordination=_choice(
+            values, "KONTRACT_COORDINATION", COORDINATIONS, "tikv" if values.get("TIKV_PD_ENDPOINT") else "postgres"
+        ),
         tikv_pd_endpoint=values.get("TIKV_PD_ENDPOINT", ""),
         trusted_proxies=_networks(values, "KONTRACT_TRUSTED_PROXIES"),
         metrics=_address(values, "KONTRACT_METRICS"),
@@ -86,9 +88,12 @@ def read(environment: Mapping[str, str], flags: Mapping[str, str | None] | None 
     )
     if settings.coordination == "memory" and settings.workers > 1:
         message = (
-            f"KONTRACT_COORDINATION=memory is for one process, and --workers asks for {settings.workers}: leave "
-            "--workers out, or choose a coordination that processes can share"
+            f"KONTRACT_COORDINATION=memory is for one process, and --workers asks for {settings.workers}: leave one "
+            "of them out (without KONTRACT_COORDINATION processes share their coordinators in PostgreSQL)"
         )
+        raise SettingsError(message)
+    if settings.coordination == "tikv" and not settings.tikv_pd_endpoint:
+        message = "KONTRACT_COORDINATION=tikv needs TIKV_PD_ENDPOINT, the address of PD, such as pd-1:2379,pd-2:2379"
         raise SettingsError(message)
     return settings
 

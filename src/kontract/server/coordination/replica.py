@@ -91,7 +91,7 @@ class Replica:
         self.owner = owner
         self.machine = Machine()
         self.hub = Hub(self)
-        self.used_at = 0
+        self.used_at = clock.now()
         self._node = node
         self._log = log
         self._open_database = open_database

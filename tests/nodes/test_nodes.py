@@ -1,0 +1,136 @@
+"""Several nodes over one PostgreSQL act as one: what one has answered, all others know."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+
+import pytest
+from msgspec import Raw
+
+from kontract.core.messages import CheckSession, Finish, Prepare, Prepared, Status, Write
+from kontract.server.coordination import replica as replicas
+from support.nodes import cluster_of
+from support.sessions import OWNER
+
+
+@pytest.fixture
+async def cluster(postgres):
+    async with cluster_of(postgres, 3) as cluster:
+        yield cluster
+
+
+async def test_what_one_node_has_answered_the_next_one_shows(cluster):
+    one, two, three = cluster.nodes
+    for number in range(10):
+        writer, reader = random.Random(number).sample(cluster.nodes, 2)
+        task = await writer.result("create_task", f"task {number}")
+        assert (await reader.result("get_task", task["id"]))["title"] == f"task {number}"
+    assert len(await three.result("list_tasks")) == 10
+    assert len({node.platform.node.name for node in (one, two, three)}) == 3
+
+
+async def test_transfers_over_all_nodes_keep_the_total(cluster):
+    for name in "abcd":
+        await cluster.nodes[0].result("open_account", name, 100)
+    dice = random.Random(1)
+
+    async def transfer(number: int) -> int:
+        src, dst = dice.sample("abcd", 2)
+        response = await cluster.nodes[number % 3].rpc("transfer", src, dst, 1)
+        return response.status
+
+    statuses = await asyncio.gather(*(transfer(number) for number in range(60)))
+    assert set(statuses) == {200}
+    assert {await node.result("total") for node in cluster.nodes} == {400}
+    rows = await cluster.sql.fetch(
+        "SELECT data->>'balance' AS balance FROM tbl_accounts_9b27e4 WHERE _deleted_txid IS NULL"
+    )
+    assert sum(float(row["balance"]) for row in rows) == 400
+
+
+async def test_a_repeated_call_is_answered_by_any_node(cluster, monkeypatch):
+    """Also when the log has been trimmed behind a checkpoint: results of idempotent calls are kept."""
+    monkeypatch.setattr(replicas, "CHECKPOINT_ENTRIES", 5)
+    one, two, three = cluster.nodes
+    first = await one.rpc("create_task", "once", idempotency_key="k1")
+    for number in range(12):
+        await two.result("create_task", f"other {number}")
+    again = await three.rpc("create_task", "once", idempotency_key="k1")
+    late = await (await cluster.join()).rpc("create_task", "once", idempotency_key="k1")
+    assert first.body == again.body == late.body
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert len(await two.result("list_tasks")) == 13
+
+
+async def test_a_session_that_one_node_ended_is_refused_by_all(cluster):
+    one, two, _ = cluster.nodes
+    made = json.loads((await one.send("POST", "/auth/anonymous")).body)
+    bearer = {"authorization": f"Bearer {made['token']}"}
+    assert (await two.rpc("list_tasks", **bearer)).status == 200
+    assert (await one.send("POST", "/auth/logout", **bearer)).status in (200, 204)
+    assert (await two.rpc("list_tasks", **bearer)).status == 401
+
+
+async def test_shared_values_are_shared(cluster):
+    one, two, _ = cluster.nodes
+    stubs = [node.platform.shared("tenant-1") for node in (one, two)]
+    from kontract.core.shared import SharedIncr
+
+    answers = await asyncio.gather(*(stubs[number % 2].shared(SharedIncr("n", 1)) for number in range(40)))
+    assert sorted(json.loads(bytes(answer.value)) for answer in answers) == list(range(1, 41))
+
+
+async def test_a_transaction_of_a_node_that_died_is_settled_by_another(cluster):
+    """The fence decides: here nothing was applied, so it never will be."""
+    one, two, _ = cluster.nodes
+    await one.result("open_account", "a", 100)
+    await one.result("open_account", "b", 100)
+    ptr = "tbl_accounts_9b27e4"
+    prepared = await one.platform.coordinator(OWNER).ask(
+        Prepare("dead/1", [Write("accounts", ptr, "a", None, Raw(b'{"balance":5}'))])
+    )
+    assert isinstance(prepared, Prepared)
+    await cluster.leave(one)
+    await two.result("transfer", "a", "b", 1)  # waits for the outcome
+    assert await two.result("balance", "a") == 99
+    fence = await cluster.sql.fetchval("SELECT create_txid FROM trxs WHERE sid = $1", prepared.sid)
+    assert fence == -prepared.txid
+    status = await two.platform.coordinator(OWNER).ask(Status())
+    assert status.prepared == 0
+    # A late report of the dead one changes nothing.
+    answer = await two.platform.coordinator(OWNER).ask(Finish(prepared.txid, prepared.epoch, False))
+    assert type(answer).__name__ in ("Aborted", "InDoubt")
+
+
+async def test_messages_cost_one_statement_each(cluster):
+    """A begin reads the log once, prepare and finish append to it once; callers at the same moment share them."""
+    one, _, _ = cluster.nodes
+    await one.result("create_task", "warm")
+    counted = []
+    run = one.pool.run
+
+    async def counting(statement):
+        counted.append(
+            statement.text.strip().split()[0] + " " + ("log" if "coordination" in statement.text else "data")
+        )
+        return await run(statement)
+
+    one.pool.run = counting
+    await one.result("create_task", "counted")
+    assert counted == ["WITH log", "WITH data", "WITH log"]
+    counted.clear()
+    await one.result("list_tasks")
+    assert len([line for line in counted if line == "SELECT log"]) == 1
+    counted.clear()
+    await asyncio.gather(*(one.platform.coordinator(OWNER).ask(CheckSession("s")) for _ in range(50)))
+    assert counted == ["SELECT log"]
+
+
+async def test_without_its_tables_the_log_says_what_to_do(postgres):
+    async with cluster_of(postgres, 1) as cluster:
+        await cluster.sql.execute("DROP TABLE coordination, coordination_log, coordination_checkpoints")
+        response = await cluster.nodes[0].rpc("list_tasks")
+        assert response.status == 503
+        assert "--coordination" in cluster.nodes[0].events("request")[-1]["exception"]

@@ -1,0 +1,99 @@
+"""Several gateways in this process, each with its own node and pool, over one database and one shared log."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from kontract.cli.toolchain.checkout import Checkout
+from kontract.gateway.app import Gateway
+from kontract.gateway.http import Request, Response
+from kontract.gateway.routes import Registry
+from kontract.server.coordination.log import SharedLog
+from kontract.server.coordination.postgres import PostgresLog
+from kontract.server.database import Pool
+from kontract.server.runtime import ManyNodes
+from kontract.server.shared_postgres import PostgresShared
+from support.postgres import Postgres
+from support.sessions import ENVIRONMENT, bearer
+
+SOURCE = Checkout.find().root / "src"
+
+
+class NodeApi:
+    """One node's gateway."""
+
+    def __init__(self, platform: ManyNodes, pool: Pool) -> None:
+        if str(SOURCE) not in sys.path:
+            sys.path.insert(0, str(SOURCE))
+        from routes import ROUTES, TABLES
+
+        self.platform, self.pool = platform, pool
+        self.gateway = Gateway(Registry(ROUTES, TABLES))
+        self.log: list[dict[str, Any]] = []
+        platform.log = lambda level, event, **fields: self.log.append({"level": level, "event": event, **fields})
+
+    async def send(self, method: str, path: str, body: bytes = b"", query: str = "", **headers: str) -> Response:
+        async def read(limit: int) -> bytes:
+            return body[: limit + 1]
+
+        sent = bearer() | {name.lower().replace("_", "-"): value for name, value in headers.items()}
+        return await self.gateway.handle(Request(method, path, sent, read, query=query), self.platform)
+
+    async def rpc(self, function: str, *args: Any, **headers: str) -> Response:
+        return await self.send("POST", f"/rpc/{function}", json.dumps(args).encode(), **headers)
+
+    async def result(self, function: str, *args: Any, **headers: str) -> Any:
+        response = await self.rpc(function, *args, **headers)
+        assert response.status == 200, response.body
+        return json.loads(response.body)["result"]
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [line for line in self.log if line["event"] == name]
+
+
+class Cluster:
+    """Nodes that come and go."""
+
+    def __init__(self, url: str, sql: asyncpg.Connection, make_log: Callable[[Pool], SharedLog]) -> None:
+        self.url, self.sql = url, sql
+        self.nodes: list[NodeApi] = []
+        self._make_log = make_log
+
+    async def join(self, log: SharedLog | None = None) -> NodeApi:
+        pool = Pool(self.url, 5)
+        shared_log = log or self._make_log(pool)
+        platform = ManyNodes(pool.database, ENVIRONMENT, shared_log, PostgresShared(pool.database()).for_owner)
+        node = NodeApi(platform, pool)
+        await platform.start()
+        self.nodes.append(node)
+        return node
+
+    async def leave(self, node: NodeApi) -> None:
+        self.nodes.remove(node)
+        await node.platform.stop()
+        await node.pool.aclose()
+
+
+@asynccontextmanager
+async def cluster_of(
+    postgres: Postgres, count: int, make_log: Callable[[Pool], SharedLog] | None = None
+) -> AsyncIterator[Cluster]:
+    """Nodes over one fresh database that has the tables of several nodes."""
+    url = postgres.create_database()
+    postgres.apply(url, SOURCE.parent / "sql" / "coordination.sql")
+    sql = await asyncpg.connect(url)
+    cluster = Cluster(url, sql, make_log or (lambda pool: PostgresLog(pool.database)))
+    try:
+        for _ in range(count):
+            await cluster.join()
+        yield cluster
+    finally:
+        for node in list(cluster.nodes):
+            await cluster.leave(node)
+        await sql.close()
