@@ -22,5 +22,5 @@ async def tikv() -> AsyncIterator[Connect]:
 def coordinated(postgres: Postgres, checkout: Checkout) -> str:
     """The URL of a database that has the tables of several nodes."""
     url = postgres.create_database()
-    postgres.apply(url, checkout.root / "sql" / "coordination.sql")
+    postgres.run(url, (checkout.root / "sql" / "coordination.sql").read_text(encoding="utf-8"))
     return url

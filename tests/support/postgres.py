@@ -87,13 +87,13 @@ class Postgres:
         _run(create_database(self.server_url, name, template))
         return self.cluster.url(name)
 
-    def apply(self, url: str, path: Path) -> None:
-        """Run a file of SQL in a database."""
+    def run(self, url: str, sql: str) -> None:
+        """Run SQL in a database."""
 
         async def run() -> None:
             connection = await asyncpg.connect(url)
             try:
-                await connection.execute(path.read_text(encoding="utf-8"))
+                await connection.execute(sql)
             finally:
                 await connection.close()
 

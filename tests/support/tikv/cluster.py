@@ -77,6 +77,11 @@ class FakeCluster:
         """The addresses of PD."""
         return [f"127.0.0.1:{port}" for _, port in self._pds]
 
+    @property
+    def up(self) -> set[int]:
+        """The stores that run."""
+        return set(self._stores)
+
     async def start(self, pd_port: int = 0) -> None:
         for member in range(self._pd_count):
             server = grpc.aio.server(options=OPTIONS)
