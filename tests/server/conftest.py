@@ -28,9 +28,7 @@ def worker(
 
 
 @pytest.fixture
-def serve(
-    checkout: Checkout, postgres: Postgres, reaper: Reaper, tmp_path: Path
-) -> Iterator[Callable[..., Server]]:
+def serve(checkout: Checkout, postgres: Postgres, reaper: Reaper, tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """How to start servers of one's own, each over a database of its own; they are stopped at the end."""
     made: list[Server] = []
 

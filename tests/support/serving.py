@@ -180,7 +180,9 @@ def new_server(
 
 
 @contextmanager
-def running_server(checkout: Checkout, database_url: str, folder: Path, reaper: Reaper, **more: Any) -> Iterator[Server]:
+def running_server(
+    checkout: Checkout, database_url: str, folder: Path, reaper: Reaper, **more: Any
+) -> Iterator[Server]:
     """A server that answers; stopped at the end, whatever happened to it meanwhile."""
     server = new_server(checkout, database_url, folder, reaper, **more)
     try:

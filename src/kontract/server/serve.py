@@ -29,6 +29,7 @@ from kontract.server.http import Http
 from kontract.server.metrics import Metrics
 from kontract.server.runtime import SingleProcess
 from kontract.server.settings import LOG_LEVELS, Settings, SettingsError
+from kontract.server.sockets import PeerSockets
 from kontract.server.workers import Channel, Workers, child_command
 
 FINISH_SECONDS = 20.0
@@ -172,7 +173,13 @@ class ServerProcess:
             await platform.start()
             metrics = Metrics(self._worker, registry.names())
             log.observe = metrics.observe
-            http = Http(Gateway(registry), platform, Clients(settings.trusted_proxies), Assets(root / "public"))
+            http = Http(
+                Gateway(registry),
+                platform,
+                Clients(settings.trusted_proxies),
+                Assets(root / "public"),
+                PeerSockets(settings.port),
+            )
             metrics.gauges += [http.gauges, lambda: _pool_gauges(pool)]
             granian = _granian(http, settings)
             self._on_signals()
