@@ -6,11 +6,13 @@ RSGI specification: https://github.com/emmett-framework/granian/blob/master/docs
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Iterator, Mapping
 from typing import Any
 
 from granian.rsgi import ProtocolClosed, ProtocolError  # type: ignore[attr-defined]  # granian says so to nobody
 
+from kontract.core import limits
 from kontract.core.errors import InvalidRequestError, UnavailableError
 from kontract.core.messages import Answer, Prepare
 from kontract.core.messages import Request as CoordinatorRequest
@@ -25,12 +27,16 @@ from kontract.server.streams import ClientSocket, StreamOutlet
 BODY_SECONDS = 30.0
 """How long the body of a request may take: 1 MiB over a slow mobile line."""
 
+DISCARD_BYTES = 4 * limits.BODY_BYTES
+"""Bytes of a body that is too large which are read all the same, so that its sender sees the answer."""
+
 LEFT_AFTER_SECONDS = 0.5
 """How long a request runs before anybody looks whether its caller is still there. Nearly all are answered by then."""
 
 SWEEP_SECONDS = 0.25
 """How often that is looked at."""
 
+_CUT_OFF = "the request body ended before it was complete"
 _RETRY_LATER = {"Retry-After": "1"}
 
 
@@ -222,7 +228,9 @@ class Http:
                 else:
                     protocol.response_bytes(200, list(asset.headers), asset.body)
                 return
-        response = await self._handle(scope, method, path, headers, exchange, _Body(protocol, headers, exchange))
+        body = _Body(protocol, headers, exchange)
+        response = await self._handle(scope, method, path, headers, exchange, body)
+        await body.discard()
         named = list(response.headers.items())
         if self.draining and "Connection" not in response.headers:
             named.append(("Connection", "close"))
@@ -292,49 +300,73 @@ class Http:
 class _Body:
     """Reads the body of a request when it is asked to."""
 
-    __slots__ = ("_exchange", "_headers", "_protocol")
+    __slots__ = ("_chunks", "_exchange", "_length", "_protocol", "_unread")
 
     def __init__(self, protocol: Any, headers: Mapping[str, str], exchange: Exchange) -> None:
         self._protocol = protocol
-        self._headers = headers
         self._exchange = exchange
+        length = headers.get("content-length")
+        self._length = None if length is None else int(length)  # granian answers what is no number itself
+        self._unread = bool(self._length) or "transfer-encoding" in headers
+        self._chunks: Any = None
 
     async def __call__(self, at_most: int) -> bytes:
         """Return the body, or more than ``at_most`` bytes of a longer one; raises InvalidRequestError."""
-        length = self._headers.get("content-length")
-        if length is None and "transfer-encoding" not in self._headers:
+        if not self._unread:
             return b""
         exchange = self._exchange
         exchange.reading_since = asyncio.get_running_loop().time()
         try:
-            if length is not None and int(length) <= at_most:
+            if self._length is not None and self._length <= at_most:
+                self._unread = False
                 return bytes(await self._protocol())
-            return await self._chunks(at_most)
+            return await self._read(at_most)
         except (ProtocolClosed, ProtocolError):
-            message = "the request body ended before it was complete"
-            raise InvalidRequestError(message) from None
+            raise InvalidRequestError(_CUT_OFF) from None
         except asyncio.CancelledError:
             if not exchange.too_slow:
                 raise
             exchange.task.uncancel()
+            self._unread = False  # nobody waits for the rest
             message = f"the request body did not come within {BODY_SECONDS:.0f} s"
             raise InvalidRequestError(message, headers={"Connection": "close"}) from None
         finally:
             exchange.reading_since = None
 
-    async def _chunks(self, at_most: int) -> bytes:
+    async def discard(self) -> None:
+        """Read what nobody asked for.
+
+        A connection that is closed with something unread is reset, and the caller, who still sends, may never see the
+        answer. Beyond a limit that is the lesser evil.
+        """
+        if not self._unread or (self._length or 0) > DISCARD_BYTES:
+            return
+        with contextlib.suppress(InvalidRequestError, ProtocolClosed, ProtocolError):
+            await self(DISCARD_BYTES)
+
+    async def _read(self, at_most: int) -> bytes:
+        """Read until the end, or until it is too much; what was read before is not returned again."""
         chunks: list[bytes] = []
         size = empty = 0
-        async for chunk in self._protocol:
+        if self._chunks is None:
+            self._chunks = aiter(self._protocol)
+        while True:
+            try:
+                # Not `async for`, which would begin anew: granian refuses that. Not `anext` with a default, which does
+                # not go together with granian's awaitables: CPython 3.11 crashes.
+                chunk = await self._chunks.__anext__()
+            except StopAsyncIteration:
+                break
             chunks.append(chunk)
             size += len(chunk)
             if size > at_most:
-                break
+                return b"".join(chunks)
             # granian ends a body with an empty chunk, and stands one more in for an error of the connection.
             empty += not chunk
             if empty > 1:
-                message = "the request body ended before it was complete"
-                raise InvalidRequestError(message)
+                self._unread = False
+                raise InvalidRequestError(_CUT_OFF)
+        self._unread = False
         return b"".join(chunks)
 
 
