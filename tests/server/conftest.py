@@ -12,7 +12,7 @@ from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.reaper import Reaper
 from support import apps
 from support.postgres import Postgres
-from support.serving import Server, running_server
+from support.serving import Server, new_server, running_server
 from support.sessions import bearer_for
 
 PAUSING = Path(apps.__path__[0]) / "pausing.py"
@@ -33,10 +33,9 @@ def serve(checkout: Checkout, postgres: Postgres, reaper: Reaper, tmp_path: Path
     made: list[Server] = []
 
     def start(database_url: str | None = None, **more) -> Server:
-        from support.serving import new_server
-
         url = database_url or postgres.create_database()
-        server = new_server(checkout, url, tmp_path / f"server-{len(made)}", reaper, modules=[PAUSING], **more)
+        given = {"modules": [PAUSING]} | more
+        server = new_server(checkout, url, tmp_path / f"server-{len(made)}", reaper, **given)
         made.append(server)
         server.start()
         return server

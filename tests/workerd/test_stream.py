@@ -89,10 +89,11 @@ async def test_what_one_client_does_another_sees(api):
 async def test_clients_that_leave_are_noticed_within_a_heartbeat(api, worker):
     """64 streams of one user and no more; when they are left without a word, their places are free again soon."""
     api.headers.update(bearer_for(worker, user="with-many-streams"))
+    kept = []  # httpx closes a response whose reader is collected
     async with contextlib.AsyncExitStack() as open_ones:
         for _ in range(limits.STREAMS_PER_USER):
-            events = await open_ones.enter_async_context(listening(api, "table=tasks"))
-            await events()
+            kept.append(await open_ones.enter_async_context(listening(api, "table=tasks")))
+            await kept[-1]()
         refused = await api.get("/stream?table=tasks")
         assert (refused.status_code, refused.json()["error"]) == (429, "RATE_LIMITED")
     async with asyncio.timeout(120):  # 15 s on a quiet machine

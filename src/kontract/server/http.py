@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from typing import Any
 
 from granian.rsgi import ProtocolClosed, ProtocolError  # type: ignore[attr-defined]  # granian says so to nobody
@@ -19,12 +18,17 @@ from kontract.core.messages import Answer, Prepare
 from kontract.core.messages import Request as CoordinatorRequest
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import Request, Response, error_response
-from kontract.ports import ClientGoneError, CoordinatorStub, Outlet, RuntimeAdapter, Socket
+from kontract.ports import CoordinatorStub, Outlet, RuntimeAdapter, Socket
 from kontract.server.assets import Assets, not_modified
 from kontract.server.clients import Clients
+from kontract.server.sockets import PeerSocket, PeerSockets
+from kontract.server.streams import ClientSocket, StreamOutlet
 
 BODY_SECONDS = 30.0
 """How long the body of a request may take: 1 MiB over a slow mobile line."""
+
+DISCARD_BYTES = 4 * limits.BODY_BYTES
+"""Bytes of a body that is too large which are read all the same, so that its sender sees the answer."""
 
 LEFT_AFTER_SECONDS = 0.5
 """How long a request runs before anybody looks whether its caller is still there. Nearly all are answered by then."""
@@ -32,14 +36,8 @@ LEFT_AFTER_SECONDS = 0.5
 SWEEP_SECONDS = 0.25
 """How often that is looked at."""
 
-COME_BACK_MS = (200, 3_000)
-"""Within what time the clients of a process that stops are told to come back: not all at once."""
-
-_RETRY_LATER = {"Retry-After": "1", "Connection": "close"}
-_GOING_AWAY = 1001  # RFC 6455, section 7.4.1
-_NORMAL = 1000
-_CLOSE_MESSAGE = 0  # RSGI: kinds of WebSocket messages
-_TEXT_MESSAGE = 2
+_CUT_OFF = "the request body ended before it was complete"
+_RETRY_LATER = {"Retry-After": "1"}
 
 
 class Exchange:
@@ -141,8 +139,11 @@ class RequestPlatform:
 class Http:
     """The RSGI application of one process."""
 
-    def __init__(self, gateway: Gateway, platform: RuntimeAdapter, clients: Clients, assets: Assets) -> None:
+    def __init__(
+        self, gateway: Gateway, platform: RuntimeAdapter, clients: Clients, assets: Assets, sockets: PeerSockets
+    ) -> None:
         """Answer with ``gateway`` over ``platform``, and with the files of ``assets``."""
+        self._sockets = sockets
         self._gateway = gateway
         self._platform = platform
         self._clients = clients
@@ -227,13 +228,16 @@ class Http:
                 else:
                     protocol.response_bytes(200, list(asset.headers), asset.body)
                 return
-        response = await self._handle(scope, method, path, headers, exchange, _Body(protocol, headers, exchange))
+        body = _Body(protocol, headers, exchange)
+        response = await self._handle(scope, method, path, headers, exchange, body)
+        await body.discard()
         named = list(response.headers.items())
-        if self.draining:
+        if self.draining and "Connection" not in response.headers:
             named.append(("Connection", "close"))
         if response.stream is not None:
-            outlet = StreamOutlet(protocol.response_stream(response.status, named), self)
-            await self._stream("sse", exchange, response.stream(outlet))
+            peer = self._sockets.find(scope.client)
+            outlet = StreamOutlet(protocol.response_stream(response.status, named), self, peer)
+            await self._stream("sse", exchange, peer, response.stream(outlet))
         elif response.body:
             protocol.response_bytes(response.status, named, response.body)
         else:
@@ -245,8 +249,11 @@ class Http:
         if response.websocket is None:
             protocol.close(response.status)  # RSGI has room for a status alone
             return
-        socket = ClientSocket(await protocol.accept(), protocol, self)
-        await self._stream("websocket", exchange, response.websocket(socket))
+        transport = await protocol.accept()
+        peer = self._sockets.find(scope.client)
+        await self._stream(
+            "websocket", exchange, peer, response.websocket(ClientSocket(transport, protocol, self, peer))
+        )
 
     async def _handle(
         self, scope: Any, method: str, path: str, headers: Mapping[str, str], exchange: Exchange, body: Any
@@ -264,13 +271,17 @@ class Http:
         )
         return await self._gateway.handle(request, RequestPlatform(self._platform, exchange))
 
-    async def _stream(self, kind: str, exchange: Exchange, work: Any) -> None:
+    async def _stream(self, kind: str, exchange: Exchange, peer: PeerSocket | None, work: Awaitable[None]) -> None:
         exchange.stream = kind
         if kind == "sse":  # a WebSocket is told by its own messages
             exchange.watcher = self._loop.create_task(exchange.watch())
         if self.draining:
             self._loop.call_soon(exchange.task.cancel)
-        await work
+        try:
+            await work
+        finally:
+            if peer is not None:
+                self._sockets.forget(peer)
 
     async def _sweep(self) -> None:
         """Look after requests that take long: callers who have left, and bodies that do not come."""
@@ -289,113 +300,78 @@ class Http:
 class _Body:
     """Reads the body of a request when it is asked to."""
 
-    __slots__ = ("_exchange", "_headers", "_protocol")
+    __slots__ = ("_chunks", "_exchange", "_length", "_protocol", "_unread")
 
     def __init__(self, protocol: Any, headers: Mapping[str, str], exchange: Exchange) -> None:
         self._protocol = protocol
-        self._headers = headers
         self._exchange = exchange
+        length = headers.get("content-length")
+        self._length = None if length is None else int(length)  # granian answers what is no number itself
+        self._unread = bool(self._length) or "transfer-encoding" in headers
+        self._chunks: Any = None
 
     async def __call__(self, at_most: int) -> bytes:
         """Return the body, or more than ``at_most`` bytes of a longer one; raises InvalidRequestError."""
-        length = self._headers.get("content-length")
-        if length is None and "transfer-encoding" not in self._headers:
+        if not self._unread:
             return b""
         exchange = self._exchange
         exchange.reading_since = asyncio.get_running_loop().time()
         try:
-            if length is not None and int(length) <= at_most:
+            if self._length is not None and self._length <= at_most:
+                self._unread = False
                 return bytes(await self._protocol())
-            return await self._chunks(at_most)
+            return await self._read(at_most)
         except (ProtocolClosed, ProtocolError):
-            message = "the request body ended before it was complete"
-            raise InvalidRequestError(message) from None
+            raise InvalidRequestError(_CUT_OFF) from None
         except asyncio.CancelledError:
             if not exchange.too_slow:
                 raise
             exchange.task.uncancel()
+            self._unread = False  # nobody waits for the rest
             message = f"the request body did not come within {BODY_SECONDS:.0f} s"
             raise InvalidRequestError(message, headers={"Connection": "close"}) from None
         finally:
             exchange.reading_since = None
 
-    async def _chunks(self, at_most: int) -> bytes:
+    async def discard(self) -> None:
+        """Read what nobody asked for.
+
+        A connection that is closed with something unread is reset, and the caller, who still sends, may never see the
+        answer. Beyond a limit that is the lesser evil.
+        """
+        if not self._unread or (self._length or 0) > DISCARD_BYTES:
+            return
+        with contextlib.suppress(InvalidRequestError, ProtocolClosed, ProtocolError):
+            await self(DISCARD_BYTES)
+
+    async def _read(self, at_most: int) -> bytes:
+        """Read until the end, or until it is too much; what was read before is not returned again."""
         chunks: list[bytes] = []
         size = empty = 0
-        async for chunk in self._protocol:
+        if self._chunks is None:
+            self._chunks = aiter(self._protocol)
+        while True:
+            try:
+                # Not `async for`, which would begin anew: granian refuses that. Not `anext` with a default, which does
+                # not go together with granian's awaitables: CPython 3.11 crashes.
+                chunk = await self._chunks.__anext__()
+            except StopAsyncIteration:
+                break
             chunks.append(chunk)
             size += len(chunk)
             if size > at_most:
-                break
+                return b"".join(chunks)
             # granian ends a body with an empty chunk, and stands one more in for an error of the connection.
             empty += not chunk
             if empty > 1:
-                message = "the request body ended before it was complete"
-                raise InvalidRequestError(message)
+                self._unread = False
+                raise InvalidRequestError(_CUT_OFF)
+        self._unread = False
         return b"".join(chunks)
 
 
 async def _no_body(_at_most: int) -> bytes:
     return b""
-
-
-class StreamOutlet:
-    """The body of a streamed response. Implements :class:`kontract.ports.Outlet`."""
-
-    separate = False
-
-    def __init__(self, transport: Any, http: Http) -> None:
-        """Write to ``transport``."""
-        self._transport = transport
-        self._http = http
-
-    async def write(self, data: bytes) -> None:
-        """Write."""
-        try:
-            await self._transport.send_bytes(data)
-        except (ProtocolClosed, ProtocolError, AttributeError) as error:
-            raise ClientGoneError(str(error)) from error
-
-    async def close(self) -> None:
-        """End the body; a process that stops says when to come back (WHATWG HTML, section 9.2: ``retry``)."""
-        transport, self._transport = self._transport, None
-        if transport is not None and self._http.draining:
-            with contextlib.suppress(ProtocolClosed, ProtocolError):
-                await transport.send_bytes(b"retry: %d\n\n" % random.randint(*COME_BACK_MS))  # noqa: S311 - jitter
-
-
-class ClientSocket:
-    """A client's WebSocket. Implements :class:`kontract.ports.Socket`."""
-
-    separate = True
-
-    def __init__(self, transport: Any, protocol: Any, http: Http) -> None:
-        """Use an accepted one."""
-        self._transport = transport
-        self._protocol = protocol
-        self._http = http
-
-    async def write(self, data: bytes) -> None:
-        """Send a message, and wait until the connection has taken it."""
-        try:
-            await self._transport.send_str(data.decode())
-        except (ProtocolClosed, ProtocolError) as error:
-            raise ClientGoneError(str(error)) from error
-
-    async def receive(self) -> str:
-        """Wait for a message."""
-        try:
-            message = await self._transport.receive()
-        except (ProtocolClosed, ProtocolError) as error:
-            raise ClientGoneError(str(error)) from error
-        if message.kind == _CLOSE_MESSAGE:
-            raise ClientGoneError
-        text = message.data if message.kind == _TEXT_MESSAGE else message.data.decode(errors="replace")
-        return str(text[: limits.BODY_BYTES])
-
-    async def close(self) -> None:
-        """Close."""
-        self._protocol.close(_GOING_AWAY if self._http.draining else _NORMAL)
 
 
 def _headers(items: list[tuple[str, str]]) -> dict[str, str]:

@@ -34,6 +34,7 @@ from kontract.server.runtime import ManyNodes, SingleProcess
 from kontract.server.settings import LOG_LEVELS, Settings, SettingsError
 from kontract.server.shared_postgres import PostgresShared
 from kontract.server.shared_tikv import create_tikv_adapter
+from kontract.server.sockets import PeerSockets
 from kontract.server.system import SystemClock
 from kontract.server.tikv import connect_tikv
 from kontract.server.workers import Channel, Workers, child_command
@@ -198,7 +199,13 @@ class ServerProcess:
             await platform.start()
             metrics = Metrics(self._worker, registry.names())
             log.observe = metrics.observe
-            http = Http(Gateway(registry), platform, Clients(settings.trusted_proxies), Assets(root / "public"))
+            http = Http(
+                Gateway(registry),
+                platform,
+                Clients(settings.trusted_proxies),
+                Assets(root / "public"),
+                PeerSockets(settings.port),
+            )
             metrics.gauges += [http.gauges, lambda: _pool_gauges(pool)]
             granian = _granian(http, settings)
             self._on_signals()

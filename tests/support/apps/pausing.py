@@ -55,3 +55,11 @@ async def client(ctx: Context) -> str:
 async def echo(ctx: Context, value: Any = None) -> Any:
     """Return it."""
     return value
+
+
+@backend(perm=perms.RW_)
+async def flood(ctx: Context, count: int) -> int:
+    """Make so many tasks, which all who listen are told."""
+    for _ in range(count):
+        await ctx.storage.tasks.push({"title": "x" * 200})
+    return count
