@@ -35,6 +35,7 @@ COPY src src
 # package that is missing now, not at its first call.
 # hadolint ignore=SC2086
 RUN uv sync --locked --no-default-groups ${EXTRAS} \
+    && rm -f .venv/.lock \
     && .venv/bin/kontract build \
     && .venv/bin/python -m compileall -q src \
     && .venv/bin/python -c "import kontract.gateway.app, pkgutil, app; \
