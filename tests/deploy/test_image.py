@@ -19,7 +19,7 @@ from packaging.utils import parse_wheel_filename
 
 from kontract.cli.toolchain.bootstrap import UV_VERSION
 from kontract.cli.toolchain.processes import free_port, wait_until
-from support.deployment import HOME, ROOT, assignments, build_context, stages
+from support.deployment import ROOT, assignments, build_context, stages
 from support.image import Image
 from support.sessions import SECRET
 
@@ -181,11 +181,23 @@ def image():
 
 def test_the_steps_leave_what_a_server_needs_and_nothing_else(image):
     names = {path.name for path in image.folder.iterdir()}
-    assert names == {".venv", "README.md", "deploy", "pyproject.toml", "public", "sql", "src", "uv.lock", "wrangler.toml"}
+    assert names == {
+        ".venv",
+        "README.md",
+        "deploy",
+        "pyproject.toml",
+        "public",
+        "sql",
+        "src",
+        "uv.lock",
+        "wrangler.toml",
+    }
     assert (image.folder / "src" / "routes.py").is_file(), "routes are compiled when the image is built"
     assert not any((image.folder / ".venv" / "bin" / name).exists() for name in ("pip", "uv", "pytest"))
     assert len(image.skipped) == 1, "groupadd alone was left out"
-    writable = [path for path in image.folder.rglob("*") if not path.is_symlink() and path.stat().st_mode & stat.S_IWOTH]
+    writable = [
+        path for path in image.folder.rglob("*") if not path.is_symlink() and path.stat().st_mode & stat.S_IWOTH
+    ]
     assert writable == []
 
 
@@ -223,7 +235,12 @@ def test_the_image_migrates_serves_and_stops(image, postgres):
     assert migrated.returncode == 0, migrated.stderr
 
     with subprocess.Popen(
-        image.command(FINAL), cwd=image.folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **someone()
+        image.command(FINAL),
+        cwd=image.folder,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **someone(),
     ) as server:
         try:
             assert wait_until(lambda: server.poll() is not None or health(port)[0] == 0, 120)

@@ -108,8 +108,17 @@ def compose(variables: dict[str, str]) -> dict:
             raise KeyError(f"{name}: {rest}")
         return value or (rest if operator == ":-" else "")
 
-    text = (ROOT / "compose.yaml").read_text()
-    return yaml.safe_load(re.sub(r"\$\{(\w+)(?:(:[?-])([^}]*))?\}", fill, text))
+    def filled(value: object) -> object:
+        match value:
+            case dict():
+                return {key: filled(one) for key, one in value.items()}
+            case list():
+                return [filled(one) for one in value]
+            case str():
+                return re.sub(r"\$\{(\w+)(?:(:[?-])([^}]*))?\}", fill, value)
+        return value
+
+    return filled(yaml.safe_load((ROOT / "compose.yaml").read_text()))
 
 
 def env_file(path: Path) -> dict[str, str]:
@@ -123,7 +132,9 @@ def env_file(path: Path) -> dict[str, str]:
 
 def manifests() -> dict[Path, dict]:
     """All manifests, one a file; kustomizations are something else."""
-    paths = sorted(path for path in KUBERNETES.rglob("*.yaml") if path.name not in ("kustomization.yaml", "secret.yaml"))
+    paths = sorted(
+        path for path in KUBERNETES.rglob("*.yaml") if path.name not in ("kustomization.yaml", "secret.yaml")
+    )
     return {path: yaml.safe_load(path.read_text()) for path in paths}
 
 
