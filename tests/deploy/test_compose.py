@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support.deployment import DEPLOY, ROOT, compose, env_file, seconds
+from support.deployment import DEPLOY, NO_SHARED, ORDERLY_END_SECONDS, ROOT, SHARED, compose, env_file, seconds
 
 TOOLS = Path(sys.executable).parent
 FILE = ROOT / "compose.yaml"
@@ -91,6 +91,7 @@ def test_the_database_is_healthy_only_once_its_files_were_read(services):
     assert "--host=127.0.0.1" in services["postgres"]["healthcheck"]["test"]
 
 
+@pytest.mark.skipif(not SHARED, reason=NO_SHARED)
 def test_files_from_outside_are_there_and_stay_read_only(services):
     binds = [volume for service in services.values() for volume in service.get("volumes", []) if "source" in volume]
     assert len(binds) == 4
@@ -129,4 +130,4 @@ def test_only_the_application_is_reached_from_outside_and_only_where_it_was_aske
 
 
 def test_there_is_time_for_an_orderly_end(services):
-    assert seconds(services["app"]["stop_grace_period"]) >= 25
+    assert seconds(services["app"]["stop_grace_period"]) > ORDERLY_END_SECONDS

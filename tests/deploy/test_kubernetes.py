@@ -9,10 +9,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from support.deployment import KUBERNETES, ROOT, manifest, manifests
+from support.deployment import KUBERNETES, ORDERLY_END_SECONDS, ROOT, env_file, manifest, manifests
 
 RELEASES = [f"1.{minor}" for minor in range(29, 38)]
 KUBECTL = shutil.which("kubectl")
+SETTINGS = env_file(KUBERNETES / "settings.env")
 PODS = [manifest("Deployment")["spec"]["template"], manifest("Job")["spec"]["template"]]
 
 
@@ -125,12 +126,11 @@ def test_probes_ask_what_they_are_for():
 
 
 def test_there_is_time_for_an_orderly_end():
-    """preStop and the server's 20 seconds together, and the pod is in no Service any more when SIGTERM comes."""
+    """The pod serves on until nobody sends it calls, then ends what is running, and is not killed in the middle."""
     spec = manifest("Deployment")["spec"]["template"]["spec"]
-    (container,) = spec["containers"]
-    program, pause = container["lifecycle"]["preStop"]["exec"]["command"]
-    assert program == "sleep"
-    assert spec["terminationGracePeriodSeconds"] >= int(pause) + 25
+    drain = int(SETTINGS["KONTRACT_DRAIN_SECONDS"])
+    assert drain >= 5
+    assert spec["terminationGracePeriodSeconds"] > drain + ORDERLY_END_SECONDS
 
 
 def test_a_roll_out_never_has_fewer_pods_than_before():

@@ -1,8 +1,8 @@
 """Runs the steps of the Dockerfile by hand, in an empty folder and with this machine's Python.
 
 What stands for the base image is a virtual environment. /opt/kontract becomes a folder of the same name below a
-temporary one. The steps that need root in an image of their own (groupadd) are left out. What this cannot show: that the
-base image exists, and how BuildKit caches.
+temporary one. The steps that need root in an image of their own (groupadd) are left out. What this cannot show: that
+the base image exists, and how BuildKit caches.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from support.deployment import HOME, ROOT, Stage, Step, assignments, build_conte
 
 
 class Image:
-    """`folder` is what the final stage holds at /opt/kontract, `environment` its variables, `skipped` what was not run."""
+    """`folder`: what the final stage holds at /opt/kontract; `environment`: its variables; `skipped`: RUN left out."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
