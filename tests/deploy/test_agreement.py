@@ -1,13 +1,10 @@
 """What the files of a deployment say must fit each other, and the server: one port, known settings, no secret."""
 
-import ast
-import inspect
 import re
 
 import pytest
 import yaml
 
-from kontract.gateway import config
 from kontract.server import settings
 from kontract.server.settings import DEFAULT_PORT
 from support.deployment import (
@@ -19,6 +16,7 @@ from support.deployment import (
     assignments,
     compose,
     env_file,
+    known,
     manifest,
     manifests,
     stages,
@@ -35,13 +33,6 @@ FILES = [
 ]
 # Of Python and of the client libraries, not of the server.
 OTHERS = {"PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
-
-
-def known():
-    """Every variable that the server reads: the names in its settings and in the gateway's configuration."""
-    text = inspect.getsource(settings) + inspect.getsource(config)
-    names = {node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)}
-    return {name for name in names if isinstance(name, str) and re.fullmatch(r"[A-Z][A-Z0-9_]{3,}", name)}
 
 
 def of_container(kind):

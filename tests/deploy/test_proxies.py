@@ -2,20 +2,16 @@
 
 import asyncio
 import json
-import os
 import ssl
-import subprocess
-import sys
-from pathlib import Path
 
 import httpx
 import pytest
 import websockets
 
-from kontract.cli.toolchain.processes import free_port, wait_until
-from support.deployment import ROOT
-from support.proxies import is_listening, proxy
-from support.sessions import ENVIRONMENT, bearer
+from kontract.cli.toolchain.processes import free_port
+from support.proxies import proxy
+from support.serving import running_server
+from support.sessions import SECRET, bearer
 
 PROXIES = ["nginx", "haproxy"]
 TOKEN = bearer()
@@ -25,28 +21,11 @@ TRUST.verify_mode = ssl.CERT_NONE
 
 
 @pytest.fixture(scope="module")
-def node(postgres, reaper):
-    """`kontract serve` on a port of its own."""
-    port = free_port()
-    variables = {
-        "PATH": os.environ["PATH"],
-        "DATABASE_URL": postgres.create_database(),
-        "PORT": str(port),
-        **ENVIRONMENT,
-    }
-    variables |= {**ENVIRONMENT, "KONTRACT_TRUSTED_PROXIES": "127.0.0.1", "KONTRACT_COORDINATION": "memory"}
-    with subprocess.Popen(
-        [Path(sys.executable).parent / "kontract", "serve"], cwd=ROOT, env=variables, start_new_session=True,
-        stdout=subprocess.DEVNULL,
-    ) as process:  # fmt: skip
-        reaper.watch_group(process.pid)
-        try:
-            assert wait_until(lambda: process.poll() is not None or is_listening(port), 120)
-            yield port
-        finally:
-            process.terminate()
-            process.wait(60)
-            reaper.forget_group(process.pid)
+def node(checkout, postgres, reaper, tmp_path_factory):
+    """The port of a `kontract serve`."""
+    folder = tmp_path_factory.mktemp("node")
+    with running_server(checkout, postgres.create_database(), folder, reaper, KONTRACT_SECRET=SECRET) as server:
+        yield server.port
 
 
 @pytest.fixture(scope="module", params=PROXIES)

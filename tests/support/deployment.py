@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from kontract.cli.toolchain.checkout import Checkout
+from kontract.gateway import config
 from kontract.server import database, serve, settings
 
 ROOT = Checkout.find().root
@@ -26,6 +28,14 @@ NO_SHARED = "this server coordinates in memory alone: there is no `migrate --coo
 
 HOME = "/opt/kontract"
 """Where the application lies, in the image and on a server."""
+
+
+def known() -> set[str]:
+    """Every variable that the server reads: names that stand in its modules and in the gateway's configuration."""
+    sources = [Path(config.__file__), *Path(settings.__file__).parent.rglob("*.py")]
+    nodes = [node for path in sources for node in ast.walk(ast.parse(path.read_text()))]
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return {text for text in texts if re.fullmatch(r"PORT|DATABASE_URL|(KONTRACT|TIKV)_[A-Z_]+", text)}
 
 
 # --- Dockerfile ------------------------------------------------------------------------------------------------------
