@@ -1,5 +1,6 @@
 """docs/self-hosting.md tells the truth: what can be run here is run, of the rest commands and options are checked."""
 
+import importlib
 import os
 import re
 import shlex
@@ -25,7 +26,17 @@ PAGE = ROOT / "docs" / "self-hosting.md"
 TEXT = PAGE.read_text()
 # Not run: they need root on a server with systemd, a container engine, a cluster.
 ELSEWHERE = ["bash root", "bash engine", "bash cluster"]
-KINDS = {*ELSEWHERE, "bash install", "bash compose", "sql roles", "sql coordination", "toml", "text"}
+KINDS = {
+    *ELSEWHERE,
+    "bash install",
+    "bash compose",
+    "sql roles",
+    "sql coordination",
+    "python adapter",
+    "python contract",
+    "toml",
+    "text",
+}
 
 
 @dataclass(frozen=True)
@@ -227,6 +238,19 @@ async def test_a_restored_database_goes_on_with_empty_coordination(checkout, pos
         assert number > kept
     finally:
         await connection.close()
+
+
+async def test_a_client_of_ones_own_is_put_to_use_as_shown():
+    """The example runs, fulfils the contract that the page names, and what it says of the Protocols is there."""
+    names = {}
+    exec(the_one("python adapter"), names)
+    assert await names["main"]() == ("hello", 1)
+    names["pytest"] = pytest
+    exec(the_one("python contract"), names)
+    for case in names["contracts"].TIKV_CLIENT:
+        await names["test_my_client"](case)
+    for protocol, module in re.findall(r"^\| `(\w+)` \| `(kontract[\w.]+)` \|", TEXT, re.MULTILINE):
+        assert hasattr(importlib.import_module(module), protocol), protocol
 
 
 def test_tikv_is_configured_as_the_page_says():

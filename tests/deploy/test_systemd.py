@@ -81,3 +81,26 @@ def test_the_example_of_the_settings_holds_no_secret():
     example = env_file(DEPLOY / "systemd" / "kontract.env.example")
     assert example["KONTRACT_SECRET"] == ""
     assert "PASSWORD" in example["DATABASE_URL"]
+
+
+def test_native_packages_do_without_memory_that_is_writable_and_executable():
+    """MemoryDenyWriteExecute: a package that makes machine code at run time would end the server at its first use."""
+    assert unit("kontract.service")["MemoryDenyWriteExecute"] == ["yes"]
+    code = """
+import ctypes, mmap, sys
+if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) != 0:  # PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN
+    sys.exit(77)
+import asyncpg, cryptography.hazmat.primitives.ciphers.aead as aead, granian.server.embed, msgspec, uvloop
+aead.ChaCha20Poly1305(bytes(32)).encrypt(bytes(12), b"x", b"")
+uvloop.new_event_loop().close()
+msgspec.json.encode({})
+try:
+    mmap.mmap(-1, 4096, prot=mmap.PROT_WRITE | mmap.PROT_EXEC)
+except PermissionError:
+    sys.exit(0)
+sys.exit("memory may be both")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    if done.returncode == 77:
+        pytest.skip("this kernel (before 6.3) cannot forbid it")
+    assert done.returncode == 0, done.stderr
