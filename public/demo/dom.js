@@ -63,12 +63,11 @@ export function onSubmit(form, where, work, { known = {}, queue = false } = {}) 
   let under = 0;
   const one = async (values) => {
     try {
-      showError(where, "");
       await work(values);
     } catch (error) {
       const field = error instanceof Invalid ? form.elements[error.field] : null;
       showError(where, explain(error, known), field);
-      field?.focus();
+      if (mayMoveFocus(form)) field?.focus();
     }
     under -= 1;
     if (under === 0) form.removeAttribute("aria-busy");
@@ -78,11 +77,18 @@ export function onSubmit(form, where, work, { known = {}, queue = false } = {}) 
     const untouched = Array.from(form.elements).every(({ value, defaultValue = value }) => value === defaultValue);
     if (under > 0 && (!queue || untouched)) return;
     under += 1;
+    showError(where, ""); // now, not when its turn comes: the error of the one before it is to be seen
     form.setAttribute("aria-busy", "true");
     const values = Object.fromEntries(new FormData(form));
     if (queue) form.reset(); // at once: what is typed meanwhile is the next
     last = last.then(() => one(values));
   });
+}
+
+/** Whether the focus is still within `element`, or nowhere: whoever has gone elsewhere meanwhile is not called back. */
+export function mayMoveFocus(element) {
+  const { activeElement, body } = document;
+  return activeElement === null || activeElement === body || element.contains(activeElement);
 }
 
 /** Puts back what was typed, after an error, unless something else was typed meanwhile. */

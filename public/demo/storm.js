@@ -3,6 +3,7 @@ import { byId, explain } from "./dom.js";
 const TRANSFERS = 50;
 const ACCOUNTS = 4;
 const ENOUGH = 50;
+const NO_ANSWER = new Set(["NETWORK", "TIMEOUT", "UNAVAILABLE", "COMMIT_UNKNOWN"]); // nobody knows what became of it
 const FIRST = ["alice", "bob", "carol", "dave"];
 
 /** Runs 50 transfers at once between a few accounts, and says what became of them and of the total. */
@@ -64,13 +65,16 @@ async function oneTransfer(accounts, ids) {
 function summary(outcomes, seconds, before, after, paidIn) {
   const failed = outcomes.filter(({ error }) => error);
   const refused = failed.filter(({ error }) => error.code === "INVALID_REQUEST").length;
+  const lost = failed.filter(({ error }) => NO_ANSWER.has(error.code)).length;
   const committed = outcomes.length - failed.length;
   const attempts = outcomes.reduce((sum, { info }) => sum + (info?.attempts ?? 0), 0);
   const number = (value) => value.toLocaleString("en");
   const time = `${seconds.toFixed(1)} s`;
   const parts = [`${committed} of ${outcomes.length} transfers committed in ${time}, in ${number(attempts)} attempts.`];
   if (refused > 0) parts.push(`${refused} refused for want of money, as they should be.`);
-  if (failed.length > refused) parts.push(`${failed.length - refused} did not get through: nothing of them was kept.`);
+  if (lost > 0) parts.push(`${lost} got no answer: each of them was kept as a whole, or nothing of it.`);
+  const others = failed.length - refused - lost;
+  if (others > 0) parts.push(`${others} did not get through: nothing of them was kept.`);
   if (after === before) parts.push(`The total was ${number(before)} and is ${number(after)}: it held.`);
   else if (after - before === paidIn) parts.push(`The total held, but for ${number(paidIn)} paid in meanwhile.`);
   else

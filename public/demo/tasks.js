@@ -1,4 +1,4 @@
-import { Invalid, announce, byId, explain, flash, make, onSubmit, restoring, showError } from "./dom.js";
+import { Invalid, announce, byId, explain, flash, make, mayMoveFocus, onSubmit, restoring, showError } from "./dom.js";
 import { Rows } from "./rows.js";
 
 const SHOWN = 50;
@@ -54,15 +54,12 @@ export class Tasks {
     }
   }
 
-  /** Deletes a task, and takes the focus to the next one: it must not fall off the page. */
   async remove(item) {
-    const next = item.element.nextElementSibling ?? item.element.previousElementSibling;
     const { title } = this.rows.get(item.id) ?? { title: "" };
-    const focused = item.element.contains(document.activeElement);
-    if (!(await this.change("delete_task", item.id))) return;
-    this.#redraw();
-    announce(`Deleted: ${title}`);
-    if (focused) (next?.isConnected ? next.querySelector(".delete") : byId("task-title"))?.focus();
+    item.leaving = true;
+    const gone = await this.change("delete_task", item.id);
+    item.leaving = false;
+    if (gone) announce(`Deleted: ${title}`);
   }
 
   /** Many rows change at once while the table is read: they are drawn together. */
@@ -78,9 +75,10 @@ export class Tasks {
     const tasks = this.rows.all().sort((one, other) => (one.id < other.id ? 1 : -1));
     const visible = tasks.slice(0, this.#shown);
     const wanted = new Set(visible.map(({ id }) => id));
+    let left = null; // the item that goes and has the focus
     for (const [id, item] of this.#items) {
       if (wanted.has(id)) continue;
-      if (item.element.contains(document.activeElement)) byId("task-title").focus();
+      if (item.element.contains(document.activeElement)) left = item;
       item.element.remove();
       this.#items.delete(id);
     }
@@ -99,18 +97,30 @@ export class Tasks {
     }
     this.#changed.clear();
     if (this.rows.read) this.#list.dataset.read = "yes"; // from now on a change is news
-    const left = tasks.length - visible.length;
+    if (left !== null) this.#refocus(left, visible);
+    const older = tasks.length - visible.length;
     const more = byId("tasks-more");
-    more.hidden = left === 0;
-    more.textContent = `Show older tasks (${left})`;
+    more.hidden = older === 0;
+    more.textContent = `Show older tasks (${older})`;
     byId("tasks-empty").hidden = visible.length > 0;
     if (this.rows.read) byId("tasks-empty").textContent = "There are no tasks. Add the first one.";
   }
+
+  /**
+   * The focus must not fall off the page with what had it. Whoever deletes one task after the other goes on with the
+   * next; whoever was at a task that somebody else has deleted must not find a finger on the button of another one.
+   */
+  #refocus(left, visible) {
+    const next = visible.find(({ id }) => id < left.id) ?? visible.at(-1);
+    const { element } = (left.leaving && this.#items.get(next?.id)) || {};
+    (element?.querySelector(".delete") ?? element?.querySelector("input") ?? byId("task-title")).focus();
+  }
 }
 
-/** One task in the list. */
+/** One task in the list. `leaving`: this tab is deleting it. */
 class Item {
   element = make("li");
+  leaving = false;
   #tasks;
   #box;
   #title;
@@ -171,6 +181,7 @@ class Item {
     const cancel = make("button", { type: "button", className: "quiet", textContent: "Cancel" });
     this.#editor = make("form", { noValidate: true }, input, make("button", { textContent: "Save" }), cancel);
     this.#view.replaceWith(this.#editor);
+    input.focus();
     input.select();
     cancel.addEventListener("click", () => this.#close());
     this.#editor.addEventListener("keydown", ({ key }) => {
@@ -189,8 +200,9 @@ class Item {
 
   #close() {
     if (!this.#editor?.isConnected) return;
+    const focused = mayMoveFocus(this.#editor);
     this.#editor.replaceWith(this.#view);
     this.#editor = null;
-    this.#rename.focus();
+    if (focused) this.#rename.focus();
   }
 }

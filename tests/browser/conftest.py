@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +21,9 @@ from support.demo_page import ready
 from support.postgres import Postgres
 from support.sessions import bearer_for
 from support.worker import running_worker
+
+# What a server that has too much to do answers, and a client repeats by itself. Whether it got through, tests see.
+REPEATED = re.compile(r"Failed to load resource: the server responded with a status of (409|503|504) ")
 
 
 @pytest.fixture(scope="session")
@@ -74,13 +78,12 @@ class Visitor:
         """What holds for every visit: no warning, no error, and no word to anybody else."""
         for tab in self.tabs:
             assert {urlsplit(url).netloc for url in tab.requests if not url.startswith("data:")} <= self.hosts
-            console = [text for text in tab.console if not (self.network_may_fail and _of_the_network(text))]
+            console = [text for text in tab.console if not (REPEATED.match(text) or self._expected(text))]
             assert console == []
 
-
-def _of_the_network(text: str) -> bool:
-    """Chromium notes every request that fails, whatever the page makes of it."""
-    return text.startswith("Failed to load resource")
+    def _expected(self, text: str) -> bool:
+        """Chromium notes every request that fails, whatever the page makes of it."""
+        return self.network_may_fail and text.startswith("Failed to load resource")
 
 
 @pytest.fixture
@@ -115,9 +118,7 @@ def no_tasks(call: Callable[..., Any]) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run them when asked for: on a busy machine some of them still fail for want of time."""
-    if not os.environ.get("BROWSER"):
-        reason = "needs BROWSER=1: on a busy machine the page's tests still depend on its speed"
-        for item in items:
-            if "tests/browser/" in item.path.as_posix():
-                item.add_marker(pytest.mark.skip(reason=reason))
+    """Leave these tests more time than others: they start a browser and a Worker, and wait for what people wait for."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(600))

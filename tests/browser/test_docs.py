@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
+
 from kontract.cli.toolchain.checkout import Checkout
 
 TEXT = (Checkout.find().root / "docs" / "javascript.md").read_text(encoding="utf-8")
 IMPORT = re.compile(r'^import \{ (.+) \} from "(.+)";$', re.MULTILINE)
 
 
+@pytest.mark.usefixtures("no_tasks")
 def test_every_example_runs(site, visitor, call):
     visitor.network_may_fail = True  # one of them asks for a task that is not there
     blocks = re.findall(r"^```js\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)

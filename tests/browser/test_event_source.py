@@ -147,8 +147,8 @@ def test_a_page_of_another_origin(browser, visitor, server, checkout, postgres, 
             const {{ connect }} = await import("{worker.url}/kontract.js");
             const infos = [];
             const api = connect({{ url: "{worker.url}", anonymous: true, onCall: (info) => infos.push(info) }});
-            const first = api.stream("tasks");
-            await new Promise((resolve) => api.stream("tasks", {{ onReady: resolve }}));
+            let first;
+            await new Promise((resolve) => (first = api.stream("tasks", {{ onReady: resolve }})));
             const one = await api.create_task("one");
             for await (const change of first) if (change.id === one.id) break;
             const two = await api.create_task("two");

@@ -80,6 +80,17 @@ def test_tests_come_before_the_schema_and_the_schema_before_the_worker(workflow)
     assert any(line.endswith("wrangler deploy --env production") for line in runs(jobs["deploy"]))
 
 
+def test_what_ci_installs_for_the_tests_the_workflow_installs_too(workflow):
+    """Before the tests, or those that need a browser or a pooler are skipped where it matters most."""
+    steps = runs(workflow["jobs"]["test"])
+    installing = next(number for number, line in enumerate(steps) if "apt-get" in line and " install " in line)
+    assert installing < steps.index("make test")
+    wanted = set(re.findall(r"missing\+=\((\w+)", (ROOT / ".ci" / "run").read_text()))
+    assert wanted == {"chromium", "pgbouncer"}
+    for program in wanted:
+        assert any(line.startswith(("missing", "command -v")) and program in line for line in steps), program
+
+
 def test_it_may_only_read_and_never_interrupts_a_deployment(workflow):
     assert workflow["permissions"] == {"contents": "read"}
     assert not any("permissions" in job for job in workflow["jobs"].values())

@@ -313,7 +313,6 @@ async def test_the_streams_of_an_owner(monkeypatch):
 OUT_OF_REACH = {
     "BACKOFF_FIRST_MS": "a pause between two attempts",
     "EVENT_PAGE_BYTES": "how much of a stream is read at a time",
-    "GROUPS": "the operator's; a token that is too long is refused",
 }
 """Limits that no caller can reach, and why."""
 

@@ -30,7 +30,7 @@ PLACES = (
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
 )
 
-SECONDS = 60.0  # for anything that happens by itself: a busy machine gets its time
+SECONDS = 120.0  # for anything that happens by itself: a busy machine gets its time
 
 # Whatever the browser wants of the world besides the tests' own servers, it does not find.
 ALONE = ("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--no-proxy-server")
@@ -62,6 +62,33 @@ KEYS = {
     "ArrowDown": (40, ""),
     "ArrowUp": (38, ""),
 }
+
+# Looks where an element is, and lets the next click through if it arrives there. Pages move while one aims: what would
+# hit something else is swallowed, so that it can be tried again without having done anything.
+_AIM = """(() => {
+    const element = document.querySelector(%s);
+    element?.scrollIntoView({ block: "center", behavior: "instant" });
+    const { x, y, width, height } = element?.getBoundingClientRect() ?? {};
+    const [left, top] = [x + width / 2, y + height / 2];
+    if (!element?.contains(document.elementFromPoint(left, top))) return null;
+    const events = ["pointerdown", "mousedown", "pointerup", "mouseup", "click"];
+    const aim = { hit: false, off: () => events.forEach((type) => removeEventListener(type, see, true)) };
+    const see = (event) => {
+        if (!element.contains(event.target)) {
+            event.preventDefault();
+            event.stopImmediatePropagation();
+        } else if (event.type === "click") {
+            aim.hit = true;
+            aim.off();
+        }
+    };
+    for (const type of events) addEventListener(type, see, true);
+    window.aim = aim;
+    return [left, top];
+})()"""
+
+# Whether it arrived. Where nothing is known of it the click has led to another page.
+_HIT = "(() => { const { aim } = window; aim?.off(); delete window.aim; return aim?.hit ?? true; })()"
 
 
 def find() -> str | None:
@@ -184,6 +211,7 @@ class Tab:
         self.requests: list[str] = []
         self.responses: dict[str, dict[str, Any]] = {}
         self.bytes = 0
+        self._held: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
         return self._browser.send(method, self._session, **params)
@@ -191,6 +219,7 @@ class Tab:
     def prepare(self, width: int, height: int) -> None:
         for domain in ("Page", "Runtime", "Network", "Log", "DOM", "Accessibility"):
             self.send(f"{domain}.enable")
+        self.send("Emulation.setFocusEmulationEnabled", enabled=True)  # each tab believes to be the one in front
         self.size(width, height)
 
     def take(self, method: str, params: dict[str, Any]) -> None:
@@ -199,6 +228,8 @@ class Tab:
             self.requests.append(params["request"]["url"])
         elif method == "Network.responseReceived":
             self.responses[params["response"]["url"]] = params["response"]
+        elif method == "Fetch.requestPaused":
+            self._held.put(params["requestId"])
         elif method == "Network.loadingFinished":
             self.bytes += int(params["encodedDataLength"])
         elif method == "Runtime.consoleAPICalled" and params["type"] in ("warning", "error", "assert"):
@@ -268,17 +299,17 @@ class Tab:
 
     def click(self, selector: str) -> None:
         """Click the middle of an element with the mouse, where a person would have to see it."""
-        find = f"""(() => {{
-            const element = document.querySelector({json.dumps(selector)});
-            element?.scrollIntoView({{ block: "center", behavior: "instant" }});
-            const {{ x, y, width, height }} = element?.getBoundingClientRect() ?? {{}};
-            const hit = document.elementFromPoint(x + width / 2, y + height / 2);
-            return element?.contains(hit) ? [x + width / 2, y + height / 2] : null;
-        }})()"""
-        self.wait(f"{find} !== null")
-        found = self.run(find)
-        for kind in ("mousePressed", "mouseReleased"):
-            self.send("Input.dispatchMouseEvent", type=kind, x=found[0], y=found[1], button="left", clickCount=1)
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            found = self.run(_AIM % json.dumps(selector))
+            if found is not None:
+                where = {"x": found[0], "y": found[1], "button": "left", "clickCount": 1}
+                for kind in ("mousePressed", "mouseReleased"):
+                    self.send("Input.dispatchMouseEvent", type=kind, **where)
+                if self.run(_HIT):
+                    return
+            time.sleep(0.02)
+        raise AssertionError(f"within {SECONDS} s nobody could click {selector}")
 
     def press(self, key: str, *, shift: bool = False) -> None:
         """Press and release a key of KEYS."""
@@ -311,6 +342,23 @@ class Tab:
     def block(self, *patterns: str) -> None:
         """Let no new request to these URLs through; without any, all of them."""
         self.send("Network.setBlockedURLs", urls=list(patterns))
+
+    @contextmanager
+    def holding(self, pattern: str) -> Iterator[Callable[[], None]]:
+        """Keep answers from these URLs back until the end, as a slow network does.
+
+        What it gives waits for the next of them: the server has answered then, and the page does not know.
+        """
+        held: list[str] = []
+
+        def one_is_held() -> None:
+            held.append(self._held.get(timeout=SECONDS))
+
+        self.send("Fetch.enable", patterns=[{"urlPattern": pattern, "requestStage": "Response"}])
+        try:
+            yield one_is_held
+        finally:
+            self.send("Fetch.disable")  # lets all of them go on
 
 
 def _thrown(details: dict[str, Any]) -> str:

@@ -33,6 +33,7 @@ def add_task(tab, title):
     tab.type(title)
     tab.press("Enter")
     tab.wait(has_task(title))
+    answered(tab, "#task-form")
 
 
 def open_account(tab, name, balance):
@@ -41,6 +42,12 @@ def open_account(tab, name, balance):
     tab.run(f"document.querySelector('#open-balance').value = '{balance}'")
     tab.click("#open-form button")
     tab.wait(balance_is(name, balance))
+    answered(tab, "#open-form")
+
+
+def answered(tab, form):
+    """Wait until the calls of a form were answered: the stream may have told of their commits before that."""
+    tab.wait(f"!document.querySelector({json.dumps(form)}).hasAttribute('aria-busy')")
 
 
 def balance_is(name, balance):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from kontract.cli.toolchain import dev_vars
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.problem import Problem
+from kontract.core import limits
 from kontract.core.errors import UnauthorizedError
 from kontract.core.perms import NAMES, name_of
 from kontract.gateway import config
@@ -45,15 +46,28 @@ def run(args: argparse.Namespace) -> int:
         )
     if not args.user or not 0 < args.hours <= 24 * 366:
         raise Problem("A token needs a user and 0 to 8784 hours.", "Correct --user or --hours.")
+    groups = frozenset(args.group)
+    if len(groups) > limits.GROUPS or "" in groups:
+        raise Problem(
+            f"A token carries at most {limits.GROUPS} groups, each with a name; these are {len(groups)}.",
+            "Name fewer groups with --group: those that functions ask for.",
+        )
     session = Session(
         uuid7(SystemClock(), SystemRandomness()),
         args.owner,
         args.user,
         is_anonymous=False,
-        ugroups=frozenset(args.group),
+        ugroups=groups,
         perm=NAMES[args.perm],
     )
-    print(tokens.make(session, Kind.ACCESS, now, max(1, round(args.hours * 3600)), SystemRandomness()))
+    token = tokens.make(session, Kind.ACCESS, now, max(1, round(args.hours * 3600)), SystemRandomness())
+    if len(token) > limits.TOKEN_BYTES:
+        # Nobody would take it: servers refuse longer tokens unread.
+        raise Problem(
+            f"The token would have {len(token)} characters; servers take {limits.TOKEN_BYTES} at most.",
+            "Shorten the names of the user and of the groups.",
+        )
+    print(token)
     return 0
 
 

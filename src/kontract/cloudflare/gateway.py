@@ -7,11 +7,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import js
-from pyodide.ffi import create_once_callable, to_js
+from pyodide.ffi import JsException, create_once_callable, to_js
 from workers import Response as WorkerResponse
 
 from kontract.cloudflare.feed import ClientSocket, StreamOutlet
 from kontract.cloudflare.runtime import WorkerPlatform
+from kontract.core.errors import InvalidRequestError
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import OCTETS, Request
 
@@ -65,7 +66,12 @@ async def _read(stream: Any, at_most: int) -> bytes:
     size = 0
     reader = stream.getReader()
     while size <= at_most:
-        chunk = await reader.read()
+        try:
+            chunk = await reader.read()
+        except JsException as error:
+            # The caller has left, or its chunks are none: nobody's fault here, and nobody there to be told.
+            message = "the request body was cut off"
+            raise InvalidRequestError(message) from error
         if chunk.done:
             break
         chunks.append(chunk.value.to_bytes())

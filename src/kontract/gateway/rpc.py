@@ -215,11 +215,25 @@ class RpcCall:
 
 
 def idempotent_call_id(session: Session, function: str, key: str) -> str:
-    """Return the transaction id that every repetition of a call has (design: in doubt)."""
+    """Return the transaction id that every repetition of a call has (design: in doubt); raises InvalidRequestError.
+
+    Keys belong to a user, so two users may choose the same. Callers without a token are all the same nobody: whoever
+    of them guesses another's key is told that one's answer, and the guessed call is not run. They are not refused
+    altogether, because a caller that lost an answer has no other way to be sure; but their keys must be too long to be
+    thought of, as those are that the clients make (128 bits at random), and so are as good as the secret they stand
+    for. No token has an empty user: what nobody does cannot meet what somebody does.
+    """
     if not IDEMPOTENCY_KEY.fullmatch(key):
         message = "Idempotency-Key must be 1 to 255 visible ASCII characters"
         raise InvalidRequestError(message)
-    parts = f"{session.owner}\x00{session.user}\x00{function}\x00{key}"
+    if not session.sid and len(key) < limits.PUBLIC_KEY_LEAST:
+        message = (
+            f"without a token an Idempotency-Key must be random and have at least {limits.PUBLIC_KEY_LEAST} "
+            "characters: strangers must not guess it; or get a token with POST /auth/anonymous"
+        )
+        raise InvalidRequestError(message)
+    user = session.user if session.sid else ""
+    parts = f"{session.owner}\x00{user}\x00{function}\x00{key}"
     return f"idem-{hashlib.sha256(parts.encode()).hexdigest()[:40]}"
 
 
