@@ -85,8 +85,7 @@ async def cluster_of(
     postgres: Postgres, count: int, make_log: Callable[[Pool], SharedLog] | None = None
 ) -> AsyncIterator[Cluster]:
     """Nodes over one fresh database that has the tables of several nodes."""
-    url = postgres.create_database()
-    postgres.apply(url, SOURCE.parent / "sql" / "coordination.sql")
+    url = postgres.create_database(coordination=True)
     sql = await asyncpg.connect(url)
     cluster = Cluster(url, sql, make_log or (lambda pool: PostgresLog(pool.database)))
     try:

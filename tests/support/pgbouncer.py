@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -44,15 +44,47 @@ logfile = {folder}/log
 """
 
 
-@dataclass(frozen=True)
 class PgBouncer:
-    """`url` names the same database as another URL, reached through the pooler."""
+    """One pooler. `url` names the same database as another URL, reached through it."""
 
-    port: int
-    log: Path
+    def __init__(self, found: str, cluster: Cluster, reaper: Reaper, pool: int) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="kontract-pgbouncer-"))
+        reaper.watch_folder(self.folder)
+        self.port = free_port()
+        self.log = self.folder / "log"
+        self._found, self._reaper, self._pool = found, reaper, pool
+        (self.folder / "users").write_text(f'"{USER}" "{cluster.password}"\n')
+        self._config = self.folder / "pgbouncer.ini"
+        self._who = run_as(self.folder, Path(found))  # it refuses to run as root, as PostgreSQL does
+        self.point_to(cluster.port)
+        for path in (self.folder, self.folder / "users", self._config):
+            self._who.own(path)
 
     def url(self, direct: str) -> str:
         return urlsplit(direct)._replace(netloc=urlsplit(direct).netloc.rpartition(":")[0] + f":{self.port}").geturl()
+
+    def point_to(self, port: int) -> None:
+        """Write the configuration, which counts from the next start on."""
+        self._config.write_text(_CONFIG.format(upstream=port, port=self.port, folder=self.folder, pool=self._pool))
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [self._found, "--quiet", self._config],
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            **self._who.popen,
+        )
+        self._reaper.watch_group(self._process.pid)
+        assert wait_until(lambda: self._process.poll() is not None or _listens(self.port), 60)
+        assert self._process.poll() is None, self.log.read_text()
+
+    def stop(self, how: int = signal.SIGTERM) -> None:
+        self._process.send_signal(how)
+        self._process.wait(30)
+        self._reaper.forget_group(self._process.pid)
 
 
 def program() -> str | None:
@@ -61,39 +93,18 @@ def program() -> str | None:
 
 
 @contextmanager
-def pgbouncer(cluster: Cluster, reaper: Reaper) -> Iterator[PgBouncer]:
+def pgbouncer(cluster: Cluster, reaper: Reaper, pool: int = POOL) -> Iterator[PgBouncer]:
     """Start one for `cluster`; the test is skipped where there is no such program."""
     found = program()
     if found is None:
         pytest.skip(MISSING)
-    folder = Path(tempfile.mkdtemp(prefix="kontract-pgbouncer-"))
-    reaper.watch_folder(folder)
-    port = free_port()
-    (folder / "users").write_text(f'"{USER}" "{cluster.password}"\n')
-    config = folder / "pgbouncer.ini"
-    config.write_text(_CONFIG.format(upstream=cluster.port, port=port, folder=folder, pool=POOL))
-    who = run_as(folder, Path(found))  # it refuses to run as root, as PostgreSQL does
-    for path in (folder, folder / "users", config):
-        who.own(path)
-    process = subprocess.Popen(
-        [found, "--quiet", config],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        **who.popen,
-    )
-    reaper.watch_group(process.pid)
+    pooler = PgBouncer(found, cluster, reaper, pool)
     try:
-        assert wait_until(lambda: process.poll() is not None or _listens(port), 60)
-        assert process.poll() is None, (folder / "log").read_text()
-        yield PgBouncer(port, folder / "log")
+        pooler.start()
+        yield pooler
     finally:
-        process.terminate()
-        process.wait(30)
-        reaper.forget_group(process.pid)
-        shutil.rmtree(folder, ignore_errors=True)
+        pooler.stop()
+        shutil.rmtree(pooler.folder, ignore_errors=True)
 
 
 def _listens(port: int) -> bool:

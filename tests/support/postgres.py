@@ -80,12 +80,18 @@ class Postgres:
         self._reaper.watch_postgres(self.cluster.pid)
         assert self.cluster.port == port
 
-    def create_database(self, *, empty: bool = False) -> str:
-        """The URL of a new database: with sql/init.sql applied, or `empty`. Takes some 30 ms; never reused."""
+    def create_database(self, *, empty: bool = False, coordination: bool = False) -> str:
+        """The URL of a new database: with sql/init.sql applied, or `empty`. Takes some 30 ms; never reused.
+
+        `coordination`: with the tables that several nodes share, too.
+        """
         name = f"test_{next(self._numbers)}"
         template = "template0" if empty else self._template
         _run(create_database(self.server_url, name, template))
-        return self.cluster.url(name)
+        url = self.cluster.url(name)
+        if coordination:
+            self.run(url, self._schema.with_name("coordination.sql").read_text(encoding="utf-8"))
+        return url
 
     def run(self, url: str, sql: str) -> None:
         """Run SQL in a database."""

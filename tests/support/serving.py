@@ -78,7 +78,12 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        process = self.spawn()
+        self.spawn()
+        self.wait_until_it_answers()
+
+    def wait_until_it_answers(self) -> None:
+        process = self._process
+        assert process is not None
         end = time.monotonic() + START_SECONDS
         while not self._answers():
             assert process.poll() is None, self.log_text()

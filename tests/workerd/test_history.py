@@ -7,39 +7,26 @@ explain itself, and the database must hold what was acknowledged, once, and noth
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import signal
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from random import Random
-from typing import Any
 
 import pytest
 
-from isolation.checker import CYCLES, OK, UNKNOWN
+from isolation.checker import UNKNOWN
 from kontract.cli.toolchain import setup
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.reaper import Reaper
 from kontract.cli.toolchain.wrangler import DevServer
-from support import apps
 from support.postgres import Postgres
 from support.scratch import product_checkout
 from support.sessions import bearer_for
 from support.worker import running_worker
-from workerd.clients import ACCOUNTS, EACH, READ, Call, Clients
+from workerd.clients import Clients
 from workerd.faults import Hold, connected
-from workerd.judge import Final, create_tables, empty_tables, judge, view
+from workerd.runs import APP, BETWEEN, HELD, assert_right, prepare, run
 
 pytestmark = pytest.mark.timeout(600)  # three starts of the runtime, on a machine that may be busy
-
-APP = Path(apps.__path__[0]) / "histories.py"
-
-CLIENTS = 10
-BETWEEN = 20
-"""Calls answered before the first, between two, and after the last fault of a run."""
-
-HELD = 3
-"""Applies that are in the middle when a fault strikes."""
 
 
 @pytest.fixture(scope="module")
@@ -58,116 +45,9 @@ def server(
     folder = tmp_path_factory.mktemp("histories")
     copy = product_checkout(checkout, folder / "checkout", modules=[APP])
     url = database.create_database()
-    asyncio.run(_prepare(url))
+    asyncio.run(prepare(url))
     with running_worker(copy, url, folder, reaper) as running:
         yield running
-
-
-async def _prepare(url: str) -> None:
-    async with connected(url) as connection:
-        await create_tables(connection)
-
-
-async def run(
-    server: DevServer, seed: int, fail: Callable[[Clients], Awaitable[None]], *, keyed: float = 0.4
-) -> tuple[list[Call], Final]:
-    """Let clients work while `fail` does its work; returns what they know, and the database."""
-    async with connected(server.database_url) as connection:
-        await empty_tables(connection)
-    clients = Clients(server.url, bearer_for(server), seed, keyed)
-    await clients.once("fund", ACCOUNTS, EACH)
-
-    async def until_it_is_over() -> None:
-        try:
-            await clients.until_more(BETWEEN)
-            await fail(clients)
-            await clients.until_more(BETWEEN)
-        finally:
-            clients.stopping = True
-
-    async with asyncio.TaskGroup() as group:
-        group.create_task(clients.run(CLIENTS))
-        group.create_task(until_it_is_over())
-    # A write is answered when everything before it is settled: from then on the database does not change.
-    await clients.once("put", ["r0"])
-    last = await clients.once("look", list(READ))
-    assert clients.strange == []
-    async with connected(server.database_url) as connection:
-        final = await Final.read(connection)
-    assert last == view(final)
-    return clients.calls, final
-
-
-def assert_right(calls: list[Call], final: Final) -> None:
-    """Nothing is wrong with the run; and it would have been noticed."""
-    assert judge(calls, final) == []
-    for name, (change, signs) in DOCTORED.items():
-        wrong = judge(*change(calls, final))
-        assert any(line.startswith(signs) for line in wrong), f"not noticed: {name}"
-
-
-# --- the same run with one thing changed ------------------------------------------------------------------------------
-
-
-def _instead(calls: list[Call], old: Call, **changes: Any) -> list[Call]:
-    return [dataclasses.replace(call, **changes) if call is old else call for call in calls]
-
-
-def _longest_list(calls: list[Call]) -> tuple[Call, dict[str, Any]]:
-    last = calls[-1]
-    return last, max(last.seen["lists"], key=lambda row: len(row["elements"]))
-
-
-def _see_list(calls: list[Call], elements: Callable[[list[str]], list[str]]) -> list[Call]:
-    last, longest = _longest_list(calls)
-    rows = [row if row is not longest else {**row, "elements": elements(row["elements"])} for row in last.seen["lists"]]
-    return _instead(calls, last, seen={**last.seen, "lists": rows})
-
-
-def _miss_a_member(calls: list[Call]) -> list[Call]:
-    last = calls[-1]
-    return _instead(calls, last, seen={**last.seen, "members": last.seen["members"][1:]})
-
-
-def _read_an_older_counter(calls: list[Call], final: Final) -> tuple[list[Call], Final]:
-    """An acknowledged increment that saw the same as the one before it."""
-    bumps = [c for c in calls if c.function == "bump" and c.outcome == OK and c.seen is not None]
-    by_id = {call.id: call for call in bumps}
-    late = next(call for call in bumps if call.seen["by"] in by_id)
-    seen = by_id[late.seen["by"]].seen
-    committed = {**final.committed, late.id: (late.txid, seen)}
-    return _instead(calls, late, seen=seen), dataclasses.replace(final, committed=committed)
-
-
-def _acknowledge_a_lost_write(calls: list[Call], final: Final) -> tuple[list[Call], Final]:
-    one = next(call for call in calls if call.function == "append" and call.outcome == OK)
-    return calls, dataclasses.replace(final, committed={c: v for c, v in final.committed.items() if c != one.id})
-
-
-def _refuse_a_committed_write(calls: list[Call], final: Final) -> tuple[list[Call], Final]:
-    one = next(call for call in calls if call.function == "append" and call.outcome == OK)
-    return _instead(calls, one, outcome="fail"), final
-
-
-CYCLIC = tuple(kind for *_, kind in CYCLES)
-
-DOCTORED: dict[str, tuple[Callable[[list[Call], Final], tuple[list[Call], Final]], tuple[str, ...]]] = {
-    "a list is read without its last element": (
-        lambda calls, final: (_see_list(calls, lambda elements: elements[:-1]), final),
-        CYCLIC,
-    ),
-    "two elements of a list are read in the other order": (
-        lambda calls, final: (_see_list(calls, lambda elements: [elements[1], elements[0], *elements[2:]]), final),
-        ("incompatible-order",),
-    ),
-    "a query misses a row": (
-        lambda calls, final: (_miss_a_member(calls), final),
-        CYCLIC,
-    ),
-    "two increments see the same counter": (_read_an_older_counter, ("lost-update",)),
-    "an acknowledged write is not there": (_acknowledge_a_lost_write, ("lost:",)),
-    "a refused write is there": (_refuse_a_committed_write, ("undead:",)),
-}
 
 
 # --- the faults -------------------------------------------------------------------------------------------------------
@@ -197,7 +77,7 @@ async def test_with_connections_cut_the_history_is_right(server: DevServer):
                         cut += await admin.fetchval("SELECT pg_terminate_backend($1)", row[0])
                 await asyncio.sleep(dice.uniform(0.01, 0.06))
 
-    calls, final = await run(server, 1, cut_connections)
+    calls, final = await run(server, bearer_for(server), 1, cut_connections)
     assert cut >= 4 * HELD + 8
     assert_right(calls, final)
 
@@ -220,7 +100,7 @@ async def test_with_postgresql_restarted_the_history_is_right(server: DevServer,
         await asyncio.to_thread(database.stop, signal.SIGQUIT)
         await asyncio.to_thread(database.start)
 
-    calls, final = await run(server, 2, restart)
+    calls, final = await run(server, bearer_for(server), 2, restart)
     assert min(told) > 0
     assert_right(calls, final)
 
@@ -243,7 +123,7 @@ async def test_with_workerd_killed_the_history_is_right(server: DevServer):
             await asyncio.to_thread(server.start)
             await clients.until_more(BETWEEN)
 
-    calls, final = await run(server, 3, kill, keyed=0.8)
+    calls, final = await run(server, bearer_for(server), 3, kill, keyed=0.8)
     unanswered = [call for call in calls if call.outcome == UNKNOWN or call.requests > 1]
     assert len([call for call in unanswered if call.id in final.committed]) >= len(landed)
     assert_right(calls, final)
