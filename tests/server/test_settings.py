@@ -75,7 +75,11 @@ def test_flags_win_over_the_environment_and_it_wins_over_the_file(tmp_path):
         ({"PORT": "65536"}, "PORT is '65536'"),
         ({"PORT": "٣"}, "PORT is"),
         ({"KONTRACT_WORKERS": "0"}, "KONTRACT_WORKERS is '0'"),
-        ({"KONTRACT_WORKERS": "2"}, "KONTRACT_COORDINATION=memory is for one process"),
+        (
+            {"KONTRACT_COORDINATION": "memory", "KONTRACT_WORKERS": "2"},
+            "KONTRACT_COORDINATION=memory is for one process",
+        ),
+        ({"KONTRACT_COORDINATION": "tikv"}, "KONTRACT_COORDINATION=tikv needs TIKV_PD_ENDPOINT"),
         ({"KONTRACT_POOL": "many"}, "KONTRACT_POOL is 'many'"),
         ({"KONTRACT_PREPARED": "yes"}, "KONTRACT_PREPARED is 'yes'"),
         ({"KONTRACT_COORDINATION": "zookeeper"}, "KONTRACT_COORDINATION is 'zookeeper'"),

@@ -12,30 +12,23 @@ import pytest
 
 from kontract.cli.toolchain.processes import free_port, is_running
 from support.serving import new_server
-
-COORDINATED = """
-from kontract.server import settings
-
-settings.COORDINATIONS = (*settings.COORDINATIONS, "several")
-"""
-"""Run by every Python of these servers: a coordination that several processes may have. Each answers for itself, so
-only what needs no coordinator is asked of them."""
+from support.sessions import bearer_for
 
 
 @pytest.fixture
 def pair(checkout, postgres, reaper, tmp_path):
     """A server of two processes, with numbers on a port of its own."""
-    port = free_port()
+    port, url = free_port(), postgres.create_database()
+    postgres.run(url, (checkout.root / "sql" / "coordination.sql").read_text(encoding="utf-8"))
     server = new_server(
         checkout,
-        postgres.create_database(),
+        url,
         tmp_path / "pair",
         reaper,
         arguments=["--workers", "2"],
         KONTRACT_METRICS=str(port),
-        KONTRACT_COORDINATION="several",
+        KONTRACT_COORDINATION="postgres",
     )
-    (server.folder / "src" / "sitecustomize.py").write_text(COORDINATED)
     server.metrics_port = port
     try:
         server.start()
@@ -45,8 +38,8 @@ def pair(checkout, postgres, reaper, tmp_path):
         server.stop()
 
 
-async def children(server) -> list[int]:
-    """The processes that have connections to the database."""
+def children(server) -> list[int]:
+    """The processes that answer."""
     return [line["pid"] for line in server.events("serving")]
 
 
@@ -80,9 +73,24 @@ def answered(text: str) -> dict[str, float]:
     return counts
 
 
+async def test_what_one_writes_the_other_reads(pair):
+    """With one token, on connections of their own: transfers in both, and no money is made or lost."""
+
+    async def call(function: str, *args):
+        async with httpx.AsyncClient(headers=bearer_for(pair), trust_env=False, timeout=60) as one:
+            answer = await one.post(f"{pair.url}/rpc/{function}", json=list(args))
+        assert answer.status_code == 200, answer.text
+        return answer.json()["result"]
+
+    await asyncio.gather(*(call("open_account", name, 100) for name in "abcd"))
+    await asyncio.gather(*(call("transfer", *"abcda"[n % 4 : n % 4 + 2], 1) for n in range(40)))
+    assert await asyncio.gather(*(call("total") for _ in range(8))) == [400] * 8
+    assert await asyncio.gather(*(call("balance", name) for name in "abcd")) == [100] * 4
+
+
 async def test_one_that_dies_is_replaced(pair):
     """The other one answers meanwhile."""
-    first, second = await children(pair)
+    first, second = children(pair)
     os.kill(first, signal.SIGKILL)
     [died] = await asyncio.to_thread(pair.wait_for, "worker_died")
     assert died["code"] == -signal.SIGKILL
@@ -94,7 +102,7 @@ async def test_one_that_dies_is_replaced(pair):
 
 async def test_they_stop_with_their_parent(pair):
     """On SIGTERM, with exit code 0, and none is left."""
-    pids = await children(pair)
+    pids = children(pair)
     pair.send(signal.SIGTERM)
     assert await asyncio.to_thread(pair.wait) == 0
     assert not any(is_running(pid) for pid in pids)
@@ -104,7 +112,7 @@ async def test_they_stop_with_their_parent(pair):
 
 async def test_they_do_not_outlive_a_parent_that_was_killed(pair):
     """The line to it ends, and they stop as if they had been told to."""
-    pids = await children(pair)
+    pids = children(pair)
     os.kill(pair.pid, signal.SIGKILL)
     async with asyncio.timeout(60):
         while any(is_running(pid) for pid in pids):
