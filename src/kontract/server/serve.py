@@ -217,6 +217,7 @@ class ServerProcess:
                 host=settings.host,
                 port=settings.port,
                 worker=self._worker,
+                pid=os.getpid(),
                 functions=len(registry),
                 coordination=settings.coordination,
                 pooled=access.pooled,
@@ -230,9 +231,9 @@ class ServerProcess:
             if exported is not None:
                 exported.close()
             await platform.stop()
+            log("info", "stopped", worker=self._worker)
         finally:
             await pool.aclose()
-            log("info", "stopped", worker=self._worker)
             log.flush()
         return 0
 

@@ -1,0 +1,148 @@
+"""What is wrong with a configuration is said in one sentence, before anything is started."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from kontract.server import settings
+from kontract.server.serve import application
+from kontract.server.settings import SettingsError
+from support.serving import new_server
+
+GOOD = {"DATABASE_URL": "postgresql://u:p4ss@db.example/app", "KONTRACT_SECRET": "0" * 64}
+
+
+def test_defaults():
+    """One process on the loopback, nothing trusted, nothing exported."""
+    read = settings.read(GOOD)
+    assert (read.host, read.port, read.workers, read.pool, read.prepared) == ("127.0.0.1", 8787, 1, 10, "auto")
+    assert (read.trusted_proxies, read.metrics, read.drain_seconds) == ((), None, 0)
+    assert read.environment == GOOD
+
+
+def test_everything_that_can_be_said():
+    read = settings.read(
+        GOOD
+        | {
+            "KONTRACT_HOST": "::",
+            "PORT": "80",
+            "KONTRACT_POOL": "50",
+            "KONTRACT_PREPARED": "OFF",
+            "KONTRACT_TRUSTED_PROXIES": "10.0.0.0/8, 192.0.2.7 2001:db8::/32",
+            "KONTRACT_METRICS": "9464",
+            "KONTRACT_DRAIN_SECONDS": "5",
+            "KONTRACT_LOG_LEVEL": "warning",
+        }
+    )
+    assert (read.host, read.port, read.pool, read.prepared, read.drain_seconds) == ("::", 80, 50, "off", 5)
+    networks = [ipaddress.ip_network(text) for text in ("10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32")]
+    assert list(read.trusted_proxies) == networks
+    assert (read.metrics, read.log_level) == (("127.0.0.1", 9464), "warning")
+    assert settings.read(GOOD | {"KONTRACT_METRICS": "[::]:9464"}).metrics == ("::", 9464)
+
+
+def test_flags_win_over_the_environment_and_it_wins_over_the_file(tmp_path):
+    file = tmp_path / "env"
+    file.write_text(
+        "# a comment\n\nexport PORT=\"1000\"\nKONTRACT_POOL = 7\nKONTRACT_OWNER='file'\nEMPTY=\nX=a=b # c\n"
+    )
+    read = settings.read(
+        settings.read_env_file(file) | GOOD | {"PORT": "2000"}, {"PORT": "3000", "KONTRACT_POOL": None}
+    )
+    assert (read.port, read.pool, read.environment["KONTRACT_OWNER"]) == (3000, 7, "file")
+    assert (read.environment["EMPTY"], read.environment["X"]) == ("", "a=b # c")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"DATABASE_URL": ""}, "DATABASE_URL is not set"),
+        ({"DATABASE_URL": "mysql://u:p4ss@h/d"}, "DATABASE_URL is not the address of a PostgreSQL database"),
+        ({"DATABASE_URL": "postgresql://u:p4ss@h:port/d"}, "DATABASE_URL is not the address"),
+        ({"KONTRACT_SECRET": ""}, "KONTRACT_SECRET is not set"),
+        ({"KONTRACT_SECRET": "hunter2"}, "KONTRACT_SECRET must be 64 hexadecimal digits"),
+        ({"KONTRACT_OWNER": "_x"}, "KONTRACT_OWNER must name the tenant"),
+        ({"KONTRACT_SIGN_UP": "everybody"}, "KONTRACT_SIGN_UP takes"),
+        ({"KONTRACT_CORS_ORIGINS": "*"}, "KONTRACT_CORS_ORIGINS holds '*'"),
+        ({"KONTRACT_HOST": "example.com"}, "--host (KONTRACT_HOST) is 'example.com'"),
+        ({"PORT": "http"}, "PORT is 'http'"),
+        ({"PORT": "0"}, "PORT is '0'"),
+        ({"PORT": "65536"}, "PORT is '65536'"),
+        ({"PORT": "٣"}, "PORT is"),
+        ({"KONTRACT_WORKERS": "0"}, "KONTRACT_WORKERS is '0'"),
+        (
+            {"KONTRACT_COORDINATION": "memory", "KONTRACT_WORKERS": "2"},
+            "KONTRACT_COORDINATION=memory is for one process",
+        ),
+        ({"KONTRACT_COORDINATION": "tikv"}, "KONTRACT_COORDINATION=tikv needs TIKV_PD_ENDPOINT"),
+        ({"KONTRACT_POOL": "many"}, "KONTRACT_POOL is 'many'"),
+        ({"KONTRACT_PREPARED": "yes"}, "KONTRACT_PREPARED is 'yes'"),
+        ({"KONTRACT_COORDINATION": "zookeeper"}, "KONTRACT_COORDINATION is 'zookeeper'"),
+        ({"KONTRACT_TRUSTED_PROXIES": "10.0.0.0/8, all"}, "KONTRACT_TRUSTED_PROXIES holds 'all'"),
+        ({"KONTRACT_METRICS": "on"}, "KONTRACT_METRICS is 'on'"),
+        ({"KONTRACT_METRICS": "localhost:9464"}, "KONTRACT_METRICS is 'localhost:9464'"),
+        ({"KONTRACT_DRAIN_SECONDS": "-1"}, "KONTRACT_DRAIN_SECONDS is '-1'"),
+        ({"KONTRACT_LOG_LEVEL": "all"}, "KONTRACT_LOG_LEVEL is 'all'"),
+    ],
+)
+def test_each_mistake_is_named(wrong, says):
+    """With the variable and what to do, and without a secret."""
+    with pytest.raises(SettingsError) as caught:
+        settings.read(GOOD | wrong)
+    text = str(caught.value)
+    assert says in text
+    assert "\n" not in text
+    assert "p4ss" not in text
+    assert "hunter2" not in text
+
+
+@pytest.mark.parametrize("line", ["PORT", "=1", "1PORT=2", "P-ORT=1"])
+def test_a_line_of_the_file_that_is_none_is_named(tmp_path, line):
+    file = tmp_path / "env"
+    file.write_text(f"A=1\n{line}\n")
+    with pytest.raises(SettingsError, match="line 2 of the env file"):
+        settings.read_env_file(file)
+    with pytest.raises(SettingsError, match="cannot be read: No such file"):
+        settings.read_env_file(tmp_path / "none")
+
+
+def ends_with(server) -> str:
+    """Start a server that cannot start; return what it said, which must be one line."""
+    server.lines.clear()
+    server.spawn()
+    assert server.wait() == 2
+    [line] = server.lines
+    assert line.startswith("kontract serve: ")
+    return line
+
+
+def test_a_start_that_cannot_succeed_says_why(checkout, postgres, reaper, tmp_path):
+    """Exit code 2 and one sentence on standard error: no routes, no database, no tables, the port taken."""
+    nowhere = "postgresql://u:p4ss@127.0.0.1:1/d"
+    server = new_server(checkout, nowhere, tmp_path / "a", reaper)
+    text = ends_with(server)
+    assert "the database cannot be reached" in text
+    assert "p4ss" not in text
+    server = new_server(checkout, postgres.create_database(empty=True), tmp_path / "b", reaper)
+    assert "run: kontract migrate" in ends_with(server)
+    server.database_url = postgres.server_url.replace("/postgres", "/none-such")
+    assert "SQLSTATE 3D000" in ends_with(server)
+    server.database_url = ""
+    assert "DATABASE_URL is not set" in ends_with(server)
+    server.database_url = postgres.url
+    with socket.create_server(("127.0.0.1", server.port)):
+        assert f"127.0.0.1:{server.port} cannot be listened on" in ends_with(server)
+
+
+def test_an_application_that_was_not_compiled_is_said(tmp_path, monkeypatch):
+    """And what to do about it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if not (Path(path) / "routes.py").exists()])
+    monkeypatch.delitem(sys.modules, "routes", raising=False)
+    with pytest.raises(SettingsError, match="run: kontract build"):
+        application()
