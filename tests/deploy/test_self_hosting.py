@@ -216,9 +216,23 @@ async def test_a_restored_database_goes_on_with_empty_coordination(checkout, pos
                 tasks = (await api.post("/rpc/list_tasks", json=[])).json()["result"]
                 return [task["title"] for task in tasks], int(answer.headers["x-kontract-txid"])
 
+        async def first_event(server, **query):
+            """Its name and its id."""
+            async with (
+                client(server) as api,
+                api.stream("GET", "/stream", params={"table": "tasks", **query}) as stream,
+            ):
+                found = {}
+                async for line in stream.aiter_lines():
+                    name, _, value = line.partition(": ")
+                    found[name] = value
+                    if not line and "event" in found:
+                        return [found["event"], found.get("id")]
+
         with serving("before") as server:
             _, kept = await create(server, "kept")
             _, lost = await create(server, "lost")
+            [_, position] = await first_event(server)
             assert lost > kept
         # A backup made between the two.
         tables = await connection.fetch("SELECT ptr FROM storage WHERE id = 'tasks'")
@@ -227,8 +241,10 @@ async def test_a_restored_database_goes_on_with_empty_coordination(checkout, pos
         await connection.execute(the_one("sql coordination"))
         with serving("after") as server:
             titles, number = await create(server, "after")
+            [event, _] = await first_event(server, since=position)
         assert sorted(titles) == ["after", "kept"]
         assert number > kept
+        assert event == "reset", "whoever saw what was lost must not go on as if it were there"
     finally:
         await connection.close()
 
