@@ -218,16 +218,15 @@ async def test_a_restored_database_goes_on_with_empty_coordination(checkout, pos
 
         async def first_event(server, **query):
             """Its name and its id."""
-            async with (
-                client(server) as api,
-                api.stream("GET", "/stream", params={"table": "tasks", **query}) as stream,
-            ):
+            asked = {"table": "tasks", **query}
+            async with client(server) as api, api.stream("GET", "/stream", params=asked) as stream:
                 found = {}
                 async for line in stream.aiter_lines():
                     name, _, value = line.partition(": ")
                     found[name] = value
                     if not line and "event" in found:
-                        return [found["event"], found.get("id")]
+                        break
+            return [found["event"], found.get("id")]
 
         with serving("before") as server:
             _, kept = await create(server, "kept")
