@@ -10,9 +10,7 @@ from kontract.server.settings import DEFAULT_PORT
 from support.deployment import (
     DEPLOY,
     KUBERNETES,
-    NO_SHARED,
     ROOT,
-    SHARED,
     assignments,
     compose,
     env_file,
@@ -60,13 +58,10 @@ def test_the_server_accepts_the_values(where):
     """As they stand in the file, with the secrets filled in."""
     values = {"DATABASE_URL": URL} | GIVEN[where] | {"KONTRACT_SECRET": SECRET}
     values["DATABASE_URL"] = values["DATABASE_URL"] or URL
-    if not SHARED:
-        values.pop("KONTRACT_COORDINATION", None)
     read = settings.read({key: str(value) for key, value in values.items()})
     assert read.port == DEFAULT_PORT
 
 
-@pytest.mark.skipif(not SHARED, reason=NO_SHARED)
 @pytest.mark.parametrize("where", GIVEN)
 def test_several_processes_never_coordinate_in_memory(where):
     """Left to the default, or said: what several processes share."""

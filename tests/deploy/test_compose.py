@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support.deployment import DEPLOY, NO_SHARED, ORDERLY_END_SECONDS, ROOT, SHARED, compose, env_file, seconds
+from support.deployment import DEPLOY, ORDERLY_END_SECONDS, ROOT, compose, env_file, seconds
 
 TOOLS = Path(sys.executable).parent
 FILE = ROOT / "compose.yaml"
@@ -91,7 +91,6 @@ def test_the_database_is_healthy_only_once_its_files_were_read(services):
     assert "--host=127.0.0.1" in services["postgres"]["healthcheck"]["test"]
 
 
-@pytest.mark.skipif(not SHARED, reason=NO_SHARED)
 def test_files_from_outside_are_there_and_stay_read_only(services):
     binds = [volume for service in services.values() for volume in service.get("volumes", []) if "source" in volume]
     assert len(binds) == 4

@@ -18,7 +18,7 @@ from packaging.utils import parse_wheel_filename
 
 from kontract.cli.toolchain.bootstrap import UV_VERSION
 from kontract.cli.toolchain.processes import free_port, wait_until
-from support.deployment import ROOT, SHARED, assignments, build_context, stages
+from support.deployment import ROOT, assignments, build_context, stages
 from support.image import Image
 from support.sessions import SECRET
 
@@ -227,7 +227,7 @@ def test_the_image_migrates_serves_and_stops(image, postgres):
     url, port = postgres.create_database(empty=True), free_port()
     variables = environment(image, DATABASE_URL=url, PORT=str(port))
     migrated = subprocess.run(
-        image.command(FINAL, "migrate", *(["--coordination"] if SHARED else [])),
+        image.command(FINAL, "migrate", "--coordination"),
         cwd=image.folder, env=variables, capture_output=True, text=True, check=False, timeout=120, **someone(),
     )  # fmt: skip
     assert migrated.returncode == 0, migrated.stderr

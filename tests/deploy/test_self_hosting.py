@@ -18,7 +18,7 @@ from kontract.cli.main import COMMANDS
 from kontract.cli.migrate import migrate
 from kontract.cli.toolchain.bootstrap import UV_VERSION
 from kontract.server import metrics, settings
-from support.deployment import DEPLOY, HOME, NO_SHARED, ROOT, SHARED, compose, known
+from support.deployment import DEPLOY, HOME, ROOT, compose, known
 from support.serving import running_server
 from support.sessions import SECRET, bearer_for
 
@@ -90,8 +90,6 @@ def listed():
 
 def test_the_table_has_every_setting_and_no_other():
     names = {name for name, _ in listed()}
-    if not (ROOT / "src" / "kontract" / "server" / "tikv.py").exists():
-        names -= {"TIKV_CA", "TIKV_CERT", "TIKV_KEY"}
     assert names == known()
 
 
@@ -100,8 +98,6 @@ def test_the_defaults_are_those_of_the_server():
     least = {"DATABASE_URL": "postgresql://u@h/d", "KONTRACT_SECRET": SECRET}
     said = {name: default for name, default in listed() if default}
     assert {"PORT", "KONTRACT_POOL", "KONTRACT_COORDINATION", "KONTRACT_LOG_LEVEL"} <= set(said)
-    if not SHARED:
-        del said["KONTRACT_COORDINATION"]
     ours, theirs = settings.read(least | said), settings.read(least)
     assert {key: getattr(ours, key) for key in ours.__struct_fields__ if key != "environment"} == {
         key: getattr(theirs, key) for key in theirs.__struct_fields__ if key != "environment"
@@ -177,9 +173,7 @@ async def test_the_server_needs_no_more_than_the_role_has(checkout, postgres, re
     try:
         for statement in filter(str.strip, re.sub(r"--.*", "", the_one("sql roles")).split(";")):
             await connection.execute(re.sub(r"\bkontract\b", role, statement))
-        await migrate(owner, lambda _: None)
-        if SHARED:
-            await connection.execute((ROOT / "sql" / "coordination.sql").read_text())
+        await migrate(owner, lambda _: None, coordination=True)
         url = urlsplit(owner)
         theirs = url._replace(netloc=f"{role}:PASSWORD@{url.netloc.rpartition('@')[2]}").geturl()
         with running_server(checkout, theirs, tmp_path, reaper) as server:
@@ -205,7 +199,6 @@ async def test_the_server_needs_no_more_than_the_role_has(checkout, postgres, re
         await connection.close()
 
 
-@pytest.mark.skipif(not SHARED, reason=NO_SHARED)
 async def test_a_restored_database_goes_on_with_empty_coordination(checkout, postgres, reaper, tmp_path):
     """The page's steps, around a backup that is older than the last commits: numbers go on, nothing is mixed up."""
     url = postgres.create_database()
@@ -223,9 +216,22 @@ async def test_a_restored_database_goes_on_with_empty_coordination(checkout, pos
                 tasks = (await api.post("/rpc/list_tasks", json=[])).json()["result"]
                 return [task["title"] for task in tasks], int(answer.headers["x-kontract-txid"])
 
+        async def first_event(server, **query):
+            """Its name and its id."""
+            asked = {"table": "tasks", **query}
+            async with client(server) as api, api.stream("GET", "/stream", params=asked) as stream:
+                found = {}
+                async for line in stream.aiter_lines():
+                    name, _, value = line.partition(": ")
+                    found[name] = value
+                    if not line and "event" in found:
+                        break
+            return [found["event"], found.get("id")]
+
         with serving("before") as server:
             _, kept = await create(server, "kept")
             _, lost = await create(server, "lost")
+            [_, position] = await first_event(server)
             assert lost > kept
         # A backup made between the two.
         tables = await connection.fetch("SELECT ptr FROM storage WHERE id = 'tasks'")
@@ -234,8 +240,10 @@ async def test_a_restored_database_goes_on_with_empty_coordination(checkout, pos
         await connection.execute(the_one("sql coordination"))
         with serving("after") as server:
             titles, number = await create(server, "after")
+            [event, _] = await first_event(server, since=position)
         assert sorted(titles) == ["after", "kept"]
         assert number > kept
+        assert event == "reset", "whoever saw what was lost must not go on as if it were there"
     finally:
         await connection.close()
 

@@ -23,9 +23,6 @@ KUBERNETES = DEPLOY / "kubernetes"
 ORDERLY_END_SECONDS = serve.FINISH_SECONDS + serve.CLOSE_SECONDS + database.CLOSE_SECONDS
 """How long the server takes at most, from SIGTERM (and KONTRACT_DRAIN_SECONDS) to its end."""
 
-SHARED = "postgres" in settings.COORDINATIONS and (ROOT / "sql" / "coordination.sql").exists()
-NO_SHARED = "this server coordinates in memory alone: there is no `migrate --coordination` yet"
-
 HOME = "/opt/kontract"
 """Where the application lies, in the image and on a server."""
 
