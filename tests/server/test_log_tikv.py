@@ -168,12 +168,13 @@ async def test_what_such_a_node_leaves_behind_when_it_dies_goes_with_the_next_tr
     assert await batches(log, 8) == [b"9", b"10"]
 
 
-async def test_trimming_between_entries_and_head(cluster, make):
-    """A reader that has its entries and then finds them below the floor does not give them out."""
+@pytest.mark.parametrize("at", [KEYS.entry(3), KEYS.head], ids=["entries", "head"])
+async def test_trimming_while_somebody_reads(cluster, make, at):
+    """A reader that finds its entries below the floor, or does not find them any more, says that they are gone."""
     log, reader = make(), make()
     await filled(log, 10)
     await log.write_checkpoint("owner", Checkpoint(10, b"state"))
-    pause = cluster.faults.add(Kind.PAUSED, "RawGet", matches=lambda key: key == SPACE + KEYS.head)
+    pause = cluster.faults.add(Kind.PAUSED, matches=lambda key: key == SPACE + at)
     read = asyncio.create_task(reader.read("owner", 2))
     await pause.reached.wait()
     await log.trim("owner", 6)
@@ -187,7 +188,7 @@ async def test_news_are_never_missed_by_trimming(cluster, make):
     log, reader = make(), make()
     await filled(log, 10)
     await log.write_checkpoint("owner", Checkpoint(10, b"state"))
-    pause = cluster.faults.add(Kind.PAUSED, "RawBatchGet")
+    pause = cluster.faults.add(Kind.PAUSED, "RawBatchGet", matches=lambda key: key == SPACE + KEYS.entry(3))
     news = asyncio.create_task(reader.news({"owner": 2}))
     await pause.reached.wait()
     await log.trim("owner", 6)
@@ -268,17 +269,19 @@ async def test_large_batches_go_with_their_entries(cluster, make, monkeypatch):
     await pause.reached.wait()
     append.cancel()
     behind = cluster.faults.add(Kind.PAUSED, "RawCompareAndSwap")
-    appending = asyncio.create_task(slow.append("owner", 10, large[19]))  # its batch is kept where it began
+    appending = asyncio.create_task(slow.append("owner", 10, large[12]))  # its batch stays where it is now
     await behind.reached.wait()
-    for number in range(10, 19):
+    for number in (10, 11):
         await log.append("owner", number, large[number])
     behind.released.set()
-    assert (await appending)[-1].position == 20
+    assert (await appending)[-1].position == 13
+    for number in range(13, 20):
+        await log.append("owner", number, large[number])
     await log.write_checkpoint("owner", Checkpoint(20, b"state"))
-    await log.trim("owner", 19, keep=[3, 7])
+    await log.trim("owner", 13, keep=[3, 7])
     assert [entry.batch for entry in await log.entries("owner", [3, 7])] == [large[2], large[6]]
-    assert await batches(log, 18) == large[18:]
-    assert len(there(cluster, KEYS.entry(0)[:-8])) == 4
+    assert await batches(log, 12) == large[12:]
+    assert len(there(cluster, KEYS.entry(0)[:-8])) == 2 + 8
     await log.trim("owner", 21)
     for number in range(20, 30):
         await log.append("owner", number, b"small")
@@ -286,6 +289,22 @@ async def test_large_batches_go_with_their_entries(cluster, make, monkeypatch):
     await log.trim("owner", 31)
     assert there(cluster, KEYS.body(0)[:-8]) == []
     assert there(cluster, KEYS.entry(0)[:-8]) == []
+
+
+async def test_a_large_batch_that_is_overtaken_by_many(cluster, make, monkeypatch):
+    """It is written again, near its entry, or trimming would take it for one that nobody names."""
+    monkeypatch.setattr(module, "BODY_SPAN", 4)
+    log, slow = make(), make()
+    behind = cluster.faults.add(Kind.PAUSED, "RawCompareAndSwap")
+    appending = asyncio.create_task(slow.append("owner", 0, b"!" * 20_000))
+    await behind.reached.wait()
+    await filled(log, 9)
+    behind.released.set()
+    assert (await appending)[-1].position == 10
+    await log.write_checkpoint("owner", Checkpoint(9, b"state"))
+    await log.trim("owner", 9)
+    assert await batches(log, 9) == [b"!" * 20_000]
+    assert len(there(cluster, KEYS.body(0)[:-8])) == 1
 
 
 async def test_round_trips(cluster, make):

@@ -414,9 +414,9 @@ class TiKVLog:
                 done, current = await self._raw.compare_and_swap(mine.keys.head, before, after)
             except TiKVUnavailableError:
                 done, current = False, await _asked(self._raw.get(mine.keys.head))
-            if done or current == after:
+            if done:
                 return head
-            before = current
+            before = current  # if it was done after all, there is nothing to do any more
         raise LogUnavailableError("whether the log's head was changed is not known")
 
     def _owner(self, owner: str) -> _Owner:
