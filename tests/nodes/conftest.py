@@ -46,6 +46,9 @@ def served(
 ) -> Iterator[Cluster]:
     """Three nodes behind HAProxy, in front of PgBouncer in transaction mode."""
     url = database.create_database(coordination=True)
+    database.run(
+        url, "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET statement_timeout = 5000', current_database()); END $$"
+    )
     asyncio.run(prepare(url))
     with ExitStack() as stack:
         pooler = stack.enter_context(pgbouncer(database.cluster, reaper, POOL))

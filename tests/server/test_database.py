@@ -54,36 +54,41 @@ async def test_turns_to_postgresql(url, prepared, read, write):
 
 
 async def test_turns_through_a_pooler(url, pooler):
-    """Writes are wrapped into a transaction for their limit of time; the role's own limit makes that unnecessary."""
+    """One more for everything: statements cannot stay prepared. Never a transaction around one (see `_run`)."""
     async with counted(pooler.url(url)) as turns:
         pool = Pool(turns.url, 1)
-        assert [await turns_of(pool, READ, turns), await turns_of(pool, WRITE, turns)] == [2, 4]
+        assert [await turns_of(pool, READ, turns), await turns_of(pool, WRITE, turns)] == [2, 2]
         access = await pool.access()
-        assert (access.pooled, access.prepared, access.wraps_writes) == (True, False, True)
+        assert (access.pooled, access.prepared, access.is_unbounded) == (True, False, True)
         await pool.aclose()
 
 
-async def test_a_role_with_a_limit_of_its_own_saves_turns(postgres, url, pooler):
-    """PostgreSQL applies it to every connection that the pooler opens."""
+@pytest.fixture
+async def limited(postgres):
+    """A database whose statements PostgreSQL ends after a while, whoever connects; as ALTER ROLE does it."""
+    url = postgres.create_database()
     sql = await asyncpg.connect(url)
     name = await sql.fetchval("SELECT current_database()")
-    await sql.execute(f"ALTER DATABASE {name} SET statement_timeout = '4s'")
+    await sql.execute(f"ALTER DATABASE {name} SET statement_timeout = '2s'")
     await sql.close()
-    async with counted(pooler.url(url)) as turns:
-        pool = Pool(turns.url, 1)
-        assert (await pool.access()).role_timeout_ms == 4_000
-        assert await turns_of(pool, WRITE, turns) == 2
-        await pool.aclose()
+    return url
+
+
+async def test_a_limit_of_the_role_is_known(limited, pooler):
+    """PostgreSQL applies it to every connection that the pooler opens."""
+    pool = Pool(pooler.url(limited), 1)
+    access = await pool.access()
+    assert (access.role_timeout_ms, access.is_unbounded) == (2_000, False)
+    await pool.aclose()
 
 
 @pytest.mark.parametrize("way", ["direct", "pooled"])
-async def test_a_statement_that_takes_too_long_is_ended_by_the_server(url, way, request):
+async def test_a_statement_that_takes_too_long_is_ended_by_the_server(limited, way, request):
     """And its connection is as good as before."""
-    reached = url if way == "direct" else request.getfixturevalue("pooler").url(url)
+    reached = limited if way == "direct" else request.getfixturevalue("pooler").url(limited)
     pool = Pool(reached, 1)
-    limit = 5_000 if way == "direct" else 200
     with pytest.raises(DatabaseError) as caught:
-        await pool.run(Statement("SELECT pg_sleep(600) WHERE now() IS NOT NULL", (), limit))
+        await pool.run(Statement("SELECT pg_sleep(600) WHERE now() IS NOT NULL", (), 5_000))
     assert caught.value.sqlstate == "57014"
     connection = pool._idle[0].connection
     assert await pool.run(READ) == [("a",)]
@@ -92,8 +97,9 @@ async def test_a_statement_that_takes_too_long_is_ended_by_the_server(url, way, 
 
 
 @pytest.mark.parametrize("way", ["direct", "pooled"])
-async def test_a_statement_of_a_process_that_was_killed_does_not_wait_for_ever(url, way, request):
+async def test_a_statement_of_a_process_that_was_killed_does_not_wait_for_ever(limited, way, request):
     """It waits on a lock when its process dies; PostgreSQL does not notice that, but the time is over."""
+    url = limited
     reached = url if way == "direct" else request.getfixturevalue("pooler").url(url)
     program = (
         "import asyncio, sys\n"
@@ -119,17 +125,6 @@ async def test_a_statement_of_a_process_that_was_killed_does_not_wait_for_ever(u
     finally:
         await sql.close()
         await look.close()
-
-
-async def test_an_error_in_a_wrapped_write_leaves_no_transaction_behind(url, pooler):
-    """The next statement of that connection is not refused (25P02)."""
-    pool = Pool(pooler.url(url), 1)
-    for _ in range(3):
-        with pytest.raises(DatabaseError) as caught:
-            await pool.run(Statement("SELECT 1 / $1::int", (0,), 1_000))
-        assert caught.value.sqlstate == "22012"
-        assert await pool.run(WRITE) == [("a",)]
-    await pool.aclose()
 
 
 async def test_statements_that_a_pooler_has_forgotten_are_prepared_no_more(url, pooler):

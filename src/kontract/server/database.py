@@ -8,8 +8,8 @@ depends on what stands between, which the first connection finds out (:class:`Ac
 
 - PostgreSQL itself: as a parameter of the connection. Statements are prepared once and cost one network turn each.
 - A pooler in transaction mode: it lends another server connection to each transaction, so nothing may be left in a
-  session. The role's own setting (``ALTER ROLE .. SET statement_timeout``) holds on all of them; without it, statements
-  that write are wrapped into a transaction of their own with ``SET LOCAL``, which costs two more turns.
+  session. The role's own setting (``ALTER ROLE .. SET statement_timeout``) holds on all of them. Without it only this
+  process limits its statements, and ``kontract serve`` says so when it starts.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ class Access(Struct, frozen=True):
     prepared: bool
 
     @property
-    def wraps_writes(self) -> bool:
-        """Whether a statement with a limit of time needs a transaction around it."""
+    def is_unbounded(self) -> bool:
+        """Whether PostgreSQL itself puts no limit of time on our statements: those of a process that died may wait long."""
         return not self.session_timeout and self.role_timeout_ms == 0
 
 
@@ -329,16 +329,9 @@ class PooledDatabase:
 async def _run(held: _Held, statement: Statement) -> Sequence[Sequence[Any]]:
     # The server's limit comes first: it says what became of the statement.
     patience = (statement.timeout_ms or limits.STATEMENT_MS) / 1000 + 1.0
-    if statement.timeout_ms is None or not held.access.wraps_writes:
-        return await _fetch(held.connection, statement, patience)
-    await _execute(held.connection, f"BEGIN; SET LOCAL statement_timeout = {statement.timeout_ms:d}")
-    try:
-        rows = await _fetch(held.connection, statement, patience)
-    except DatabaseError:
-        await _execute(held.connection, "ROLLBACK")
-        raise
-    await _execute(held.connection, "COMMIT")
-    return rows
+    # Never BEGIN, SET LOCAL and COMMIT around it: a process that is stopped in between keeps the locks of its rows, and
+    # everybody else waiting, for as long as it pleases. A statement alone ends by itself.
+    return await _fetch(held.connection, statement, patience)
 
 
 async def _look(url: str, prepared: str) -> Access:
@@ -380,17 +373,6 @@ def _options(access: Access) -> dict[str, Any]:
         "statement_cache_size": CACHED_STATEMENTS if access.prepared else 0,
         "server_settings": settings,
     }
-
-
-async def _execute(connection: Any, text: str) -> None:
-    try:
-        await connection.execute(text, timeout=limits.STATEMENT_MS / 1000)
-    except asyncpg.PostgresConnectionError as error:
-        raise DatabaseUnavailableError(str(error)) from error
-    except asyncpg.PostgresError as error:
-        raise DatabaseError(error.sqlstate or "XX000", str(error)) from error
-    except _LOST as error:
-        raise DatabaseUnavailableError(str(error) or type(error).__name__) from error
 
 
 async def _say_goodbye(connection: Any) -> None:

@@ -223,7 +223,7 @@ class ServerProcess:
                 pooled=access.pooled,
                 prepared=access.prepared,
             )
-            if access.wraps_writes:
+            if access.is_unbounded:
                 log("warning", "statement_timeout", advice=_ADVICE)
             exported = await self._tell(metrics)
             await self._serve(serving)
@@ -287,8 +287,8 @@ class ServerProcess:
 
 
 _ADVICE = (
-    "the database is reached through a pooler and its role has no statement_timeout, so each write takes two more "
-    "network turns; run: ALTER ROLE <role> SET statement_timeout = '5s'"
+    "the database is reached through a pooler and its role has no statement_timeout, so a statement of a server that "
+    "dies may wait on a lock for long; run: ALTER ROLE <role> SET statement_timeout = '5s'"
 )
 
 
