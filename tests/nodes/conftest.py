@@ -22,6 +22,12 @@ POOL = 16
 """Connections from the pooler to PostgreSQL; the servers have three times eight."""
 
 
+_LIMIT = """
+DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET statement_timeout = 5000', current_database()); END $$
+"""
+"""What docs/self-hosting.md does for the role."""
+
+
 @dataclass
 class Cluster:
     """What the tests work on. `url` is the proxy's, `database_url` leads to PostgreSQL itself."""
@@ -46,9 +52,7 @@ def served(
 ) -> Iterator[Cluster]:
     """Three nodes behind HAProxy, in front of PgBouncer in transaction mode."""
     url = database.create_database(coordination=True)
-    database.run(
-        url, "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET statement_timeout = 5000', current_database()); END $$"
-    )
+    database.run(url, _LIMIT)
     asyncio.run(prepare(url))
     with ExitStack() as stack:
         pooler = stack.enter_context(pgbouncer(database.cluster, reaper, POOL))
