@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - a script, not a package
 """Whether the gateway in this container answers: exit code 0 if it does, 1 with a sentence if not.
 
 It asks /health, not /ready: a database that is away is no reason to end a gateway that waits for it.
