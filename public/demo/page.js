@@ -50,6 +50,7 @@ const STATES = {
 };
 
 plain.stream(Object.keys(tables), {
+  transport: "websocket", // so that there may be as many tabs as one likes
   onState(state, detail) {
     const shown = byId("state");
     if (state === "connecting" && shown.dataset.state === "waiting") return; // it still says why

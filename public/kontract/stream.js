@@ -26,6 +26,9 @@ const WAITING = 1_000; // changes that an iterator has not taken; beyond it, the
  *   `{type: "reset", reason}`.
  * - `onState(state, {error, milliseconds})`: "connecting", "open", "waiting" (for another attempt in so many
  *   milliseconds, because of that error) or "closed" (for good: by `close()`, or because of that error).
+ * - `transport`: "sse" (the default), an answer that does not end, or "websocket". Browsers keep six connections to a
+ *   server of HTTP/1.1, in all tabs together, and each answer that does not end takes one; WebSockets are not counted.
+ *   Where none can be opened, one attempt later the stream is an answer all the same.
  * - `signal`: an AbortSignal that closes it. `silence`: milliseconds without a sign of life after which a connection
  *   counts as lost (45,000).
  */
@@ -33,7 +36,9 @@ export class ChangeStream {
   #auth;
   #fetch;
   #how;
-  #target;
+  #url;
+  #query;
+  #unsocketed = false; // no WebSocket could be opened: the next attempt does without
   #closing = new AbortController();
   #hurry = null; // ends a pause before its time
   #pending = []; // changes of a transaction whose end has not come yet
@@ -60,9 +65,10 @@ export class ChangeStream {
     this.#how = how;
     this.position = this.#received = how.since ?? "";
     if (!how.onEvent && !how.onTransaction) this.#queue = []; // an iterator will come
-    const query = new URLSearchParams(tables.map((table) => ["table", table]));
-    for (const id of how.ids ?? []) query.append("id", id);
-    this.#target = `${url}/stream?${query}`;
+    this.#url = url;
+    this.#query = new URLSearchParams(tables.map((table) => ["table", table]));
+    for (const id of how.ids ?? []) this.#query.append("id", id);
+    if (!["sse", "websocket"].includes(how.transport ?? "sse")) throw new TypeError('transport: "sse" or "websocket"');
     if (how.signal?.aborted) this.#closing.abort();
     how.signal?.addEventListener("abort", () => this.close(), { once: true });
     this.#run();
@@ -130,17 +136,18 @@ export class ChangeStream {
     const signal = AbortSignal.any([this.#closing.signal, silence.signal]);
     try {
       const token = await this.#auth.token();
-      const headers = { accept: "text/event-stream" };
-      if (token !== null) headers.authorization = `Bearer ${token}`;
-      if (this.#received !== "") headers["last-event-id"] = this.#received;
-      const response = await this.#fetch(this.#target, { headers, credentials: "omit", cache: "no-store", signal });
-      if (response.status === 401 && token !== null && this.#auth.renewable && !this.#renewed) {
-        this.#renewed = true; // once: where a new token is refused, too, another one will be
-        await response.body?.cancel();
-        await this.#auth.renew(token);
+      const headers = token === null ? {} : { authorization: `Bearer ${token}` };
+      const socketed = this.#how.transport === "websocket" && globalThis.WebSocket && !this.#unsocketed;
+      this.#unsocketed = false;
+      if (socketed && token !== null) {
+        const granted = await this.#answer("/stream/ticket", { method: "POST", headers, signal }, token);
+        if (granted !== null) await this.#converse((await granted.json()).ticket, signal, silence, token);
         return;
       }
-      if (!response.ok) throw errorOf(response.status, (name) => response.headers.get(name), await response.text());
+      headers.accept = "text/event-stream";
+      if (this.#received !== "") headers["last-event-id"] = this.#received;
+      const response = await this.#answer(`/stream?${this.#query}`, { headers, signal }, token);
+      if (response === null) return;
       if (response.status !== 200 || !/^text\/event-stream\b/i.test(response.headers.get("content-type") ?? "")) {
         throw new KontractError("INTERNAL", "the server's answer is no stream", { status: response.status });
       }
@@ -151,6 +158,46 @@ export class ChangeStream {
     } finally {
       silence.stop();
     }
+  }
+
+  /** An answer that is no error; null when the token was refused and there is another one. */
+  async #answer(path, init, token) {
+    const response = await this.#fetch(`${this.#url}${path}`, { ...init, credentials: "omit", cache: "no-store" });
+    if (response.status === 401 && token !== null && this.#auth.renewable && !this.#renewed) {
+      this.#renewed = true; // once: where a new token is refused, too, another one will be
+      await response.body?.cancel();
+      await this.#auth.renew(token);
+      return null;
+    }
+    if (!response.ok) throw errorOf(response.status, (name) => response.headers.get(name), await response.text());
+    return response;
+  }
+
+  /** Takes messages of a WebSocket until its end. A ticket stands for the token, which does not belong in a URL. */
+  async #converse(ticket, signal, silence, token) {
+    const query = new URLSearchParams([...this.#query, ["ticket", ticket]]);
+    if (this.#received !== "") query.set("since", this.#received);
+    let opened = false;
+    let behind = false;
+    let ended = null;
+    await hear(`${this.#url.replace(/^http/, "ws")}/stream?${query}`, signal, (message) => {
+      opened = true;
+      silence.heard();
+      if (message.event === "change") this.#pending.push(message.change);
+      else if (message.event === "ready") this.#ready({ tables: message.tables, denied: message.denied });
+      else if (message.event === "reset") this.#reset(message.reason);
+      else if (message.event === "end") ended = message.reason;
+      if (message.id !== undefined) this.#deliver(message.id);
+      behind = this.#queued > WAITING;
+      return !behind; // an iterator that does not keep up leaves and comes back: a WebSocket cannot be made to wait
+    });
+    if (signal.aborted) throw signal.reason;
+    if (!opened) {
+      this.#unsocketed = true;
+      throw new KontractError("NETWORK", "no WebSocket to the server can be opened");
+    }
+    if (behind) await this.#room(silence);
+    else await this.#over(ended, token);
   }
 
   async #read(reader, silence, token) {
@@ -176,6 +223,11 @@ export class ChangeStream {
       parser.push(value);
       await this.#room(silence);
     }
+    await this.#over(ended, token);
+  }
+
+  /** What the end of a connection is: an error in any case, and perhaps the token's end. */
+  async #over(ended, token) {
     if ((ended === "expired" || ended === "session") && token !== null) await this.#auth.renew(token);
     throw new KontractError("NETWORK", ended ? `the server ended the stream: ${ended}` : "the stream was cut off");
   }
@@ -235,6 +287,30 @@ export class ChangeStream {
     this.state = state;
     report(this.#how.onState, state, { error: null, milliseconds: 0, ...detail });
   }
+}
+
+/** Hands messages to `take` until it returns false, or the WebSocket ends for whatever reason, or `signal` aborts. */
+function hear(url, signal, take) {
+  return new Promise((resolve, reject) => {
+    const socket = new WebSocket(url);
+    const leave = () => {
+      socket.onmessage = socket.onclose = null; // what is still on its way comes again
+      signal.removeEventListener("abort", leave);
+      socket.close();
+      resolve();
+    };
+    socket.onmessage = ({ data }) => {
+      try {
+        if (!take(JSON.parse(data))) leave();
+      } catch (error) {
+        reject(error);
+        leave();
+      }
+    };
+    socket.onclose = leave;
+    signal.addEventListener("abort", leave, { once: true });
+    if (signal.aborted) leave();
+  });
 }
 
 /** Aborts when it has not heard anything for a while. */

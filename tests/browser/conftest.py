@@ -83,7 +83,7 @@ class Visitor:
 
     def _expected(self, text: str) -> bool:
         """Chromium notes every request that fails, whatever the page makes of it."""
-        return self.network_may_fail and text.startswith("Failed to load resource")
+        return self.network_may_fail and text.startswith(("Failed to load resource", "WebSocket connection to "))
 
 
 @pytest.fixture

@@ -47,6 +47,17 @@ def test_tabs_see_each_others_changes(site, visitor):
     two.wait(balance_is("tab-b", 30))
 
 
+def test_as_many_tabs_as_one_likes(site, visitor):
+    """Streams do not use up the six connections that a browser has for the server: the seventh tab works as well."""
+    tabs = [visitor.demo(site.url) for _ in range(7)]
+    add_task(tabs[-1], "From the seventh")
+    for tab in tabs:
+        tab.wait(has_task("From the seventh"))
+        assert not [url for url in tab.requests if "/stream?" in url and not url.startswith("ws:")]
+    tabs[0].click(f"{item('From the seventh')} input")
+    tabs[-1].wait(has_task("From the seventh", done=True))
+
+
 def test_the_panels_tell_what_a_call_cost_and_whose_commit_it_was(site, visitor):
     """Commit, runs and round trips stand in the table; the stream shows the same commit, here and there."""
     one, two = visitor.demo(site.url), visitor.demo(site.url)

@@ -226,6 +226,8 @@ class Tab:
         """Note an event of the browser; called in its reader's thread."""
         if method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
+        elif method == "Network.webSocketCreated":
+            self.requests.append(params["url"])
         elif method == "Network.responseReceived":
             self.responses[params["response"]["url"]] = params["response"]
         elif method == "Fetch.requestPaused":
