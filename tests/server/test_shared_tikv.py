@@ -21,6 +21,7 @@ from kontract.core.errors import UnavailableError
 from kontract.core.shared import SharedDelete, SharedGet, SharedIncr, SharedRefused, SharedSet, SharedValue
 from kontract.gateway.shared import SharedStorage
 from kontract.ports import CoordinatorUnavailableError
+from kontract.server import shared_tikv as module
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.shared_postgres import PostgresShared
 from kontract.server.shared_tikv import GRACE_SECONDS, create_tikv_adapter
@@ -171,6 +172,17 @@ async def test_tikv_that_does_not_answer(cluster, connect):
     await client.aclose()
     with pytest.raises(TiKVUnavailableError):
         await client.get("k")
+
+
+async def test_nobody_waits_for_ever(cluster, connect, monkeypatch):
+    """Swaps that hang, with reads that work."""
+    shared = create_tikv_adapter(connect())[0]
+    hanging = cluster.faults.add(Kind.PAUSED, "RawCompareAndSwap", times=1000)
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.2)
+    async with asyncio.timeout(35):
+        with pytest.raises(CoordinatorUnavailableError, match="not known"):
+            await shared.shared(SharedIncr("n"))
+    hanging.released.set()
 
 
 async def test_nothing_is_left_of_what_has_ended(cluster, connect):
