@@ -68,7 +68,7 @@ ATTEMPTS = 8
 """Times that something is sent whose answer does not come, each of them after a look at what is there."""
 
 APPEND_SECONDS = 10.0
-"""For all attempts of one append together: no caller waits longer (TRANSACTION_MS), and the next append waits for it."""
+"""For all attempts of one append together: no caller waits longer (TRANSACTION_MS), and the next waits for it."""
 
 TAG_BYTES = 12
 
