@@ -364,6 +364,22 @@ async def test_nobody_answers(cluster, make):
         await log.read("owner", 0)
 
 
+async def test_nobody_waits_for_ever(cluster, make, monkeypatch):
+    """Swaps that hang, with reads that work: an append ends after a while, and the next one has its turn."""
+    log = make()
+    hanging = cluster.faults.add(Kind.PAUSED, "RawCompareAndSwap", times=1000)
+    monkeypatch.setattr(module, "APPEND_SECONDS", 0.2)
+    async with asyncio.timeout(50):
+        for _ in range(2):
+            with pytest.raises(LogUnavailableError, match="not known"):
+                await log.append("owner", 0, b"x")
+    monkeypatch.setattr(module, "APPEND_SECONDS", 60.0)
+    hanging.times = 0
+    await log.append("owner", 0, b"y")
+    hanging.released.set()
+    assert b"y" in await batches(log)
+
+
 def test_a_head_is_read_by_later_versions():
     """It is the one value that is changed in place: nodes of two versions may meet on it."""
     assert module._decode_head(b'[7,9,"aa",2]') == Head(7, 9, "aa", 2)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from msgspec import Raw
 
 from kontract.core import limits
@@ -14,6 +21,7 @@ from kontract.core.errors import UnavailableError
 from kontract.core.shared import SharedDelete, SharedGet, SharedIncr, SharedRefused, SharedSet, SharedValue
 from kontract.gateway.shared import SharedStorage
 from kontract.ports import CoordinatorUnavailableError
+from kontract.server import shared_tikv as module
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.shared_postgres import PostgresShared
 from kontract.server.shared_tikv import GRACE_SECONDS, create_tikv_adapter
@@ -166,6 +174,17 @@ async def test_tikv_that_does_not_answer(cluster, connect):
         await client.get("k")
 
 
+async def test_nobody_waits_for_ever(cluster, connect, monkeypatch):
+    """Swaps that hang, with reads that work."""
+    shared = create_tikv_adapter(connect())[0]
+    hanging = cluster.faults.add(Kind.PAUSED, "RawCompareAndSwap", times=1000)
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.2)
+    async with asyncio.timeout(35):
+        with pytest.raises(CoordinatorUnavailableError, match="not known"):
+            await shared.shared(SharedIncr("n"))
+    hanging.released.set()
+
+
 async def test_nothing_is_left_of_what_has_ended(cluster, connect):
     """TiKV forgets it, a while after its end or its deletion; until then it is not seen."""
     clock = HandClock()
@@ -308,9 +327,51 @@ def test_settings_that_cannot_work(endpoints, environment, message):
 
 
 async def test_tls(tmp_path: Path):
-    """A file that is not there is an error at once, not at the first request."""
-    with pytest.raises(OSError, match=r"ca\.pem"):
-        connect_tikv("pd:1", environment={"TIKV_CA": str(tmp_path / "ca.pem")})
+    """Both sides show who they are. Without, or with another's certificate, nothing is answered."""
+    ours, others = authority(tmp_path / "ours"), authority(tmp_path / "others")
+    key, cert, ca = (ours[name].read_bytes() for name in ("TIKV_KEY", "TIKV_CERT", "TIKV_CA"))
+    credentials = grpc.ssl_server_credentials([(key, cert)], root_certificates=ca, require_client_auth=True)
+    async with FakeCluster.started(credentials=credentials) as cluster:
+        client = connect_tikv(cluster.endpoints, environment={name: str(path) for name, path in ours.items()})
+        await client.put("k", "v")
+        assert await client.get("k") == "v"
+        await client.aclose()
+        for environment in ({}, {"TIKV_CA": str(ours["TIKV_CA"])}, {name: str(path) for name, path in others.items()}):
+            stranger = connect_tikv(cluster.endpoints, timeout=0.5, environment=environment)
+            with pytest.raises(TiKVUnavailableError):
+                await stranger.get("k")
+            await stranger.aclose()
+    with pytest.raises(ValueError, match=r"cannot be read.*none\.pem"):
+        connect_tikv("pd:1", environment={"TIKV_CA": str(tmp_path / "none.pem")})
+
+
+def authority(folder: Path) -> dict[str, Path]:
+    """Make a CA and a certificate for 127.0.0.1 from it, by the names of the settings."""
+    folder.mkdir()
+    now = datetime.now(UTC)
+    files: dict[str, Path] = {}
+    issuer: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None = None
+    for name, file in (("ca", "TIKV_CA"), ("node", "TIKV_CERT")):
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{folder.name} {name}")])
+        signer, signing = issuer or (subject, key)
+        builder = (
+            x509.CertificateBuilder(signer, subject, key.public_key(), x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+            .add_extension(
+                x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+            )
+        )
+        files[file] = folder / f"{name}.pem"
+        files[file].write_bytes(builder.sign(signing, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        issuer = (subject, key)
+    files["TIKV_KEY"] = folder / "key.pem"
+    files["TIKV_KEY"].write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return files
 
 
 async def test_installations_share_a_cluster(cluster):

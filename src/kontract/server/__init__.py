@@ -1,1 +1,53 @@
-"""Adapters for CPython. Nothing here is imported by the Worker."""
+"""Adapters for CPython. Nothing here is imported by the Worker.
+
+The names below are those of the document's adapter layer. Each is imported when it is first asked for: modules of this
+package serve the client and the commands, too, which are to start quickly.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kontract.gateway.shared import SharedStorage
+    from kontract.ports import DOStub, KVStore, RuntimeAdapter
+    from kontract.server.shared_postgres import PostgresShared
+    from kontract.server.shared_tikv import create_tikv_adapter
+    from kontract.server.tikv import AtomicTiKVClient, KeyValue, TiKVClient, TiKVUnavailableError, connect_tikv
+
+__all__ = [
+    "AtomicTiKVClient",
+    "DOStub",
+    "KVStore",
+    "KeyValue",
+    "PostgresShared",
+    "RuntimeAdapter",
+    "SharedStorage",
+    "TiKVClient",
+    "TiKVUnavailableError",
+    "connect_tikv",
+    "create_tikv_adapter",
+]
+
+_HOMES = {
+    "AtomicTiKVClient": "kontract.server.tikv",
+    "DOStub": "kontract.ports",
+    "KVStore": "kontract.ports",
+    "KeyValue": "kontract.server.tikv",
+    "PostgresShared": "kontract.server.shared_postgres",
+    "RuntimeAdapter": "kontract.ports",
+    "SharedStorage": "kontract.gateway.shared",
+    "TiKVClient": "kontract.server.tikv",
+    "TiKVUnavailableError": "kontract.server.tikv",
+    "connect_tikv": "kontract.server.tikv",
+    "create_tikv_adapter": "kontract.server.shared_tikv",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from where it is (PEP 562)."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(home), name)

@@ -34,6 +34,9 @@ GRACE_SECONDS = 60
 STRIPES = 256
 """Locks of one process. Changes of one key take turns here, rather than meet in the cluster and repeat each other."""
 
+ANSWER_SECONDS = 10.0
+"""For one request with all that is repeated: no caller waits longer (TRANSACTION_MS)."""
+
 SWAPS = 4
 """Times that a change is sent whose answer does not come, each of them after a look at what is there."""
 
@@ -111,7 +114,13 @@ class TiKVShared:
 
     async def shared(self, request: SharedRequest) -> SharedAnswer:
         """Answer one request."""
-        name = self._prefix + request.key
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await self._answer(self._prefix + request.key, request)
+        except TimeoutError as error:
+            raise CoordinatorUnavailableError("TiKV is too slow; whether it was done is not known") from error
+
+    async def _answer(self, name: str, request: SharedRequest) -> SharedAnswer:
         if isinstance(request, SharedGet):
             found, now = await self._read(name), self._cluster.clock.now()
             return SharedState(_OneRow(_live(_decode(found), now), 0)).handle(request, now)

@@ -261,7 +261,10 @@ def connect_tikv(
         raise ValueError("TIKV_PD_ENDPOINT names no server of PD; it is like pd-1:2379,pd-2:2379")
     if not keyspace:
         raise ValueError("a keyspace must be a text of at least one letter")
-    client = AsyncRawClient(addresses, timeout=timeout, atomic=True, tls=_tls(environment or {}))
+    try:
+        client = AsyncRawClient(addresses, timeout=timeout, atomic=True, tls=_tls(environment or {}))
+    except OSError as error:
+        raise ValueError(f"a file of TIKV_CA, TIKV_CERT or TIKV_KEY cannot be read: {error}") from error
     return TiKV(TiKVBytes(client, keyspace.encode()))
 
 

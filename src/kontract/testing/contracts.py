@@ -306,7 +306,7 @@ async def shared_values_end(nodes: Nodes) -> None:
     assert isinstance(answer, SharedValue)
     assert answer.ttl_ms == HOUR_MS
     for key in ("deleted", "counted", "set"):
-        await first.shared(_put(key, 7, 50))
+        await first.shared(_put(key, "no number", 50))
         while _value(await last.shared(SharedGet(key))) is not None:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.02)
     assert _value(await last.shared(SharedDelete("deleted"))) is None

@@ -36,6 +36,8 @@ async def connections() -> AsyncIterator[Connect]:
     try:
         if real:
             yield lambda: connect(real)
+            while keys := await connect(real).raw.scan_keys(b"", b"\xff", 512):
+                await clients[-1].raw.delete_many(keys)
         else:
             async with FakeCluster.started() as cluster:
                 cluster.topology.split(*SPLITS)

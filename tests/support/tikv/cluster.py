@@ -49,11 +49,14 @@ class Operation:
 class FakeCluster:
     """A cluster of some stores and PD members. Start it with :meth:`started`, and connect to ``endpoints``."""
 
-    def __init__(self, stores: int = 3, pds: int = 1, *, ttl: bool = True) -> None:
+    def __init__(
+        self, stores: int = 3, pds: int = 1, *, ttl: bool = True, credentials: grpc.ServerCredentials | None = None
+    ) -> None:
         self.data = Data()
         self.topology = Topology(range(1, stores + 1))
         self.faults = Faults()
         self.ttl = ttl
+        self._credentials = credentials
         self.calls: dict[str, int] = {}
         self._ports: dict[int, int] = {}
         self._stores: dict[int, grpc.aio.Server] = {}
@@ -64,8 +67,10 @@ class FakeCluster:
 
     @classmethod
     @asynccontextmanager
-    async def started(cls, stores: int = 3, pds: int = 1, *, ttl: bool = True) -> AsyncIterator[FakeCluster]:
-        cluster = cls(stores, pds, ttl=ttl)
+    async def started(
+        cls, stores: int = 3, pds: int = 1, *, ttl: bool = True, credentials: grpc.ServerCredentials | None = None
+    ) -> AsyncIterator[FakeCluster]:
+        cluster = cls(stores, pds, ttl=ttl, credentials=credentials)
         await cluster.start()
         try:
             yield cluster
@@ -86,11 +91,17 @@ class FakeCluster:
         for member in range(self._pd_count):
             server = grpc.aio.server(options=OPTIONS)
             server.add_generic_rpc_handlers((self._pd_service(member),))
-            port = server.add_insecure_port(f"127.0.0.1:{pd_port if member == 0 else 0}")
+            port = self._listen(server, pd_port if member == 0 else 0)
             await server.start()
             self._pds.append((server, port))
         for store in self.topology.stores:
             await self.start_store(store)
+
+    def _listen(self, server: grpc.aio.Server, port: int) -> int:
+        address = f"127.0.0.1:{port}"
+        if self._credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, self._credentials)
 
     async def stop(self) -> None:
         self.faults.calm()
@@ -104,7 +115,7 @@ class FakeCluster:
         """Start a store on its port."""
         server = grpc.aio.server(options=OPTIONS)
         server.add_generic_rpc_handlers((self._store_service(store),))
-        self._ports[store] = server.add_insecure_port(f"127.0.0.1:{self._ports.get(store, 0)}")
+        self._ports[store] = self._listen(server, self._ports.get(store, 0))
         await server.start()
         self._stores[store] = server
 

@@ -67,6 +67,9 @@ MOST_KEYS = 512
 ATTEMPTS = 8
 """Times that something is sent whose answer does not come, each of them after a look at what is there."""
 
+APPEND_SECONDS = 10.0
+"""For all attempts of one append together: no caller waits longer (TRANSACTION_MS), and the next waits for it."""
+
 TAG_BYTES = 12
 
 _INLINE = struct.Struct(f">Bq{TAG_BYTES}s")
@@ -145,7 +148,13 @@ class TiKVLog:
         """Append: one swap at the position behind the last one known, and a look at the head."""
         if len(batch) > MAX_BATCH_BYTES:
             raise ValueError(f"a batch has {MAX_BATCH_BYTES} bytes at most, not {len(batch)}")
-        mine = self._owner(owner)
+        try:
+            async with asyncio.timeout(APPEND_SECONDS):
+                return await self._append(self._owner(owner), after, batch)
+        except TimeoutError as error:
+            raise LogUnavailableError("TiKV is too slow; whether the batch has been appended is not known") from error
+
+    async def _append(self, mine: _Owner, after: int, batch: bytes) -> list[Entry]:
         # One at a time: those of one process would only take each other's positions.
         async with mine.turn:
             mine.taken = max(mine.taken, after)
