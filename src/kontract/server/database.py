@@ -126,7 +126,7 @@ class Access(Struct, frozen=True):
 
     @property
     def is_unbounded(self) -> bool:
-        """Whether PostgreSQL itself puts no limit of time on our statements: those of a process that died may wait long."""
+        """Whether PostgreSQL puts no limit of time on our statements: those of a process that died may wait on."""
         return not self.session_timeout and self.role_timeout_ms == 0
 
 
