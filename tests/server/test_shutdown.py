@@ -98,6 +98,7 @@ async def test_event_streams_end_cleanly_with_a_hint_when_to_come_back(serve, cl
     assert field == "retry"
     assert 200 <= int(milliseconds) <= 3000
     assert await ended(server) == 0
+    assert server.events("cut") == [], "it was ended because it was told to, not because the time was over"
 
 
 async def test_websockets_are_closed_with_1001(serve):
@@ -112,6 +113,7 @@ async def test_websockets_are_closed_with_1001(serve):
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1001
     assert await ended(server) == 0
+    assert server.events("cut") == []
 
 
 async def test_under_load_no_write_that_was_answered_is_lost(serve, client):

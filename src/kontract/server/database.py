@@ -43,6 +43,7 @@ CACHED_STATEMENTS = 500
 """Prepared statements of one connection. Each table has some ten; what is over is prepared again."""
 
 _LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
+_PROTOCOL_VIOLATION = "08P01"
 _UNKNOWN_STATEMENT = ("26000", "42P05")
 """invalid_sql_statement_name, duplicate_prepared_statement: a pooler has changed the server under a prepared one."""
 
@@ -100,6 +101,8 @@ async def _connect(url: str, **options: Any) -> Any:
     """Open a connection; raises DatabaseUnavailableError, and DatabaseError for what the server refuses."""
     try:
         return await asyncpg.connect(url, timeout=CONNECT_SECONDS, **options)
+    except asyncpg.ProtocolViolationError as error:  # what PgBouncer says to a parameter that it does not know
+        raise DatabaseError(_PROTOCOL_VIOLATION, str(error)) from error
     except asyncpg.PostgresConnectionError as error:
         raise DatabaseUnavailableError(str(error)) from error
     except asyncpg.PostgresError as error:
@@ -123,7 +126,7 @@ class Access(Struct, frozen=True):
 
     @property
     def is_unbounded(self) -> bool:
-        """Whether PostgreSQL itself puts no limit of time on statements: those of a dead process may wait long."""
+        """Whether PostgreSQL puts no limit of time on our statements: those of a process that died may wait on."""
         return not self.session_timeout and self.role_timeout_ms == 0
 
 
@@ -340,11 +343,8 @@ async def _look(url: str, prepared: str) -> Access:
     try:
         connection = await _connect(url, **_options(Access(False, True, 0, False)))
     except DatabaseError as error:
-        # What PgBouncer says to a parameter that it does not know.
-        if error.sqlstate != "08P01":
+        if error.sqlstate != _PROTOCOL_VIOLATION:
             raise
-        connection, session = await _connect(url, statement_cache_size=0), False
-    except DatabaseUnavailableError:
         connection, session = await _connect(url, statement_cache_size=0), False
     try:
         [[pid, setting]] = await _fetch(
