@@ -17,10 +17,11 @@ import pytest
 from kontract.cli.main import COMMANDS
 from kontract.cli.migrate import migrate
 from kontract.cli.toolchain.bootstrap import UV_VERSION
+from kontract.cli.toolchain.processes import free_port
 from kontract.server import metrics, settings
 from support.deployment import DEPLOY, HOME, ROOT, compose, known
 from support.serving import running_server
-from support.sessions import SECRET, bearer_for
+from support.sessions import ENVIRONMENT, SECRET, bearer_for
 
 PAGE = ROOT / "docs" / "self-hosting.md"
 TEXT = PAGE.read_text()
@@ -34,6 +35,7 @@ KINDS = {
     "sql coordination",
     "python adapter",
     "python contract",
+    "python gateway",
     "toml",
     "text",
 }
@@ -259,6 +261,28 @@ async def test_a_client_of_ones_own_is_put_to_use_as_shown():
         await names["test_my_client"](case)
     for protocol, module in re.findall(r"^\| `(\w+)` \| `(kontract[\w.]+)` \|", TEXT, re.MULTILINE):
         assert hasattr(importlib.import_module(module), protocol), protocol
+
+
+async def test_a_gateway_is_made_of_parts_as_shown(postgres):
+    """It listens, calls functions over the database it was given, and keeps shared values where it was told to."""
+    names = {"__name__": "of_the_page"}
+    exec(the_one("python adapter"), names)
+    exec(the_one("python gateway"), names)
+    port, client = free_port(), names["MyTiKV"]()
+    async with (
+        names["gateway"](client, postgres.create_database(), port, ENVIRONMENT),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as api,
+    ):
+        made = await api.post("/auth/anonymous")  # its throttle counts in the store
+        assert made.status_code == 201
+        assert client.values
+        bearer = {"Authorization": f"Bearer {made.json()['token']}"}
+        health = await api.get("/health")
+        assert health.json() == {"status": "ok", "routes": 1}
+        answer = await api.post("/rpc/getTaskTitle", json=["nobody"], headers=bearer)
+        assert (answer.status_code, answer.json()["message"]) == (404, "there is no task 'nobody'")
+    with pytest.raises(ValueError, match="KONTRACT_SECRET"):
+        names["gateway"](client, "postgresql://x/y", port, {})
 
 
 def test_tikv_is_configured_as_the_page_says():

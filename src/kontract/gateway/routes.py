@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 from msgspec import Struct
 
-from kontract.core.declare import BACKEND, BackendMeta
+from kontract.core.declare import BACKEND, TABLE, BackendMeta
 from kontract.core.rows import RowType
 from kontract.core.signatures import Signature
 from kontract.gateway.context import Context
@@ -92,6 +92,27 @@ class Registry:
         self._structs = structs
         self._endpoints: dict[str, Endpoint] = {}
         self._row_types: dict[str, RowType] = {}
+
+    @classmethod
+    def of(cls, functions: Mapping[str, Callable[..., Any]], structs: Iterable[type[Struct]] = ()) -> Registry:
+        """Return a registry of ``@backend`` functions by name, and of ``@table`` structs, without `kontract build`.
+
+        Raises TypeError with a sentence for what is none. Middleware is composed by `kontract build` alone.
+        """
+        routes = {name: Route(name, function.__module__, function.__qualname__) for name, function in functions.items()}
+        rows: dict[str, RowStruct] = {}
+        types: dict[str, RowType] = {}
+        for struct in structs:
+            table = getattr(struct, TABLE, None)
+            if table is None:
+                message = f"{struct.__module__}.{struct.__qualname__} is not a table: give it @table(name)"
+                raise TypeError(message)
+            rows[table.name] = RowStruct(table.name, struct.__module__, struct.__qualname__)
+            types[table.name] = RowType(table.name, struct)
+        self = cls(routes, rows)
+        self._endpoints = {name: Endpoint(routes[name], function) for name, function in functions.items()}
+        self._row_types = types
+        return self
 
     def __len__(self) -> int:
         """Count the functions."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kontract.gateway.shared import SharedStorage
-    from kontract.ports import DOStub, KVStore, RuntimeAdapter
+    from kontract.ports import DOStub, KVStore
+    from kontract.server.adapter import GatewayServer, RuntimeAdapter, create_gateway
     from kontract.server.shared_postgres import PostgresShared
     from kontract.server.shared_tikv import create_tikv_adapter
     from kontract.server.tikv import AtomicTiKVClient, KeyValue, TiKVClient, TiKVUnavailableError, connect_tikv
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AtomicTiKVClient",
     "DOStub",
+    "GatewayServer",
     "KVStore",
     "KeyValue",
     "PostgresShared",
@@ -27,20 +29,23 @@ __all__ = [
     "TiKVClient",
     "TiKVUnavailableError",
     "connect_tikv",
+    "create_gateway",
     "create_tikv_adapter",
 ]
 
 _HOMES = {
     "AtomicTiKVClient": "kontract.server.tikv",
     "DOStub": "kontract.ports",
+    "GatewayServer": "kontract.server.adapter",
     "KVStore": "kontract.ports",
     "KeyValue": "kontract.server.tikv",
     "PostgresShared": "kontract.server.shared_postgres",
-    "RuntimeAdapter": "kontract.ports",
+    "RuntimeAdapter": "kontract.server.adapter",
     "SharedStorage": "kontract.gateway.shared",
     "TiKVClient": "kontract.server.tikv",
     "TiKVUnavailableError": "kontract.server.tikv",
     "connect_tikv": "kontract.server.tikv",
+    "create_gateway": "kontract.server.adapter",
     "create_tikv_adapter": "kontract.server.shared_tikv",
 }
 
