@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -15,15 +17,36 @@ from support.postgres import Postgres
 from support.serving import Server, new_server, running_server
 from support.sessions import bearer_for
 
+TESTS = Path(__file__).parents[1]
 PAUSING = Path(apps.__path__[0]) / "pausing.py"
 
 
 @pytest.fixture(scope="session")
+def pd() -> Iterator[str]:
+    """The address of PD of a fake TiKV cluster, which is a process of its own and ends with its standard input."""
+    command = [sys.executable, "-m", "support.tikv"]
+    with subprocess.Popen(command, cwd=TESTS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+
+
+@pytest.fixture(scope="session", params=["memory", "postgres", "tikv"])
 def worker(
-    checkout: Checkout, postgres: Postgres, reaper: Reaper, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    checkout: Checkout,
+    postgres: Postgres,
+    reaper: Reaper,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Server]:
-    """In place of the Worker of tests/workerd, for the same tests: the demo alone."""
-    with running_server(checkout, postgres.create_database(), tmp_path_factory.mktemp("served"), reaper) as server:
+    """In place of the Worker of tests/workerd, for the same tests: the demo alone, with each kind of coordination."""
+    where = request.param
+    variables: dict[str, str | None] = {"KONTRACT_COORDINATION": where}
+    if where == "tikv":
+        variables["TIKV_PD_ENDPOINT"] = request.getfixturevalue("pd")
+    url = postgres.create_database(coordination=where == "postgres")
+    with running_server(checkout, url, tmp_path_factory.mktemp("served"), reaper, **variables) as server:
         yield server
 
 

@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from kontract.cli.toolchain import dev_vars
 from support import apps
 
-TESTS = Path(__file__).parents[1]
 SHARING = Path(apps.__path__[0]) / "sharing.py"
-
-
-@pytest.fixture
-def pd() -> Iterator[str]:
-    """The address of PD of a fake cluster, which is a process of its own and ends with its standard input."""
-    command = [sys.executable, "-m", "support.tikv"]
-    with subprocess.Popen(command, cwd=TESTS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        yield process.stdout.readline().strip()
-        process.stdin.close()
 
 
 async def test_two_servers_over_one_cluster(serve, client, postgres, pd):

@@ -56,7 +56,7 @@ class SharedLog(Protocol):
     """
 
     async def append(self, owner: str, after: int, batch: bytes) -> list[Entry]:
-        """Append a batch behind everything there is, and return the entries above ``after``, the new one last.
+        """Append a batch behind everything there is, and return the entries above ``after``, the new one among them.
 
         Where more than READ_ENTRIES entries (or READ_BYTES) lie between, only the first of them are returned, without
         the new one: read on, it is there. Raises TrimmedError when entries above ``after`` are gone (then it may have
