@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from kontract.core.events import Subscription
 from kontract.core.messages import (
+    Began,
     Begin,
     Committed,
     Conflict,
@@ -269,3 +270,23 @@ async def test_a_node_among_newer_ones_answers_that_it_has_to_be_replaced():
         assert "replaced" in answer.reason
     with pytest.raises(FeedClosedError):
         await LocalFeed(old, Subscription(["x"], "u", "")).resume(None)
+
+
+@pytest.mark.parametrize("where", ["entry", "checkpoint"])
+async def test_a_node_that_cannot_replay_says_so_and_keeps_nobody_waiting(where):
+    """What is half replayed would decide otherwise than other nodes."""
+    log = MemoryLog(SystemClock().now)
+    one = node(log, "one")
+    await commit(one, "c0", "a")
+    if where == "entry":
+        one.machine.coordinator.handle = None  # a defect
+    else:
+        while one._tasks:
+            await asyncio.wait(list(one._tasks))
+        await log.write_checkpoint("acme", Checkpoint(1000, b'{"version":1}'))
+        one = node(log, "two")
+    async with asyncio.timeout(20):
+        answers = await asyncio.gather(*(one.ask(Prepare(f"c{n}", [write("b", n)])) for n in range(3)))
+    assert all(isinstance(answer, Unready) for answer in answers)
+    if where == "entry":  # the other node, which has no such defect, goes on
+        assert isinstance(await node(log, "other").ask(Begin("c9")), Began)

@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 from kontract.ports import Clock, Database, Log
 from kontract.server.coordination.log import LogUnavailableError, SharedLog
-from kontract.server.coordination.machine import NewerVersionError
-from kontract.server.coordination.replica import Replica
+from kontract.server.coordination.replica import Replica, StoppedError
 
 FOLLOW_MS = 10
 """How often the logs are asked while a caller waits for what another node will append."""
@@ -94,7 +93,7 @@ class Node:
             return
         news = await self._log.news({owner: replica.machine.position for owner, replica in followed.items()})
         for owner, entries in news.items():
-            with contextlib.suppress(NewerVersionError):  # it has said so, and follows no longer
+            with contextlib.suppress(StoppedError):  # it has said so, and follows no longer
                 if entries:
                     followed[owner].take(entries)
                 else:

@@ -72,6 +72,12 @@ OTHERS_FIRST_MS = 200
 
 OUTDATED = "nodes with a newer version of this application coordinate already; this one has to be replaced"
 
+BROKEN = "this node cannot go on coordinating; the log has the reason, and others may be able to"
+
+
+class StoppedError(Exception):
+    """This node does not coordinate this owner any more; the message says why."""
+
 
 class Replica:
     """The coordinator of ``owner`` as this node sees it. Implements CoordinatorStub."""
@@ -99,7 +105,7 @@ class Replica:
         self._log_line = log_line
         self._checkpoint_entries = checkpoint_entries
         self._loaded = False
-        self._outdated = False
+        self._stopped = ""
         self._ahead = 0  # of the log's clock, as far as we know, in milliseconds
         self._last_ticket = 0
         self._last_batch = 0
@@ -133,8 +139,8 @@ class Replica:
         except (DatabaseError, DatabaseUnavailableError) as error:
             self._log_line("error", "coordinator_start", owner=self.owner, error=str(error))
             return Unready("the database does not answer, or its schema is missing (run: kontract migrate)")
-        except NewerVersionError:
-            return Unready(OUTDATED)
+        except StoppedError as stopped:
+            return Unready(str(stopped))
         except LogUnavailableError as error:
             raise CoordinatorUnavailableError(str(error)) from error
 
@@ -159,7 +165,7 @@ class Replica:
     async def _forget(self, number: int) -> None:
         try:
             await self._send(Forget([number]))
-        except (LogUnavailableError, CoordinatorUnavailableError, NewerVersionError):
+        except (LogUnavailableError, CoordinatorUnavailableError, StoppedError):
             return  # its answer will find nobody
 
     async def _with_result(self, answer: Replayed, call: str) -> Answer:
@@ -182,7 +188,7 @@ class Replica:
             await self._catch_up()
             while True:
                 coordinator = self.machine.coordinator
-                if coordinator is None or coordinator.stage is CoordinatorStage.FENCED or self._outdated:
+                if coordinator is None or coordinator.stage is CoordinatorStage.FENCED or self._stopped:
                     raise CoordinatorUnavailableError("the coordinator has to start again")
                 if coordinator.stage is CoordinatorStage.SERVING:
                     end = self.machine.end_of(subscriber.subscription.session)
@@ -197,7 +203,7 @@ class Replica:
                     self._until_serving.append(waiting)
                     self.on_waiting()
                     await waiting
-        except (LogUnavailableError, DatabaseError, DatabaseUnavailableError, NewerVersionError) as error:
+        except (LogUnavailableError, DatabaseError, DatabaseUnavailableError, StoppedError) as error:
             raise CoordinatorUnavailableError(str(error)) from error
 
     def log_head(self) -> LogHead:
@@ -253,8 +259,8 @@ class Replica:
     # --- starting ----------------------------------------------------------------------------------------------------
 
     async def _be_ready(self) -> None:
-        if self._outdated:
-            raise NewerVersionError
+        if self._stopped:
+            raise StoppedError(self._stopped)
         if self._loaded and self.machine.coordinator is not None:
             return
         # Everybody who arrives meanwhile waits for the same start.
@@ -297,8 +303,18 @@ class Replica:
     async def _load(self) -> None:
         checkpoint = await self._log.checkpoint(self.owner)
         if checkpoint is not None and checkpoint.position > self.machine.position:
-            self.machine = Machine.restore(checkpoint)
+            self.machine = self._restored(checkpoint)
         self._loaded = True
+
+    def _restored(self, checkpoint: Checkpoint) -> Machine:
+        try:
+            return Machine.restore(checkpoint)
+        except NewerVersionError:
+            self._stop(OUTDATED, "coordinator_outdated", OUTDATED)
+            raise StoppedError(OUTDATED) from None
+        except Exception as error:
+            self._stop(BROKEN, "coordinator_failed", f"checkpoint {checkpoint.position}: {error!r}")
+            raise StoppedError(BROKEN) from error
 
     async def _reload(self) -> None:
         """Go on from the checkpoint: entries that we have not seen are gone."""
@@ -306,7 +322,7 @@ class Replica:
         checkpoint = await self._log.checkpoint(self.owner)
         if checkpoint is None or checkpoint.position <= before:
             raise LogUnavailableError("the log has a gap that no checkpoint covers")
-        self.machine = Machine.restore(checkpoint)
+        self.machine = self._restored(checkpoint)
         self._log_line("warning", "coordinator_reloaded", owner=self.owner, before=before, position=checkpoint.position)
         self._cache.clear()
         self._cached_bytes = 0
@@ -349,20 +365,22 @@ class Replica:
                 return  # what lies between has not been read yet
             if entry.position == self.machine.position + 1:
                 try:
-                    step = self.machine.apply(entry)
+                    self._carry_out(self.machine.apply(entry), entry)
                 except NewerVersionError:
-                    self._stop()
-                    raise
-                self._carry_out(step, entry)
+                    self._stop(OUTDATED, "coordinator_outdated", OUTDATED)
+                    raise StoppedError(OUTDATED) from None
+                except Exception as error:
+                    # A defect. What is half replayed must not go on: it would decide otherwise than other nodes.
+                    self._stop(BROKEN, "coordinator_failed", f"entry {entry.position}: {error!r}")
+                    raise StoppedError(BROKEN) from error
 
-    def _stop(self) -> None:
-        if not self._outdated:
-            self._outdated = True
-            self._log_line("error", "coordinator_outdated", owner=self.owner, error=OUTDATED)
-            self.hub.cut()
+    def _stop(self, reason: str, event: str, error: str) -> None:
+        self._stopped = reason
+        self._log_line("error", event, owner=self.owner, error=error)
+        self.hub.cut()
         for waiting in self._waiting.values():
             if not waiting.done():
-                waiting.set_result(Unready(OUTDATED))
+                waiting.set_result(Unready(reason))
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -390,7 +408,7 @@ class Replica:
                 error: Exception | None = None
                 try:
                     await self._send_batch([command for _, command, _ in part])
-                except (LogUnavailableError, NewerVersionError) as failed:
+                except (LogUnavailableError, StoppedError) as failed:
                     error = failed
                 for _, _, done in part:
                     if not done.done():
@@ -399,8 +417,8 @@ class Replica:
             self._sending = None
 
     async def _send_batch(self, part: list[Command]) -> None:
-        if self._outdated:
-            raise NewerVersionError
+        if self._stopped:
+            raise StoppedError(self._stopped)
         self._last_batch += 1
         number = self._last_batch
         batch = encode_batch(Batch(self._node, number, part))
@@ -515,7 +533,7 @@ class Replica:
     async def _tell(self, command: Command) -> None:
         try:
             await self._send(command)
-        except (LogUnavailableError, NewerVersionError) as error:
+        except (LogUnavailableError, StoppedError) as error:
             # Some other tick asks again.
             self._log_line("warning", "log", owner=self.owner, error=str(error))
 
@@ -530,7 +548,7 @@ class Replica:
     def follows(self) -> bool:
         """Whether this node has to know what others append, though nobody asks."""
         coordinator = self.machine.coordinator
-        return not self._outdated and (
+        return not self._stopped and (
             self.waits or len(self.hub) > 0 or (coordinator is not None and coordinator.is_waited_for)
         )
 
@@ -551,7 +569,7 @@ class Replica:
     def tick(self) -> None:
         """Say what is due, if something is."""
         coordinator = self.machine.coordinator
-        if coordinator is None or self._ticking or self._outdated:
+        if coordinator is None or self._ticking or self._stopped:
             return
         now = self._now()
         due = coordinator.next_tick()
