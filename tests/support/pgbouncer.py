@@ -64,7 +64,7 @@ class PgBouncer:
         return urlsplit(direct)._replace(netloc=urlsplit(direct).netloc.rpartition(":")[0] + f":{self.port}").geturl()
 
     def point_to(self, port: int) -> None:
-        """Write the configuration, which counts from the next start on."""
+        """Write the configuration, which counts from the next start or `reload` on."""
         self._config.write_text(_CONFIG.format(upstream=port, port=self.port, folder=self.folder, pool=self._pool))
 
     def start(self) -> None:
@@ -80,6 +80,10 @@ class PgBouncer:
         self._reaper.watch_group(self._process.pid)
         assert wait_until(lambda: self._process.poll() is not None or _listens(self.port), 60)
         assert self._process.poll() is None, self.log.read_text()
+
+    def reload(self) -> None:
+        """Read the configuration again. Clients keep their connections, and get others behind them."""
+        self._process.send_signal(signal.SIGHUP)
 
     def stop(self, how: int = signal.SIGTERM) -> None:
         self._process.send_signal(how)
