@@ -1,4 +1,4 @@
-"""The primary PostgreSQL is lost for good, and its synchronous standby takes its place with every acknowledged write."""
+"""The primary PostgreSQL is lost for good, its synchronous standby takes its place: no acknowledged write is lost."""
 
 from __future__ import annotations
 

