@@ -52,9 +52,8 @@ class Pair:
     primary: Postgres
     standby: Standby
 
-    async def fail_over(self) -> None:
-        """What an operator does, or whatever acts for one, once the primary is gone."""
-        await self.standby.promote()
+    def go_to_standby(self) -> None:
+        """What an operator does, or whatever acts for one, once the standby has been promoted."""
         self.database_url = self.standby.url(self.database_url)
         self.pooler.point_to(self.standby.cluster.port)
         self.pooler.reload()
@@ -111,14 +110,17 @@ async def test_after_a_failover_the_history_is_right(pair, arrives):
     async def lose_the_primary(clients: Callers) -> None:
         process = await (pair.standby.receiver() if arrives else pair.standby.sender())
         before = await commits_that_wait(pair, process)
+        if arrives:
+            await pair.standby.everything_sent()
         clients.pace = 1.0  # judging thousands of calls would take longer than making them
         await asyncio.to_thread(pair.primary.stop, signal.SIGQUIT)
         if arrives:
             os.kill(process, signal.SIGCONT)
             assert await asyncio.to_thread(wait_until, lambda: not is_running(process), 60)
-        await pair.fail_over()
-        async with connected(pair.database_url) as sql:
+        await pair.standby.promote()
+        async with connected(pair.standby.url(pair.database_url)) as sql:
             landed.extend({row[0] for row in await sql.fetch(COMMITTED)} - before)
+        pair.go_to_standby()
         clients.pace = 0.2
         await clients.until_more(BETWEEN)
 

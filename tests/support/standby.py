@@ -53,6 +53,12 @@ class Standby:
         async with connected(self.cluster.url("postgres")) as sql:
             return await sql.fetchval("SELECT pid FROM pg_stat_wal_receiver")
 
+    async def everything_sent(self) -> None:
+        """Wait until what is on the primary's disk now has left it."""
+        async with connected(self.primary.server_url) as sql:
+            end = await sql.fetchval("SELECT pg_current_wal_flush_lsn()::text")
+            await _until(sql, f"SELECT sent_lsn >= '{end}' FROM pg_stat_replication")
+
     async def promote(self) -> None:
         """Take the place of the primary, and wait for nobody: who was first is not there any more."""
         async with connected(self.cluster.url("postgres")) as sql:
