@@ -135,7 +135,7 @@ async def commits_that_wait(pair: Pair, process: int) -> set[str]:
 
     Returns the sids of what was committed before.
     """
-    while True:
+    for _ in range(30):
         async with Hold.of(pair.database_url, HELD) as hold, connected(pair.database_url) as sql:
             before = {row[0] for row in await sql.fetch(COMMITTED)}
             os.kill(process, signal.SIGSTOP)
@@ -145,3 +145,4 @@ async def commits_that_wait(pair: Pair, process: int) -> set[str]:
                     return before
                 await asyncio.sleep(0.01)
             os.kill(process, signal.SIGCONT)  # others have aborted all of them meanwhile
+    pytest.fail("no commit waits for the standby")

