@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -162,21 +162,24 @@ class Stage:
             stack.callback(reaper.close)
             yield cls(Checkout.find(Path(__file__).parent), folder, reaper, stack)
 
-    def database(self) -> str:
-        """Start PostgreSQL and return the URL of a database with the schema."""
-        cluster = Cluster(self.folder / "postgres", settings=dict(THROW_AWAY))
+    def cluster(self, settings: Mapping[str, str]) -> Cluster:
+        """Start PostgreSQL."""
+        cluster = Cluster(self.folder / "postgres", settings=dict(settings))
         self._stack.callback(cluster.stop)
         cluster.start()
         self._reaper.watch_postgres(cluster.pid)
-        url = cluster.url("postgres")
+        return cluster
 
-        async def apply() -> None:
-            connection = await asyncpg.connect(url)
-            await connection.execute((self.checkout.root / "sql" / "init.sql").read_text(encoding="utf-8"))
-            await connection.close()
-
-        asyncio.run(apply())
+    def database(self) -> str:
+        """Start PostgreSQL and return the URL of a database with the schema."""
+        url = self.cluster(THROW_AWAY).url("postgres")
+        asyncio.run(execute(url, self.checkout.root / "sql" / "init.sql"))
         return url
+
+    def stops(self, group: int, stop: Callable[[], object]) -> None:
+        """Call ``stop`` at the end; ``group`` is stopped too when this process is killed before."""
+        self._stack.callback(stop)
+        self._reaper.watch_group(group)
 
     @property
     def runtime(self) -> Runtime:
@@ -238,25 +241,54 @@ class Stage:
         return root
 
     def js_peer(self) -> Path:
-        """The JavaScript Worker with its npm packages, which are kept in the checkout's local state."""
-        root = self._copy("js-worker")
-        kept = self.checkout.state / "bench-js"
+        """The JavaScript Worker with its npm packages."""
+        return self._npm_peer("js-worker", "bench-js")
+
+    def node_peer(self) -> Path:
+        """The Node server with its npm packages."""
+        return self._npm_peer("node-server", "bench-node")
+
+    def _npm_peer(self, name: str, kept_as: str) -> Path:
+        """A peer with its npm packages, which are kept in the checkout's local state."""
+        root = self._copy(name)
+        kept = self.checkout.state / kept_as
         names = ("package.json", "package-lock.json")
         stamp = digest(*(root / name for name in names))
         with self.checkout.setting_up(tell):
-            if not (self.checkout.is_fresh("bench-js", stamp) and kept.is_dir()):
+            if not (self.checkout.is_fresh(kept_as, stamp) and kept.is_dir()):
                 folder = node.bin_folder()
-                with self.checkout.replacing(kept, "bench-js", stamp) as work:
-                    for name in names:
-                        shutil.copyfile(root / name, work / name)
+                with self.checkout.replacing(kept, kept_as, stamp) as work:
+                    for part in names:
+                        shutil.copyfile(root / part, work / part)
                     run_tool(
                         [*node.npm_command(folder), "ci", "--no-audit", "--no-fund", "--no-update-notifier"],
                         cwd=work,
                         env=node.environment(folder),
-                        failed="npm could not install the packages of the JavaScript peer.",
-                        fix="Bring bench/peers/js-worker/package-lock.json up to date with `npm install`.",
+                        failed=f"npm could not install the packages of bench/peers/{name}.",
+                        fix=f"Bring bench/peers/{name}/package-lock.json up to date with `npm install`.",
                     )
         shutil.copytree(kept / "node_modules", root / "node_modules")
+        return root
+
+    def fastapi_server(self) -> Path:
+        """The FastAPI server beside its packages for this Python, which are kept in the checkout's local state."""
+        root = self._copy("fastapi-server")
+        kept = self.checkout.state / "bench-fastapi-server"
+        requirements = root / "requirements.txt"
+        stamp = digest(requirements, sys.version)
+        with self.checkout.setting_up(tell):
+            if not (self.checkout.is_fresh("bench-fastapi-server", stamp) and kept.is_dir()):
+                with self.checkout.replacing(kept, "bench-fastapi-server", stamp) as work:
+                    run_tool(
+                        [
+                            *(Path(sys.executable).parent / "uv", "pip", "install", "--quiet", "--require-hashes"),
+                            *("--python", sys.executable, "--target", work, "--requirement", requirements),
+                        ],
+                        cwd=work,
+                        failed="uv could not install the packages of bench/peers/fastapi-server.",
+                        fix="Make bench/peers/fastapi-server/requirements.txt again, as its .in file says.",
+                    )
+        (root / "packages").symlink_to(kept)
         return root
 
     def fastapi_peer(self) -> Path:
@@ -298,8 +330,18 @@ def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def conditions(checkout: Checkout, revision: str | None) -> str:
-    """When, where and of what: the line above every table."""
+async def execute(url: str, *scripts: Path) -> None:
+    """Run files of SQL."""
+    connection = await asyncpg.connect(url)
+    try:
+        for script in scripts:
+            await connection.execute(script.read_text(encoding="utf-8"))
+    finally:
+        await connection.close()
+
+
+def conditions(checkout: Checkout, revision: str | None, versions: str = "") -> str:
+    """When, where and of what: the line above every table. ``versions``: of what was measured, if not Workers."""
     done = subprocess.run(
         ["git", "rev-parse", "--short", revision or "HEAD"],
         cwd=checkout.root,
@@ -309,7 +351,9 @@ def conditions(checkout: Checkout, revision: str | None) -> str:
     )
     commit = (done.stdout.strip() or "no commit") + ("" if revision else " with the working tree's changes")
     packages = checkout.node_modules
-    versions = ", ".join(f"{name} {_version(packages / name / 'package.json')}" for name in ("wrangler", "workerd"))
+    versions = versions or ", ".join(
+        f"{name} {_version(packages / name / 'package.json')}" for name in ("wrangler", "workerd")
+    )
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return (
