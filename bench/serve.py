@@ -312,7 +312,7 @@ def scale(stage: Stage, cluster: Cluster, rounds: int, seconds: int) -> None:
         print(f"{count:>6} {nodes:>6} {cell.median(lambda one: one.rate):>9.0f}  ", end="")
         print(f"{f'{middle:.2f} ({low:.2f}-{high:.2f})':<20} {cell.median(lambda one: one.p50):>7.1f} ", end="")
         print(f"{cell.median(lambda one: one.p99):>7.1f}  {_of_thousand(cell.cpu_seconds, cell):>5.2f}  ", end="")
-        print(f"{_of_thousand(cell.database_seconds, cell):>14.2f}", f"  ({refused} refused)" if refused else "")
+        print(f"{_of_thousand(cell.database_seconds, cell):>14.2f}", f" ({refused} refused)" if refused else "", sep="")
 
 
 def main() -> None:
