@@ -174,7 +174,7 @@ async def test_with_connections_cut_at_random_every_answer_is_true(api, worker):
     cutting = False
     await cutter
     assert await result(api, "total") == before
-    fences = await admin.fetch("SELECT create_txid FROM trxs WHERE sid NOT LIKE 'epoch/%'")
+    fences = await admin.fetch("SELECT create_txid FROM trxs WHERE owner = 'tenant-1' AND sid NOT LIKE 'epoch/%'")
     await admin.close()
     assert set(acknowledged) <= {row[0] for row in fences}
     assert len(set(acknowledged)) == len(acknowledged)
@@ -212,7 +212,9 @@ async def test_killed_in_the_middle_the_total_holds_and_no_acknowledged_transfer
     assert await result(api, "total") == before
     connection = await asyncpg.connect(worker.database_url)
     try:
-        fences = await connection.fetch("SELECT create_txid FROM trxs WHERE sid NOT LIKE 'epoch/%'")
+        fences = await connection.fetch(
+            "SELECT create_txid FROM trxs WHERE owner = 'tenant-1' AND sid NOT LIKE 'epoch/%'"
+        )
     finally:
         await connection.close()
     committed = [row[0] for row in fences if row[0] > 0]
