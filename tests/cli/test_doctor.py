@@ -84,6 +84,19 @@ def test_each_fault_is_said_with_what_to_do(postgres, statement, what, fix):
     assert [what in finding.what and fix in finding.fix for finding in found] == [True], found
 
 
+def test_a_table_that_takes_no_rows_is_named_and_can_be_mended(postgres):
+    """LIKE copies the default of _order, whose sequence stays the other table's; what doctor says makes it right."""
+    url = changed(
+        postgres.create_database(),
+        "CREATE TABLE tbl_copy (LIKE tbl_tasks_5f0c1d INCLUDING ALL)",
+        "INSERT INTO storage VALUES ('copy', 'tbl_copy', 'tenant-1')",
+    )
+    [finding] = wrong(url)
+    assert "tenant-1/copy" in finding.what
+    assert "no rows can be inserted" in finding.what
+    assert wrong(changed(url, *finding.fix.split("; "))) == []
+
+
 def test_rights_that_are_missing_are_named(postgres):
     url = changed(
         postgres.create_database(),

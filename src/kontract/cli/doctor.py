@@ -268,6 +268,17 @@ async def _table(connection: asyncpg.Connection, table: Listed) -> list[Finding]
     if findings:
         return findings
     quoted = sql.quote(table.ptr)
+    if not await connection.fetchval("SELECT pg_get_serial_sequence($1, '_order')", quoted):
+        # So it is after CREATE TABLE .. (LIKE .. INCLUDING ALL): the default is copied, and belongs to the other table.
+        sequence = sql.quote(f"{table.ptr[:54]}__order_seq")
+        findings.append(
+            Finding(
+                f"{name}: no rows can be inserted, because its column _order has no sequence of its own",
+                f"CREATE SEQUENCE {sequence} OWNED BY {quoted}._order; ALTER TABLE {quoted} ALTER _order SET DEFAULT "
+                f"nextval('{sequence}')",
+                wrong=True,
+            )
+        )
     live, dead, oldest = await connection.fetchrow(
         f"SELECT count(*) FILTER (WHERE _deleted_txid IS NULL), count(_deleted_txid), min(_deleted_txid) FROM {quoted}"  # noqa: S608
     )
