@@ -134,3 +134,11 @@ async def test_without_its_tables_the_log_says_what_to_do(postgres):
         response = await cluster.nodes[0].rpc("list_tasks")
         assert response.status == 503
         assert "--coordination" in cluster.nodes[0].events("request")[-1]["exception"]
+
+
+async def test_nodes_that_start_a_tenant_at_the_same_moment_all_answer(postgres):
+    """All of them raise the epoch; one does, and the others find that it is done."""
+    for _ in range(5):
+        async with cluster_of(postgres, 4) as cluster:
+            answers = await asyncio.gather(*(node.rpc("list_tasks") for node in cluster.nodes for _ in range(3)))
+            assert [answer.status for answer in answers] == [200] * 12

@@ -67,6 +67,10 @@ CHECKPOINT_ENTRIES = 1_000
 CACHE_BYTES = 8 * 1024 * 1024
 """Bytes of transactions kept in memory for streams; the others are read from the log."""
 
+START_TRIES = 5
+START_PAUSE_MS = 40
+"""Nodes that start an owner at the same moment get into each other's way: all but one try again, or find it done."""
+
 OTHERS_FIRST_MS = 200
 """How long a node leaves it to others to say that something is due, when none of its own callers waits for it."""
 
@@ -287,11 +291,10 @@ class Replica:
             return
         # There is no log, or it belongs to other rules; or somebody without it has raised the epoch meanwhile, and this
         # process starts: then it takes the owner over, as a coordinator without a journal does.
-        store = SqlStore(self._open_database())
-        try:
-            epoch, highest = await store.take_over(self.owner, at_least=coordinator.epoch + 1 if coordinator else 1)
-        finally:
-            await store.aclose()
+        found = await self._raise_epoch(coordinator.epoch + 1 if coordinator else 1)
+        if found is None:
+            return
+        epoch, highest = found
         last_txid = highest + (epoch - 1) * recovery.TAKEOVER_GAP
         await self._send(Start(epoch, last_txid, f"g{self._clock.now():x}"))
         if self.machine.coordinator is None:
@@ -299,6 +302,24 @@ class Replica:
         self._log_line(
             "info", "coordinator_started", owner=self.owner, epoch=self.machine.coordinator.epoch, fresh=True
         )
+
+    async def _raise_epoch(self, at_least: int) -> tuple[int, int] | None:
+        """Take the owner over; None when another node did it at the same moment, and the log says so."""
+        for trial in range(START_TRIES):
+            store = SqlStore(self._open_database())
+            try:
+                return await store.take_over(self.owner, at_least)
+            except DatabaseUnavailableError:
+                if trial + 1 == START_TRIES:
+                    raise
+            finally:
+                await store.aclose()
+            await self._clock.sleep(START_PAUSE_MS << trial)
+            await self._catch_up()
+            coordinator = self.machine.coordinator
+            if coordinator is not None and coordinator.epoch >= at_least:
+                return None
+        raise AssertionError
 
     async def _load(self) -> None:
         checkpoint = await self._log.checkpoint(self.owner)
