@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 
 from simulation.faults import FAULTS, Fault
+from simulation.kernel import SPAWN
 from simulation.mutants import MUTANTS, SHAPES
 from simulation.scenarios import SCENARIOS, further, pairs, play, read, singles, write
 
@@ -25,7 +26,7 @@ def report(wrong):
 
 @pytest.fixture(scope="module")
 def pool():
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as executor:
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, 8), SPAWN) as executor:
         yield executor
 
 

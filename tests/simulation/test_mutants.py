@@ -5,13 +5,14 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
+from simulation.kernel import SPAWN
 from simulation.mutants import LIVENESS, MUTANTS, SEEDS, first_caught
 from simulation.world import Variant, simulate
 
 
 @pytest.fixture(scope="module")
 def caught():
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, 8), SPAWN) as pool:
         return dict(zip(MUTANTS, pool.map(first_caught, MUTANTS), strict=True))
 
 

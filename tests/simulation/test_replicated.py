@@ -17,6 +17,7 @@ from kontract.server.coordination import machine as machines
 from kontract.server.coordination import replica as replicas
 from kontract.server.coordination.machine import Machine
 from kontract.server.coordination.replica import Replica
+from simulation.kernel import SPAWN
 from simulation.replicated import ReplicatedWorld, failures, run_replicated
 
 SEEDS = int(os.environ.get("SEEDS", "2000"))
@@ -37,7 +38,7 @@ def test_every_seed_is_serializable_and_every_listener_hears_all(capsys):
     done = 0
     found = []
     workers = min(os.cpu_count() or 1, 8)
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, SPAWN) as pool:
         while done < SEEDS and not found and (done < FEWEST or time.monotonic() - started < BUDGET_S):
             firsts = range(done, min(SEEDS, done + CHUNK * workers), CHUNK)
             for part in pool.map(failures, firsts, [min(CHUNK, SEEDS - first) for first in firsts]):

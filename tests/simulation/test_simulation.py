@@ -12,6 +12,7 @@ import pytest
 
 from kontract.core.errors import Code
 from simulation.faults import Fault
+from simulation.kernel import SPAWN
 from simulation.world import failures, run_seed
 
 SEEDS = int(os.environ.get("SEEDS", "10000"))
@@ -33,7 +34,7 @@ def test_every_seed_is_serializable_and_nothing_is_lost(capsys):
     done = 0
     found = []
     workers = min(os.cpu_count() or 1, 8)
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, SPAWN) as pool:
         while done < SEEDS and not found and (done < FEWEST or time.monotonic() - started < BUDGET_S):
             firsts = range(done, min(SEEDS, done + CHUNK * workers), CHUNK)
             for part in pool.map(failures, firsts, [min(CHUNK, SEEDS - first) for first in firsts]):
