@@ -20,7 +20,6 @@ from kontract.core.phases import ProtocolError
 from kontract.core.phases import Stage as CoordinatorStage
 from kontract.core.records import Effects, JournalEntry, Record
 from kontract.core.recovery import Saved
-from kontract.core.store import SqlStore
 from kontract.ports import (
     Clock,
     CoordinatorUnavailableError,
@@ -29,6 +28,7 @@ from kontract.ports import (
     DatabaseUnavailableError,
     Log,
 )
+from kontract.questions import Questions
 from kontract.remover import Remover, SupersededError
 
 STARTS_AGAIN = "the coordinator starts again"
@@ -94,7 +94,7 @@ class CoordinatorShell:
         """
         self._owner = owner
         self._journal = journal
-        self._open_database = open_database
+        self._questions = Questions(owner, open_database, log)
         self._clock = clock
         self._log = log
         self._alarm = alarm
@@ -208,11 +208,8 @@ class CoordinatorShell:
 
     async def _start_once(self) -> None:
         saved = self._journal.load()
-        store = SqlStore(self._open_database())
-        try:
+        async with self._questions.store() as store:
             coordinator = await recovery.start(self._owner, saved, store)
-        finally:
-            await store.aclose()
         if saved is None:
             self._journal.start(coordinator.epoch, coordinator.watermark, self._new_generation())
         self._collection = Collection(self._journal.marks())
@@ -299,15 +296,17 @@ class CoordinatorShell:
     async def _collect(self, coordinator: Coordinator) -> None:
         """Remove what may go, one job after the other."""
         collection = self._collection
-        store = SqlStore(self._open_database())
-        remover = Remover(self._owner, coordinator.epoch, store, self._log, lambda: self._coordinator is coordinator)
         try:
-            while remover.goes_on:
-                job = collection.job(coordinator.oldest_snapshot, self._clock.now())
-                if job is None:
-                    return
-                if await remover.run(job):
-                    self._keep(collection.done(job))
+            async with self._questions.store() as store:
+                remover = Remover(
+                    self._owner, coordinator.epoch, store, self._log, lambda: self._coordinator is coordinator
+                )
+                while remover.goes_on:
+                    job = collection.job(coordinator.oldest_snapshot, self._clock.now())
+                    if job is None:
+                        return
+                    if await remover.run(job):
+                        self._keep(collection.done(job))
             collection.postpone(self._clock.now() + limits.COLLECT_PAUSE_MS)
         except SupersededError:
             collection.postpone(self._clock.now() + limits.COLLECT_PAUSE_MS)
@@ -317,43 +316,32 @@ class CoordinatorShell:
             collection.postpone(self._clock.now() + limits.COLLECT_PAUSE_MS)
         finally:
             self._collecting = False
-            await store.aclose()
             self._set_timer()
 
     async def _resolve(self, coordinator: Coordinator | None, sid: str, txid: int) -> None:
-        store = SqlStore(self._open_database())
-        fence = None
-        try:
-            fence = await store.resolve(sid, self._owner, txid)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the question must be asked again
-            self._log("error", "resolve", owner=self._owner, txid=txid, error=repr(error))
-        finally:
-            await store.aclose()
+        fence = await self._questions.fence(sid, txid)
         if coordinator is None or coordinator is not self._coordinator:
             return  # another one has taken its place, and has asked for itself
         self._log("info", "resolved", owner=self._owner, txid=txid, sid=sid, fence=fence)
         self._run(lambda: coordinator.resolved(txid, fence, self._clock.now()))
 
     async def _check_epoch(self) -> None:
-        store = SqlStore(self._open_database())
-        try:
-            coordinator = self._coordinator
-            current = await store.read_epoch(self._owner)
-            if coordinator is None or coordinator is not self._coordinator:
-                return
-            if current == 0:
-                await self._start_anew(coordinator, store)
-                return
-        finally:
-            await store.aclose()
+        coordinator = self._coordinator
+        current = await self._questions.epoch()
+        if coordinator is None or coordinator is not self._coordinator:
+            return
+        if current == 0:
+            await self._start_anew(coordinator)
+            return
         if current not in (None, coordinator.epoch):
             self._log("error", "fenced", owner=self._owner, epoch=coordinator.epoch, current=current)
         self._run(lambda: coordinator.epoch_read(current, self._clock.now()))
 
-    async def _start_anew(self, old: Coordinator, store: SqlStore) -> None:
+    async def _start_anew(self, old: Coordinator) -> None:
         """Begin again for a database that has no epoch row: it is not the one this journal was written for."""
         try:
-            fresh = await recovery.start_anew(self._owner, old.epoch, old.highest_txid, store)
+            async with self._questions.store() as store:
+                fresh = await recovery.start_anew(self._owner, old.epoch, old.highest_txid, store)
         except (DatabaseError, DatabaseUnavailableError) as error:
             self._log("error", "coordinator_start", owner=self._owner, error=str(error))
             return

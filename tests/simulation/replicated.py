@@ -289,13 +289,12 @@ class ReplicatedWorld(RandomWorld):
 
     @contextmanager
     def installed(self):
-        before = replicas.asyncio, replicas.SqlStore, replicas.READ_ENTRIES
-        replicas.asyncio, replicas.SqlStore = Loop(self.kernel), lambda store: store
-        replicas.READ_ENTRIES = READ_ENTRIES
+        before = replicas.asyncio, replicas.READ_ENTRIES
+        replicas.asyncio, replicas.READ_ENTRIES = Loop(self.kernel), READ_ENTRIES
         try:
             yield
         finally:
-            replicas.asyncio, replicas.SqlStore, replicas.READ_ENTRIES = before
+            replicas.asyncio, replicas.READ_ENTRIES = before
 
     def play(self):
         self.loose = self._listen_and(self.loose)

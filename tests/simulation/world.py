@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from kontract import questions
 from kontract import shell as shells
 from kontract.core import attempts, collection, limits, recovery
 from kontract.core.attempts import Attempts
@@ -77,7 +78,7 @@ class Variant:
             (attempts, "Transaction", self.transaction),
             (recovery, "TAKEOVER_GAP", self.takeover_gap),
             (shells, "asyncio", Loop(kernel)),
-            (shells, "SqlStore", lambda store: store),
+            (questions, "SqlStore", lambda store: store),
             (shells, "Collection", self.collection),
             *((limits, name, value) for name, value in changed.items()),
         ]

@@ -32,9 +32,16 @@ async def start(owner: str, saved: Saved | None, store: SqlStore) -> Coordinator
     if saved is not None:
         return Coordinator(saved.epoch, saved.last_txid, saved.records, saved.ended, in_charge=False)
     epoch, highest = await store.take_over(owner, at_least=1)
-    # Snapshots and unapplied transactions of earlier epochs may still be in use, at numbers nothing in the database
-    # tells: above these, no old snapshot can see a new commit change, and no old finish can name a new transaction.
-    return Coordinator(epoch, highest + (epoch - 1) * TAKEOVER_GAP)
+    return Coordinator(epoch, above(epoch, highest))
+
+
+def above(epoch: int, highest: int) -> int:
+    """Return the txid that a coordinator without a journal begins above, for the highest one in the database.
+
+    Snapshots and unapplied transactions of earlier epochs may still be in use, at numbers nothing in the database
+    tells: above these, no old snapshot can see a new commit change, and no old finish can name a new transaction.
+    """
+    return highest + (epoch - 1) * TAKEOVER_GAP
 
 
 async def start_anew(owner: str, epoch: int, last_txid: int, store: SqlStore) -> Coordinator:

@@ -298,6 +298,10 @@ class Machine:
                 break
         return page
 
+    def knows(self, txid: int) -> bool:
+        """Whether the events of a transaction may still be asked for."""
+        return txid in self._places
+
     def result_of(self, answer: Replayed, call: str) -> Place | None:
         """Return where the result of a call stands that has been applied before."""
         known = self._calls.get(call)

@@ -97,4 +97,4 @@ class Node:
                 if entries:
                     followed[owner].take(entries)
                 else:
-                    await followed[owner].skip()
+                    await followed[owner].follow()  # from the checkpoint: what comes next is gone

@@ -11,18 +11,15 @@ the next tick of another one asks again.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
-from kontract.core import limits, recovery
+from kontract.core import recovery
 from kontract.core.errors import PayloadTooLargeError
-from kontract.core.events import End, Page, parse_position
-from kontract.core.hub import Hub, LogHead, Subscriber
+from kontract.core.events import End, Page
+from kontract.core.hub import Hub, Subscriber
 from kontract.core.messages import Answer, Begin, CheckSession, Prepare, Replayed, Request, Unready
-from kontract.core.phases import Phase
 from kontract.core.phases import Stage as CoordinatorStage
 from kontract.core.records import Record
-from kontract.core.store import SqlStore
 from kontract.ports import (
     Clock,
     CoordinatorUnavailableError,
@@ -31,6 +28,7 @@ from kontract.ports import (
     DatabaseUnavailableError,
     Log,
 )
+from kontract.questions import Questions
 from kontract.remover import Remover, SupersededError
 from kontract.server.coordination.commands import (
     Ask,
@@ -43,9 +41,9 @@ from kontract.server.coordination.commands import (
     Resolved,
     Start,
     Tick,
-    decode_batch,
     encode_batch,
 )
+from kontract.server.coordination.history import History
 from kontract.server.coordination.log import (
     MAX_BATCH_BYTES,
     READ_BYTES,
@@ -63,9 +61,6 @@ BATCH_BYTES = 1024 * 1024
 
 CHECKPOINT_ENTRIES = 1_000
 """Entries between two checkpoints: replaying so many takes a node that joins less than a second."""
-
-CACHE_BYTES = 8 * 1024 * 1024
-"""Bytes of transactions kept in memory for streams; the others are read from the log."""
 
 START_TRIES = 5
 START_PAUSE_MS = 40
@@ -95,19 +90,20 @@ class Replica:
         clock: Clock,
         log_line: Log,
         *,
-        checkpoint_entries: int = CHECKPOINT_ENTRIES,
+        checkpoint_entries: int | None = None,
     ) -> None:
         """Wait for the first message. ``node``: a name that no other process has, nor an earlier one had."""
         self.owner = owner
         self.machine = Machine()
-        self.hub = Hub(self)
+        self._history = History(owner, log, lambda: self.machine)
+        self.hub = Hub(self._history)
         self.used_at = clock.now()
         self._node = node
         self._log = log
-        self._open_database = open_database
+        self._questions = Questions(owner, open_database, log_line)
         self._clock = clock
         self._log_line = log_line
-        self._checkpoint_entries = checkpoint_entries
+        self._checkpoint_entries = checkpoint_entries or CHECKPOINT_ENTRIES
         self._loaded = False
         self._stopped = ""
         self._ahead = 0  # of the log's clock, as far as we know, in milliseconds
@@ -122,8 +118,6 @@ class Replica:
         self._starting: asyncio.Future[None] | None = None
         self._until_serving: list[asyncio.Future[None]] = []
         self._unpublished: list[Record] = []
-        self._cache: OrderedDict[int, tuple[Record, int]] = OrderedDict()
-        self._cached_bytes = 0
         self._ticking = False
         self._tasks: set[asyncio.Future[None]] = set()
 
@@ -176,7 +170,7 @@ class Replica:
         place = self.machine.result_of(answer, call)
         if place is None:
             return answer
-        found = await self._read_prepares([place])
+        found = await self._history.read([place])
         return Replayed(answer.txid, found[0].result) if found else answer
 
     def on_waiting(self) -> None:
@@ -198,7 +192,7 @@ class Replica:
                     end = self.machine.end_of(subscriber.subscription.session)
                     if end is not None:
                         return end
-                    missing = self._not_cached(since, coordinator.watermark)
+                    missing = self._history.missing(since, coordinator.watermark)
                     if not missing:
                         return self.hub.page(subscriber, since, coordinator.watermark)
                     await self._fetch(missing)
@@ -210,55 +204,14 @@ class Replica:
         except (LogUnavailableError, DatabaseError, DatabaseUnavailableError, StoppedError) as error:
             raise CoordinatorUnavailableError(str(error)) from error
 
-    def log_head(self) -> LogHead:
-        """Return where the event log begins (for the hub)."""
-        return self.machine.head
-
-    def committed(self, after: int, up_to: int) -> list[Record]:
-        """Return a page of committed transactions, which must be in the cache (for the hub)."""
-        return [self._cache[place.txid][0] for place in self.machine.committed(after, up_to)]
-
-    def _not_cached(self, since: str | None, watermark: int) -> list[Place]:
-        parsed = parse_position(since) if since is not None else None
-        if parsed is None or parsed[0] != self.machine.head.generation or parsed[1] < self.machine.head.floor:
-            return []
-        return [place for place in self.machine.committed(parsed[1], watermark) if place.txid not in self._cache]
-
     async def _fetch(self, places: list[Place]) -> None:
-        records = await self._read_prepares(places)
+        records = await self._history.fetch(places)
         if len(records) < len(places):
             # Another node has trimmed what we thought was there: learn of it.
             await self._catch_up()
             gone = {place.txid for place in places} - {record.txid for record in records}
-            if any(place.txid in gone for place in self.machine.committed(0, max(gone))):
+            if any(self.machine.knows(txid) for txid in gone):
                 raise CoordinatorUnavailableError("the event log is shorter than it should be")
-        for record in records:
-            self._remember(record)
-
-    async def _read_prepares(self, places: Iterable[Place]) -> list[Record]:
-        places = list(places)
-        positions = sorted({place.position for place in places})
-        entries = {entry.position: entry for entry in await self._log.entries(self.owner, positions)}
-        records = []
-        for place in places:
-            entry = entries.get(place.position)
-            if entry is None:
-                continue
-            command = decode_batch(entry.batch).commands[place.offset]
-            assert isinstance(command, Ask)
-            assert isinstance(command.request, Prepare)
-            records.append(_record(place, command.request))
-        return records
-
-    def _remember(self, record: Record) -> None:
-        if record.txid in self._cache:
-            return
-        size = sum(len(bytes(write.data)) + len(bytes(write.old)) for write in record.writes)
-        self._cache[record.txid] = record, size
-        self._cached_bytes += size
-        while self._cached_bytes > CACHE_BYTES and len(self._cache) > limits.EVENT_PAGE_TRANSACTIONS:
-            _, (_, size) = self._cache.popitem(last=False)
-            self._cached_bytes -= size
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
@@ -295,8 +248,7 @@ class Replica:
         if found is None:
             return
         epoch, highest = found
-        last_txid = highest + (epoch - 1) * recovery.TAKEOVER_GAP
-        await self._send(Start(epoch, last_txid, f"g{self._clock.now():x}"))
+        await self._send(Start(epoch, recovery.above(epoch, highest), f"g{self._clock.now():x}"))
         if self.machine.coordinator is None:
             raise CoordinatorUnavailableError("the coordinator has to start again")
         self._log_line(
@@ -306,14 +258,11 @@ class Replica:
     async def _raise_epoch(self, at_least: int) -> tuple[int, int] | None:
         """Take the owner over; None when another node did it at the same moment, and the log says so."""
         for trial in range(START_TRIES):
-            store = SqlStore(self._open_database())
             try:
-                return await store.take_over(self.owner, at_least)
+                return await self._questions.take_over(at_least)
             except DatabaseUnavailableError:
                 if trial + 1 == START_TRIES:
                     raise
-            finally:
-                await store.aclose()
             await self._clock.sleep(START_PAUSE_MS << trial)
             await self._catch_up()
             coordinator = self.machine.coordinator
@@ -345,13 +294,13 @@ class Replica:
             raise LogUnavailableError("the log has a gap that no checkpoint covers")
         self.machine = self._restored(checkpoint)
         self._log_line("warning", "coordinator_reloaded", owner=self.owner, before=before, position=checkpoint.position)
-        self._cache.clear()
-        self._cached_bytes = 0
+        self._history.forget()
         self._unpublished.clear()
         self.hub.cut()  # they resume, and are given what this node has skipped
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(CoordinatorUnavailableError("this node was too slow"))
+        self._let_look_again()
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -402,6 +351,7 @@ class Replica:
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_result(Unready(reason))
+        self._let_look_again()
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -431,6 +381,8 @@ class Replica:
                     await self._send_batch([command for _, command, _ in part])
                 except (LogUnavailableError, StoppedError) as failed:
                     error = failed
+                except Exception as failed:  # noqa: BLE001 - a log of somebody's own may fail in any way; nobody may wait for ever
+                    error = LogUnavailableError(repr(failed))
                 for _, _, done in part:
                     if not done.done():
                         _decide(done, error)
@@ -496,7 +448,7 @@ class Replica:
 
     def _publish(self, published: list[Record], stage: CoordinatorStage, watermark: int) -> None:
         for record in published:
-            self._remember(record)
+            self._history.remember(record)
         self._unpublished += published
         if stage is CoordinatorStage.SERVING:
             self.hub.publish(self._unpublished, watermark)
@@ -505,29 +457,21 @@ class Replica:
         elif stage is CoordinatorStage.FENCED:
             self.hub.end_all("fenced")
         if stage is not CoordinatorStage.RECOVERING:
-            waiting, self._until_serving = self._until_serving, []
-            for future in waiting:
-                if not future.done():
-                    future.set_result(None)
+            self._let_look_again()
+
+    def _let_look_again(self) -> None:
+        waiting, self._until_serving = self._until_serving, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
 
     async def _resolve(self, sid: str, txid: int) -> None:
-        store = SqlStore(self._open_database())
-        fence = None
-        try:
-            fence = await store.resolve(sid, self.owner, txid)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the question must be asked again
-            self._log_line("error", "resolve", owner=self.owner, txid=txid, error=repr(error))
-        finally:
-            await store.aclose()
+        fence = await self._questions.fence(sid, txid)
         self._log_line("info", "resolved", owner=self.owner, txid=txid, sid=sid, fence=fence)
         await self._tell(Resolved(txid, fence))
 
     async def _check_epoch(self) -> None:
-        store = SqlStore(self._open_database())
-        try:
-            current = await store.read_epoch(self.owner)
-        finally:
-            await store.aclose()
+        current = await self._questions.epoch()
         coordinator = self.machine.coordinator
         if coordinator is None:
             return
@@ -540,14 +484,11 @@ class Replica:
 
     async def _start_anew(self, epoch: int, last_txid: int) -> None:
         """Begin again for a database that has no epoch row: it is not the one this log was written for."""
-        store = SqlStore(self._open_database())
         try:
-            raised, highest = await store.take_over(self.owner, at_least=epoch + 1)
+            raised, highest = await self._questions.take_over(epoch + 1)
         except (DatabaseError, DatabaseUnavailableError) as error:
             self._log_line("error", "coordinator_start", owner=self.owner, error=str(error))
             return
-        finally:
-            await store.aclose()
         self._log_line("warning", "database_replaced", owner=self.owner, epoch=raised)
         await self._tell(Start(raised, max(highest, last_txid), f"g{self._clock.now():x}"))
 
@@ -583,10 +524,6 @@ class Replica:
         await self._catch_up()
         self.tick()
 
-    async def skip(self) -> None:
-        """Go on from the checkpoint: the log said that what comes next is gone."""
-        await self._catch_up()
-
     def tick(self) -> None:
         """Say what is due, if something is."""
         coordinator = self.machine.coordinator
@@ -617,26 +554,24 @@ class Replica:
         if coordinator is None:
             return
         epoch, machine = coordinator.epoch, self.machine
-        store = SqlStore(self._open_database())
 
         def going() -> bool:
             current = self.machine.coordinator
             return self.machine is machine and current is not None and current.epoch == epoch
 
-        remover = Remover(self.owner, epoch, store, self._log_line, going)
         try:
-            while remover.goes_on:
-                job = machine.job()
-                if job is None:
-                    break
-                if await remover.run(job):
-                    await self._tell(Collected(job.stage, job.up_to, rest=False))
+            async with self._questions.store() as store:
+                remover = Remover(self.owner, epoch, store, self._log_line, going)
+                while remover.goes_on:
+                    job = machine.job()
+                    if job is None:
+                        break
+                    if await remover.run(job):
+                        await self._tell(Collected(job.stage, job.up_to, rest=False))
         except SupersededError:
             await self._check_epoch()
         except (DatabaseError, DatabaseUnavailableError) as error:
             self._log_line("warning", "collection", owner=self.owner, error=str(error))
-        finally:
-            await store.aclose()
         await self._tell(Collected(0, 0, rest=True))
 
     async def _write_checkpoint(self) -> None:
@@ -657,21 +592,6 @@ class Replica:
         task: asyncio.Future[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _record(place: Place, prepare: Prepare) -> Record:
-    return Record(
-        txid=place.txid,
-        sid="",
-        call=prepare.call,
-        user=prepare.user,
-        phase=Phase.COMMITTED.value if place.committed else Phase.PREPARED.value,
-        prepared_at=0,
-        deadline=0,
-        writes=prepare.writes,
-        result=prepare.result,
-        settled_at=place.settled_at,
-    )
 
 
 def _decide(done: asyncio.Future[None], error: Exception | None) -> None:
