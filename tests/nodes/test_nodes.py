@@ -10,8 +10,7 @@ import pytest
 from msgspec import Raw
 
 from kontract.core.messages import CheckSession, Finish, Prepare, Prepared, Status, Write
-from kontract.server.coordination import replica as replicas
-from support.nodes import cluster_of
+from support.nodes import cluster_of, repeat_a_call_whose_entry_was_kept
 from support.sessions import OWNER
 
 
@@ -52,16 +51,7 @@ async def test_transfers_over_all_nodes_keep_the_total(cluster):
 
 async def test_a_repeated_call_is_answered_by_any_node(cluster, monkeypatch):
     """Also when the log has been trimmed behind a checkpoint: results of idempotent calls are kept."""
-    monkeypatch.setattr(replicas, "CHECKPOINT_ENTRIES", 5)
-    one, two, three = cluster.nodes
-    first = await one.rpc("create_task", "once", idempotency_key="k1")
-    for number in range(12):
-        await two.result("create_task", f"other {number}")
-    again = await three.rpc("create_task", "once", idempotency_key="k1")
-    late = await (await cluster.join()).rpc("create_task", "once", idempotency_key="k1")
-    assert first.body == again.body == late.body
-    assert again.headers["Idempotency-Replayed"] == "true"
-    assert len(await two.result("list_tasks")) == 13
+    await repeat_a_call_whose_entry_was_kept(cluster, monkeypatch)
 
 
 async def test_a_session_that_one_node_ended_is_refused_by_all(cluster):

@@ -12,7 +12,7 @@ from kontract.server.coordination import replica as replicas
 from kontract.server.coordination.tikv import TiKVLog
 from kontract.server.system import SystemClock
 from kontract.server.tikv import connect_tikv
-from support.nodes import Cluster, cluster_of
+from support.nodes import Cluster, cluster_of, repeat_a_call_whose_entry_was_kept
 from support.tikv import FakeCluster, Kind
 
 
@@ -86,15 +86,6 @@ async def test_a_store_that_goes_away(cluster, tikv):
     assert await balances(cluster) == 1000
 
 
-async def test_what_was_trimmed_and_kept(cluster, tikv, monkeypatch):
+async def test_what_was_trimmed_and_kept(cluster, monkeypatch):
     """Nodes that join later start from the checkpoint, and answer a repeated call with its first result."""
-    monkeypatch.setattr(replicas, "CHECKPOINT_ENTRIES", 5)
-    one, two, three = cluster.nodes
-    first = await one.rpc("create_task", "once", idempotency_key="k1")
-    for number in range(20):
-        await two.result("create_task", f"other {number}")
-    again = await three.rpc("create_task", "once", idempotency_key="k1")
-    late = await (await cluster.join()).rpc("create_task", "once", idempotency_key="k1")
-    assert first.body == again.body == late.body
-    assert again.headers["Idempotency-Replayed"] == "true"
-    assert len(await two.result("list_tasks")) == 21
+    await repeat_a_call_whose_entry_was_kept(cluster, monkeypatch)

@@ -9,18 +9,21 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
+import pytest
 
 from kontract.cli.toolchain.checkout import Checkout
+from kontract.core import limits, replicated
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import Request, Response
 from kontract.gateway.routes import Registry
+from kontract.server.coordination import replica as replicas
 from kontract.server.coordination.log import SharedLog
 from kontract.server.coordination.postgres import PostgresLog
 from kontract.server.database import Pool
 from kontract.server.runtime import ManyNodes
 from kontract.server.shared_postgres import PostgresShared
 from support.postgres import Postgres
-from support.sessions import ENVIRONMENT, bearer
+from support.sessions import ENVIRONMENT, OWNER, bearer
 
 SOURCE = Checkout.find().root / "src"
 
@@ -96,3 +99,34 @@ async def cluster_of(
         for node in list(cluster.nodes):
             await cluster.leave(node)
         await sql.close()
+
+
+async def repeat_a_call_whose_entry_was_kept(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trim the log all the time, but for an idempotent call: nodes old and new answer its repetition as the first time.
+
+    A node that joins has nothing but the checkpoint, and looks the result up in the one entry that is left.
+    """
+    monkeypatch.setattr(replicas, "CHECKPOINT_ENTRIES", 5)
+    monkeypatch.setattr(replicated, "TRIM_MS", 0)
+    monkeypatch.setattr(limits, "LEASE_MS", 0)
+    monkeypatch.setattr(limits, "EVENT_LOG_TRANSACTIONS", 3)
+    one, two, three = cluster.nodes
+    first = await one.rpc("create_task", "once", idempotency_key="k1")
+    assert first.status == 200, first.body
+    log = one.platform.node._log
+    left: list[int] = []
+    for number in range(100):
+        await two.result("create_task", f"other {number}")
+        left = [entry.position for entry in await log.entries(OWNER, range(1, 400))]
+        if left and left[-1] - left[0] >= len(left) and number > 10:  # a hole: the call's entry is the one before it
+            break
+    else:
+        pytest.fail(f"nothing was trimmed: {left}")
+    assert left[0] <= 3 < left[1]
+    again = await three.rpc("create_task", "once", idempotency_key="k1")
+    joined = await cluster.join()
+    late = await joined.rpc("create_task", "once", idempotency_key="k1")
+    assert first.body == again.body == late.body
+    assert late.headers["Idempotency-Replayed"] == "true"
+    assert joined.platform.node.replica(OWNER).machine.position > left[1]
+    assert len(await two.result("list_tasks")) == number + 2
