@@ -12,29 +12,8 @@ from kontract.server.runtime import LocalShared
 from kontract.server.shared_postgres import PostgresShared
 from kontract.server.shared_tikv import create_tikv_adapter
 from kontract.server.system import SystemClock
-from kontract.server.tikv import KeyValue
 from kontract.testing import contracts
-from support.tikv.clients import connections
-
-
-class Plain:
-    """A client of somebody's own with the document's four methods, over a dictionary."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, str] = {}
-
-    async def get(self, key: str) -> str | None:
-        return self.values.get(key)
-
-    async def put(self, key: str, value: str) -> None:
-        self.values[key] = value
-
-    async def delete(self, key: str) -> None:
-        self.values.pop(key, None)
-
-    async def scan(self, prefix: str, limit: int) -> list[KeyValue]:
-        keys = sorted((key for key in self.values if key.startswith(prefix)), key=str.encode)
-        return [KeyValue(key, self.values[key]) for key in keys[:limit]]
+from support.tikv.clients import Plain, connections
 
 
 @pytest.fixture(params=["memory", "postgres", "tikv", "a client without swaps"])

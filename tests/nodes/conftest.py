@@ -11,21 +11,12 @@ import pytest
 
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.reaper import Reaper
+from nodes.fleet import POOL, new_database, start_nodes
 from support.pgbouncer import PgBouncer, pgbouncer
 from support.postgres import Postgres
 from support.proxies import proxy
-from support.serving import Server, new_server
-from support.sessions import SECRET
-from workerd.runs import APP, prepare
-
-POOL = 16
-"""Connections from the pooler to PostgreSQL; the servers have three times eight."""
-
-
-_LIMIT = """
-DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET statement_timeout = 5000', current_database()); END $$
-"""
-"""What docs/self-hosting.md does for the role."""
+from support.serving import Server
+from workerd.runs import prepare
 
 
 @dataclass
@@ -51,27 +42,10 @@ def served(
     checkout: Checkout, database: Postgres, reaper: Reaper, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
     """Three nodes behind HAProxy, in front of PgBouncer in transaction mode."""
-    url = database.create_database(coordination=True)
-    database.run(url, _LIMIT)
+    url = new_database(database)
     asyncio.run(prepare(url))
     with ExitStack() as stack:
         pooler = stack.enter_context(pgbouncer(database.cluster, reaper, POOL))
-        nodes = []
-        for number in range(3):
-            node = new_server(
-                checkout,
-                pooler.url(url),
-                tmp_path_factory.mktemp(f"node{number}"),
-                reaper,
-                modules=[APP],
-                KONTRACT_SECRET=SECRET,
-                KONTRACT_COORDINATION="postgres",
-                KONTRACT_POOL="8",
-            )
-            node.spawn()
-            stack.callback(node.stop)
-            nodes.append(node)
-        for node in nodes:
-            node.wait_until_it_answers()
+        nodes = start_nodes(stack, 3, checkout, pooler.url(url), tmp_path_factory.mktemp, reaper)
         port = stack.enter_context(proxy("haproxy", [node.port for node in nodes], reaper))
         yield Cluster(f"https://127.0.0.1:{port}", url, nodes, pooler, database)

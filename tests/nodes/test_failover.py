@@ -17,22 +17,17 @@ from isolation.checker import OK
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.processes import is_running, wait_until
 from kontract.cli.toolchain.reaper import Reaper
+from nodes.fleet import POOL, new_database, start_nodes
 from support.pgbouncer import PgBouncer, pgbouncer
 from support.postgres import Postgres
-from support.serving import Server, new_server
-from support.sessions import SECRET, bearer
+from support.serving import Server
+from support.sessions import bearer
 from support.standby import Standby, standby
 from workerd.clients import Clients
 from workerd.faults import COMMITTED, Hold, connected
-from workerd.runs import APP, BETWEEN, HELD, assert_right, prepare, run
+from workerd.runs import BETWEEN, HELD, assert_right, prepare, run
 
 pytestmark = pytest.mark.timeout(600)
-
-POOL = 16
-"""Connections from the pooler to PostgreSQL; the servers have twice eight."""
-
-LIMIT = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET statement_timeout = 5000', current_database()); END $$"
-"""What docs/self-hosting.md does for the role."""
 
 WAITING = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'SyncRep' "
@@ -63,29 +58,12 @@ class Pair:
 async def pair(checkout: Checkout, reaper: Reaper, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
     with ExitStack() as stack:
         primary = stack.enter_context(Postgres.started(checkout, reaper, synchronous_commit="on"))
-        url = primary.create_database(coordination=True)
-        primary.run(url, LIMIT)
+        url = new_database(primary)
         await prepare(url)
         second = stack.enter_context(standby(primary, reaper))
         await second.follow()
         pooler = stack.enter_context(pgbouncer(primary.cluster, reaper, POOL))
-        nodes = []
-        for number in range(2):
-            node = new_server(
-                checkout,
-                pooler.url(url),
-                tmp_path_factory.mktemp(f"node{number}"),
-                reaper,
-                modules=[APP],
-                KONTRACT_SECRET=SECRET,
-                KONTRACT_COORDINATION="postgres",
-                KONTRACT_POOL="8",
-            )
-            node.spawn()
-            stack.callback(node.stop)
-            nodes.append(node)
-        for node in nodes:
-            node.wait_until_it_answers()
+        nodes = start_nodes(stack, 2, checkout, pooler.url(url), tmp_path_factory.mktemp, reaper)
         yield Pair(nodes[0].url, url, nodes, pooler, primary, second)
 
 
@@ -96,23 +74,17 @@ async def test_after_a_failover_the_history_is_right(pair, arrives):
     landed: list[str] = []
 
     class Callers(Clients):
-        """Each stays with one node. ``pace``: seconds between two calls of one client."""
-
-        pace = 0.0
+        """Each stays with one node."""
 
         def _http(self) -> httpx.AsyncClient:
             return httpx.AsyncClient(base_url=next(urls), headers=self.bearer, timeout=60, trust_env=False)
-
-        async def _call(self, *args, **more):
-            await asyncio.sleep(self.pace)
-            return await super()._call(*args, **more)
 
     async def lose_the_primary(clients: Callers) -> None:
         process = await (pair.standby.receiver() if arrives else pair.standby.sender())
         before = await commits_that_wait(pair, process)
         if arrives:
             await pair.standby.everything_sent()
-        clients.pace = 1.0  # judging thousands of calls would take longer than making them
+        clients.pace = 1.0
         await asyncio.to_thread(pair.primary.stop, signal.SIGQUIT)
         if arrives:
             os.kill(process, signal.SIGCONT)

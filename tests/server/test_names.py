@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import kontract.server
+from support.tikv.clients import Plain
 
 
 @pytest.mark.parametrize("name", kontract.server.__all__)
@@ -40,27 +41,9 @@ def test_importing_it_imports_little():
 
 async def test_the_documents_example():
     """A client of one's own, an adapter over it, and shared storage over that."""
-    from kontract.server import KeyValue, SharedStorage, create_tikv_adapter
+    from kontract.server import SharedStorage, create_tikv_adapter
 
-    class Client:
-        def __init__(self) -> None:
-            self.values: dict[str, str] = {}
-
-        async def get(self, key: str) -> str | None:
-            return self.values.get(key)
-
-        async def put(self, key: str, value: str) -> None:
-            self.values[key] = value
-
-        async def delete(self, key: str) -> None:
-            self.values.pop(key, None)
-
-        async def scan(self, prefix: str, limit: int) -> list[KeyValue]:
-            return [KeyValue(key, value) for key, value in sorted(self.values.items()) if key.startswith(prefix)][
-                :limit
-            ]
-
-    do_stub, kv = create_tikv_adapter(Client())
+    do_stub, kv = create_tikv_adapter(Plain())
     shared = SharedStorage(do_stub, kv)
     await shared.set("greeting", {"text": "hello"}, ttl=60)
     assert await shared.get("greeting") == {"text": "hello"}

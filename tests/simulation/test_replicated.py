@@ -4,9 +4,7 @@
 """
 
 import os
-import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
@@ -17,8 +15,8 @@ from kontract.server.coordination import machine as machines
 from kontract.server.coordination import replica as replicas
 from kontract.server.coordination.machine import Machine
 from kontract.server.coordination.replica import Replica
-from simulation.kernel import SPAWN
 from simulation.replicated import ReplicatedWorld, failures, run_replicated
+from simulation.seeds import run_seeds
 
 SEEDS = int(os.environ.get("SEEDS", "2000"))
 BUDGET_S = 40.0 if "SEEDS" not in os.environ else float("inf")
@@ -34,21 +32,9 @@ def test_every_seed_is_serializable_and_every_listener_hears_all(capsys):
             print("", *world.kernel.trace, *world.wrong, sep="\n")
         assert world.wrong == []
         return
-    started = time.monotonic()
-    done = 0
-    found = []
-    workers = min(os.cpu_count() or 1, 8)
-    with ProcessPoolExecutor(workers, SPAWN) as pool:
-        while done < SEEDS and not found and (done < FEWEST or time.monotonic() - started < BUDGET_S):
-            firsts = range(done, min(SEEDS, done + CHUNK * workers), CHUNK)
-            for part in pool.map(failures, firsts, [min(CHUNK, SEEDS - first) for first in firsts]):
-                found += part
-            done = min(SEEDS, done + CHUNK * workers)
-    seconds = time.monotonic() - started
+    said = run_seeds(failures, SEEDS, chunk=CHUNK, fewest=FEWEST, budget_s=BUDGET_S, what="seeds of several nodes")
     with capsys.disabled():
-        print(f"\n{done} seeds of several nodes in {seconds:.0f} s ({done / seconds:.0f} a second)")
-    report = "\n".join(f"SEED={seed}: {wrong[0]}" for seed, wrong in found)
-    assert not found, f"{len(found)} of {done} seeds fail; replay one with SEED=...\n{report}"
+        print(said)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -4,15 +4,13 @@
 """
 
 import os
-import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
 from kontract.core.errors import Code
 from simulation.faults import Fault
-from simulation.kernel import SPAWN
+from simulation.seeds import run_seeds
 from simulation.world import failures, run_seed
 
 SEEDS = int(os.environ.get("SEEDS", "10000"))
@@ -30,21 +28,9 @@ def test_every_seed_is_serializable_and_nothing_is_lost(capsys):
             print("", *world.kernel.trace, *world.wrong, sep="\n")
         assert world.wrong == []
         return
-    started = time.monotonic()
-    done = 0
-    found = []
-    workers = min(os.cpu_count() or 1, 8)
-    with ProcessPoolExecutor(workers, SPAWN) as pool:
-        while done < SEEDS and not found and (done < FEWEST or time.monotonic() - started < BUDGET_S):
-            firsts = range(done, min(SEEDS, done + CHUNK * workers), CHUNK)
-            for part in pool.map(failures, firsts, [min(CHUNK, SEEDS - first) for first in firsts]):
-                found += part
-            done = min(SEEDS, done + CHUNK * workers)
-    seconds = time.monotonic() - started
+    said = run_seeds(failures, SEEDS, chunk=CHUNK, fewest=FEWEST, budget_s=BUDGET_S, what="seeds")
     with capsys.disabled():
-        print(f"\n{done} seeds in {seconds:.0f} s ({done / seconds:.0f} a second)")
-    report = "\n".join(f"SEED={seed}: {wrong[0]}" for seed, wrong in found)
-    assert not found, f"{len(found)} of {done} seeds fail; replay one with SEED=...\n{report}"
+        print(said)
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -68,6 +68,7 @@ class Clients:
     disturbed: int = 0  # requests that got no answer, or 503
     unknown: int = 0  # of those: 503 COMMIT_UNKNOWN
     stopping: bool = False
+    pace: float = 0.0  # seconds between two calls of one client: judging thousands takes longer than making them
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _more: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -101,6 +102,7 @@ class Clients:
     async def _client(self, dice: Random) -> None:
         async with self._http() as http:
             while not self.stopping:
+                await asyncio.sleep(self.pace)
                 function, args = self._choose(dice)
                 call = await self._call(http, function, args, keyed=dice.random() < self.keyed)
                 if call.outcome != OK:

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from kontract.server.tikv import TiKV, connect_tikv
+from kontract.server.tikv import KeyValue, TiKV, connect_tikv
 from support.tikv.cluster import FakeCluster
 
 Connect = Callable[[], TiKV]
@@ -46,3 +46,23 @@ async def connections() -> AsyncIterator[Connect]:
     finally:
         for client in clients:
             await client.aclose()
+
+
+class Plain:
+    """A client of somebody's own with the document's four methods, over a dictionary."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+
+    async def get(self, key: str) -> str | None:
+        return self.values.get(key)
+
+    async def put(self, key: str, value: str) -> None:
+        self.values[key] = value
+
+    async def delete(self, key: str) -> None:
+        self.values.pop(key, None)
+
+    async def scan(self, prefix: str, limit: int) -> list[KeyValue]:
+        keys = sorted((key for key in self.values if key.startswith(prefix)), key=str.encode)
+        return [KeyValue(key, self.values[key]) for key in keys[:limit]]
