@@ -5,12 +5,13 @@ are taken within a round. `kontract serve` runs twice: with its coordinators in 
 writes one line a request to a file; --quiet switches that off for all. PostgreSQL waits for the disk at each commit;
 --volatile switches that off, which leaves what processors have to do.
 
+--starts measures how long a server takes to start with the demo alone and with 1,000 functions more.
 --scale measures `create_task` on 1, 2 and 3 nodes (coordinators in PostgreSQL), for 1 owner and for 30.
 
 The load is made by wrk, which has to be installed. The packages of the peers come from the lock files in bench/peers/
 and are kept in .kontract/: uv installs FastAPI into a folder of its own, so the project's environment has none of it.
 
-Run: .venv/bin/python bench/serve.py [--rounds N] [--seconds N] [--quiet] [--volatile] [--scale]
+Run: .venv/bin/python bench/serve.py [--rounds N] [--seconds N] [--quiet] [--volatile] [--scale | --starts]
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ BALANCE = 1_000_000
 OWNERS = (1, 30)
 NODES = (1, 2, 3)
 SCALE_CONNECTIONS = 30
+STARTED = (0, 1000)
 
 TASKS, ACCOUNTS = "tbl_tasks_5f0c1d", "tbl_accounts_9b27e4"  # in sql/init.sql
 
@@ -315,6 +317,30 @@ def scale(stage: Stage, cluster: Cluster, rounds: int, seconds: int) -> None:
         print(f"{_of_thousand(cell.database_seconds, cell):>14.2f}", f" ({refused} refused)" if refused else "", sep="")
 
 
+# --- starting ---------------------------------------------------------------------------------------------------------
+
+
+def starts(stage: Stage, cluster: Cluster, rounds: int) -> None:
+    """Start the server with few functions and with many, in turns, and print what that takes."""
+    before = conditions(stage.checkout, None, wrk.version())
+    url = servers.new_database(stage, cluster, "starts", product=True)
+    roots = {count: servers.large_application(stage, count) for count in STARTED}
+    seconds: dict[int, list[float]] = {count: [] for count in STARTED}
+    memory: dict[int, list[float]] = {count: [] for count in STARTED}
+    for _ in range(rounds):
+        for count, root in roots.items():
+            server = servers.kontract(stage, f"{count} functions", url, "postgres", root=root)
+            seconds[count].append(server.start_seconds)
+            memory[count].append(server.resident_mib())
+            server.stop()
+    print(before)
+    print(f"{rounds} starts each: seconds from the command to the first answer of /health, resident memory then\n")
+    print("functions besides the demo's  seconds (min-max)   MiB")
+    for count in STARTED:
+        low, middle, high = min(seconds[count]), statistics.median(seconds[count]), max(seconds[count])
+        print(f"{count:>28}  {middle:.2f} ({low:.2f}-{high:.2f}) {statistics.median(memory[count]):>6.0f}")
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -323,12 +349,15 @@ def main() -> None:
     parser.add_argument("--quiet", action="store_true", help="no log lines, in any server")
     parser.add_argument("--volatile", action="store_true", help="PostgreSQL without fsync: nothing waits for the disk")
     parser.add_argument("--scale", action="store_true", help="1, 2 and 3 nodes instead")
+    parser.add_argument("--starts", action="store_true", help="starting with few functions and with many instead")
     arguments = parser.parse_args()
     try:
         wrk.program()
         with Stage.opened() as stage:
             cluster = stage.cluster(VOLATILE if arguments.volatile else {})
-            if arguments.scale:
+            if arguments.starts:
+                starts(stage, cluster, arguments.rounds)
+            elif arguments.scale:
                 scale(stage, cluster, arguments.rounds, arguments.seconds)
             else:
                 compare(stage, cluster, arguments.rounds, arguments.seconds, quiet=arguments.quiet)

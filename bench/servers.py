@@ -54,11 +54,13 @@ class Server:
                 start_new_session=True,
             )
         stage.stops(self._process.pid, self.stop)
+        started = time.monotonic()
         end = time.monotonic() + START_SECONDS
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > end:
                 raise Problem(f"{name} does not start.", "Read its log.", self.log.read_text(errors="replace")[-4000:])
             time.sleep(0.02)
+        self.start_seconds = time.monotonic() - started
 
     def stop(self) -> None:
         """Stop it as an operator does."""
@@ -136,9 +138,27 @@ def application(stage: Stage) -> Path:
     return root
 
 
-def kontract(stage: Stage, name: str, url: str, coordination: str, *, quiet: bool = False) -> Server:
-    """`kontract serve`, one process."""
-    root = application(stage)
+def large_application(stage: Stage, functions: int) -> Path:
+    """The demo and so many functions besides, twenty in a module, compiled."""
+    root = stage.folder / f"application-{functions}"
+    source = root / "src"
+    shutil.copytree(stage.checkout.root / "src" / "app", source / "app", ignore=shutil.ignore_patterns("__pycache__"))
+    for module in range(functions // 20):
+        text = "from kontract import Context, backend, perms\n"
+        for number in range(20):
+            text += f"\n\n@backend(perm=perms.R__)\nasync def f{module}_{number}(ctx: Context, a: int) -> int:\n"
+            text += "    return a\n"
+        (source / "app" / f"many_{module}.py").write_text(text)
+    (source / "routes.py").write_text(build.render(build.scan(source)))
+    (root / "public").symlink_to(stage.checkout.root / "public")
+    return root
+
+
+def kontract(
+    stage: Stage, name: str, url: str, coordination: str, *, quiet: bool = False, root: Path | None = None
+) -> Server:
+    """`kontract serve`, one process; ``root``: of another application than the demo with `echo`."""
+    root = root or application(stage)
     variables = {
         "DATABASE_URL": url,
         "KONTRACT_SECRET": SECRET,

@@ -43,6 +43,7 @@ class Clients:
         return any(address.version == network.version and address in network for network in self._proxies)
 
 
+@lru_cache(maxsize=4_096)
 def plain(text: str) -> str:
     """Return an address in its usual form, IPv4 inside IPv6 as IPv4; empty for what is none."""
     try:
