@@ -283,6 +283,8 @@ async def test_a_gateway_is_made_of_parts_as_shown(postgres):
         assert (answer.status_code, answer.json()["message"]) == (404, "there is no task 'nobody'")
     with pytest.raises(ValueError, match="KONTRACT_SECRET"):
         names["gateway"](client, "postgresql://x/y", port, {})
+    with pytest.raises(TypeError, match="pg must be"):
+        names["gateway"](client, None, port, ENVIRONMENT)
 
 
 def test_tikv_is_configured_as_the_page_says():

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 from granian.constants import HTTPModes, Interfaces
 from granian.server.embed import Server as Granian
@@ -83,6 +83,9 @@ class GatewayServer:
             config.read(self.environment)
         except ConfigurationError as error:
             raise ValueError(str(error)) from None
+        if not (isinstance(self.adapter.pg, (str, Pool)) or callable(self.adapter.pg)):
+            message = "pg must be the URL of a PostgreSQL, a Pool, or a function that returns a Database"
+            raise TypeError(message)
         routes = self.adapter.routes
         self._registry = routes if isinstance(routes, Registry) else Registry.of(routes, self.adapter.tables)
 
@@ -90,8 +93,8 @@ class GatewayServer:
         """Listen."""
         adapter, pg = self.adapter, self.adapter.pg
         self._pool = Pool(pg, 10) if isinstance(pg, str) else None
-        open_database = self._pool.database if self._pool else pg.database if isinstance(pg, Pool) else pg
-        assert callable(open_database)
+        pool = pg if isinstance(pg, Pool) else self._pool
+        open_database = pool.database if pool is not None else cast("Callable[[], Database]", pg)
         single = SingleProcess(open_database, self.environment, self.log)
         shared = adapter.do_stub.for_owner if adapter.do_stub is not None else single.shared
         self._platform: SingleProcess | ManyNodes = single
@@ -160,6 +163,7 @@ def create_gateway(
     ``environment`` (default: the process's) has KONTRACT_SECRET, KONTRACT_OWNER, KONTRACT_SIGN_UP and
     KONTRACT_CORS_ORIGINS, and is what functions see as ``ctx.env``. ``public``: a folder of files to serve.
 
-    Raises ValueError when the environment is incomplete or wrong, TypeError when a route is no ``@backend`` function.
+    Raises ValueError when the environment is incomplete or wrong, TypeError when a route is no ``@backend`` function or
+    ``pg`` is none of the three.
     """
     return GatewayServer(adapter, port, host, os.environ if environment is None else environment, log, public)

@@ -111,6 +111,7 @@ class Replica:
         self._last_batch = 0
         self._applied_batch = 0
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._held: set[int] = set()  # of those who wait: whose message has been replayed, and is not answered yet
         self._queue: list[tuple[bytes, Command, asyncio.Future[None]]] = []
         self._sending: asyncio.Future[None] | None = None
         self._reading: asyncio.Future[None] | None = None
@@ -149,11 +150,13 @@ class Replica:
         self._waiting[number] = waiting
         try:
             await self._send(Ask(number, request))
-            if number in self._waiting and not waiting.done():
+            if not waiting.done():
+                self._held.add(number)
                 self.on_waiting()
             answer = await waiting
         finally:
             del self._waiting[number]
+            self._held.discard(number)
             if not waiting.done():
                 self._spawn(self._forget(number))
         if isinstance(answer, Replayed) and answer.result is None and isinstance(request, (Begin, Prepare)):
@@ -504,7 +507,7 @@ class Replica:
     @property
     def waits(self) -> bool:
         """Whether a caller of this node waits for something that other nodes may bring about."""
-        return bool(self._waiting or self._until_serving)
+        return bool(self._held or self._until_serving)
 
     @property
     def follows(self) -> bool:
@@ -517,7 +520,7 @@ class Replica:
     @property
     def is_idle(self) -> bool:
         """Whether it could be forgotten without anybody noticing."""
-        return not (self.follows or self._tasks or self._queue or self._sending or self._starting)
+        return not (self.follows or self._tasks or self._waiting or self._starting)
 
     async def follow(self) -> None:
         """Read what there is, and say what is due. For one owner; a node follows many with SharedLog.news."""
