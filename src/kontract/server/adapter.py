@@ -83,7 +83,8 @@ class GatewayServer:
             config.read(self.environment)
         except ConfigurationError as error:
             raise ValueError(str(error)) from None
-        if not (isinstance(self.adapter.pg, (str, Pool)) or callable(self.adapter.pg)):
+        pg: Any = self.adapter.pg  # whatever a caller without a type checker gave
+        if not (isinstance(pg, (str, Pool)) or callable(pg)):
             message = "pg must be the URL of a PostgreSQL, a Pool, or a function that returns a Database"
             raise TypeError(message)
         routes = self.adapter.routes
