@@ -29,13 +29,14 @@ from kontract.core.messages import (
     Unready,
     Write,
 )
-from kontract.ports import FeedClosedError
+from kontract.core.phases import Stage
+from kontract.ports import CoordinatorUnavailableError, FeedClosedError
 from kontract.server.coordination import commands
 from kontract.server.coordination.commands import Ask, Batch, Forget, Resolved, Start, Tick, encode_batch
 from kontract.server.coordination.log import Checkpoint, Entry
 from kontract.server.coordination.machine import Machine, NewerVersionError, ticket_of
 from kontract.server.coordination.memory import MemoryLog
-from kontract.server.coordination.replica import Replica
+from kontract.server.coordination.replica import Replica, StoppedError
 from kontract.server.feed import LocalFeed
 from kontract.server.system import SystemClock
 
@@ -290,3 +291,30 @@ async def test_a_node_that_cannot_replay_says_so_and_keeps_nobody_waiting(where)
     assert all(isinstance(answer, Unready) for answer in answers)
     if where == "entry":  # the other node, which has no such defect, goes on
         assert isinstance(await node(log, "other").ask(Begin("c9")), Began)
+
+
+async def test_a_listener_who_waits_is_told_when_the_node_stops():
+    """It waits for the coordinator to serve, which this node will never see."""
+    log = MemoryLog(SystemClock().now)
+    one = node(log, "one")
+    await commit(one, "c0", "a")
+    one.machine.coordinator.stage = Stage.RECOVERING
+    feed = LocalFeed(one, Subscription(["x"], "u", ""))
+    waiting = asyncio.ensure_future(feed.resume(None))
+    while not one.waits:
+        await asyncio.sleep(0)
+    await log.append("acme", 0, encode_batch(Batch("new", 1, [Tick()], commands.VERSION + 1)))
+    with pytest.raises(StoppedError):
+        await one.follow()
+    with pytest.raises(FeedClosedError):
+        await asyncio.wait_for(waiting, 20)
+
+
+async def test_a_log_that_fails_in_its_own_way_keeps_nobody_waiting():
+    class Failing(MemoryLog):
+        async def append(self, owner, after, batch):
+            raise ZeroDivisionError
+
+    one = node(Failing(SystemClock().now), "one")
+    with pytest.raises(CoordinatorUnavailableError, match="ZeroDivisionError"):
+        await asyncio.wait_for(one.ask(Prepare("c", [write("a", 1)])), 20)
