@@ -15,7 +15,7 @@ BIN := .venv/bin
 
 help:
 	@echo "make dev     set up and run on http://localhost:8787 (PORT=8788 make dev for another port)"
-	@echo "make serve   the same on CPython, without workerd (docs/self-hosting.md)"
+	@echo "make serve   the same on CPython, without workerd (docs/how-to/self-hosting.md)"
 	@echo "make test    set up and run all tests (ARGS='-k name' chooses some)"
 	@echo "make lint    ruff: rules and format      make format   apply the format"
 	@echo "make types   mypy, strict                make build    compile the route table"

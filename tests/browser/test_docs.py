@@ -1,4 +1,4 @@
-"""docs/javascript.md: what it shows runs in a browser, in this order, on a page of the Worker."""
+"""docs/reference/javascript-client.md: what it shows runs in a browser, in this order, on a page of the Worker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from kontract.cli.toolchain.checkout import Checkout
 
-TEXT = (Checkout.find().root / "docs" / "javascript.md").read_text(encoding="utf-8")
+TEXT = (Checkout.find().root / "docs" / "reference" / "javascript-client.md").read_text(encoding="utf-8")
 IMPORT = re.compile(r'^import \{ (.+) \} from "(.+)";$', re.MULTILINE)
 
 

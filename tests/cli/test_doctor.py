@@ -64,7 +64,7 @@ def test_it_shows_epochs_fences_and_dead_versions(postgres):
         ("DROP TABLE trxs", "schema is missing: no table trxs", "kontract migrate"),
         ("INSERT INTO storage VALUES ('lost', 'tbl_lost', 't')", "t/lost (tbl_lost) does not exist", "storage"),
         ("INSERT INTO storage VALUES ('odd', 'a b', 't')", "does not exist", "storage"),
-        ("ALTER TABLE tbl_tasks_5f0c1d DROP CONSTRAINT tbl_tasks_5f0c1d_pkey", "has no primary key", "transactions.md"),
+        ("ALTER TABLE tbl_tasks_5f0c1d DROP CONSTRAINT tbl_tasks_5f0c1d_pkey", "has no primary key", "tables.md"),
         ("DROP INDEX tbl_tasks_5f0c1d_live", "no unique index of its live rows", "CREATE UNIQUE INDEX"),
         ("INSERT INTO trxs VALUES ('a/1', 'tenant-1', 5)", "epoch None", "the next call that writes"),
         (

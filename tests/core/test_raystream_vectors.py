@@ -1,4 +1,4 @@
-"""docs/raystream-vectors.json is what the product makes, and what a second implementation makes from the document."""
+"""The published vectors are what the product makes, and what a second implementation makes from the document."""
 
 import json
 
@@ -13,7 +13,7 @@ from kontract.server.crypto import NativeCrypto
 from support import raystream_reference as reference
 from support.raystream_vectors import text
 
-PATH = Checkout.find().root / "docs" / "raystream-vectors.json"
+PATH = Checkout.find().root / "docs" / "reference" / "raystream-vectors.json"
 VECTORS = json.loads(PATH.read_text(encoding="utf-8"))
 DEPLOYMENT = {name: bytes.fromhex(value) for name, value in VECTORS["deployment"].items()}
 SERVER = Server(NativeCrypto(), keys.ring(DEPLOYMENT["secret"], DEPLOYMENT["previous_secret"]))

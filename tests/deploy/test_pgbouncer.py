@@ -66,7 +66,7 @@ def pooler(direct, reaper):
 
 @pytest.fixture
 async def database(postgres):
-    """A migrated database, and a role as docs/self-hosting.md makes it."""
+    """A migrated database, and a role as docs/how-to/self-hosting.md makes it."""
     url = postgres.create_database(empty=True)
     await migrate(url, lambda _: None, coordination=True)
     connection = await asyncpg.connect(url)

@@ -13,13 +13,13 @@ import yaml
 from kontract.cli.toolchain.checkout import Checkout
 
 ROOT = Checkout.find().root
-DECISIONS = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+DECISIONS = sorted((ROOT / "docs" / "explanation" / "decisions").glob("[0-9]*.md"))
 TEXTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
     *DECISIONS,
-    ROOT / "docs/decisions/README.md",
+    ROOT / "docs/explanation/decisions/README.md",
 ]
 FILES = [*TEXTS, ROOT / ".editorconfig", ROOT / ".pre-commit-config.yaml", ROOT / ".github/workflows/deploy.yml"]
 PLACES = re.compile(r"`((?:\.?[\w-]+/)*[\w.-]+\.(?:py|md|toml|sql|json|yml)|(?:\.?[\w-]+/)+)(?![\w.])")
@@ -40,7 +40,7 @@ def test_a_decision_has_context_choice_and_consequences(path):
 
 
 def test_the_index_lists_every_decision_by_its_title():
-    index = (ROOT / "docs" / "decisions" / "README.md").read_text()
+    index = (ROOT / "docs" / "explanation" / "decisions" / "README.md").read_text()
 
     listed = re.findall(r"\[(\d{4})\]\((.+?)\) \| (.+?) \|", index)
     titles = [re.match(r"# \d{4}: (.*)", path.read_text())[1].replace("`", "") for path in DECISIONS]

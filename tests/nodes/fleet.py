@@ -17,7 +17,7 @@ POOL = 16
 """Connections from the pooler to PostgreSQL; each server has eight."""
 
 _LIMIT = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET statement_timeout = 5000', current_database()); END $$"
-"""What docs/self-hosting.md does for the role."""
+"""What docs/how-to/self-hosting.md does for the role."""
 
 
 def new_database(postgres: Postgres) -> str:

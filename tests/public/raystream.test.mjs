@@ -1,4 +1,4 @@
-// The client's side of raystream against the published vectors (docs/raystream-vectors.json), byte for byte.
+// The client's side of raystream against the published vectors (docs/reference/raystream-vectors.json), byte for byte.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -6,7 +6,7 @@ import { test } from "node:test";
 
 import { Handshake, Session, keyPairOf } from "../../public/kontract/raystream.js";
 
-const vectors = JSON.parse(readFileSync(new URL("../../docs/raystream-vectors.json", import.meta.url)));
+const vectors = JSON.parse(readFileSync(new URL("../../docs/reference/raystream-vectors.json", import.meta.url)));
 const conversation = vectors.conversations.find(({ suite }) => suite === "Noise_NK_25519_AESGCM_SHA256");
 
 const bytes = (hex) => Uint8Array.from(Buffer.from(hex, "hex"));

@@ -21,5 +21,5 @@ async def noise(vectors: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 async def raystream(_: None) -> str:
-    """The text of docs/raystream-vectors.json."""
+    """The text of docs/reference/raystream-vectors.json."""
     return text(NativeCrypto())

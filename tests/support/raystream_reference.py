@@ -1,4 +1,4 @@
-"""raystream a second time, written from docs/raystream.md alone: no line of `kontract` in it, on purpose.
+"""raystream a second time, written from docs/reference/raystream.md alone: no line of `kontract` in it, on purpose.
 
 What it makes and what the product makes must be the same bytes; then the document says all that one needs to know.
 """

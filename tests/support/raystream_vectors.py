@@ -1,6 +1,6 @@
-"""Makes docs/raystream-vectors.json: a whole conversation in each suite, from fixed randomness, and what is refused.
+"""Makes raystream-vectors.json: a whole conversation in each suite, from fixed randomness, and what is refused.
 
-Run: .venv/bin/python tests/support/raystream_vectors.py > docs/raystream-vectors.json
+Run: .venv/bin/python tests/support/raystream_vectors.py > docs/reference/raystream-vectors.json
 
 The test Worker has a copy, to make the same file inside workerd: so the core alone is imported at the top.
 """
@@ -46,7 +46,7 @@ def generate(crypto: Crypto) -> dict[str, Any]:
     ring = keys.ring(SECRET, PREVIOUS)
     server = Server(crypto, ring)
     return {
-        "about": "Test vectors of raystream, version 1. docs/raystream.md explains every field; bytes are hexadecimal.",
+        "about": "Test vectors of raystream, version 1. raystream.md beside them explains every field; bytes are hexadecimal.",
         "prologue": PROLOGUE.hex(),
         "deployment": {
             "secret": SECRET.hex(),

@@ -17,5 +17,5 @@ def test_published_noise_vectors(laboratory):
 
 def test_the_vectors_of_the_documentation(laboratory, checkout):
     """Keys, tickets, requests and responses: a session may begin on a server and go on in a Worker."""
-    written = (checkout.root / "docs" / "raystream-vectors.json").read_text(encoding="utf-8")
+    written = (checkout.root / "docs" / "reference" / "raystream-vectors.json").read_text(encoding="utf-8")
     assert laboratory.run("support.in_workerd", "raystream", None) == written

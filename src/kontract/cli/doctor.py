@@ -263,7 +263,7 @@ async def _table(connection: asyncpg.Connection, table: Listed) -> list[Finding]
     if table.kind == "missing" or not sql.IDENTIFIER.fullmatch(table.ptr):
         return [Finding(f"{name} does not exist", "Create it, or remove its row from storage.", wrong=True)]
     if table.kind == "unusable":
-        return [Finding(f"{name} has no primary key (id) or (id, _txid)", "See docs/transactions.md: tables.", True)]
+        return [Finding(f"{name} has no primary key (id) or (id, _txid)", "See docs/reference/tables.md.", True)]
     findings = await _rights(connection, table.ptr, ["SELECT", "INSERT", "UPDATE", "DELETE"])
     if findings:
         return findings

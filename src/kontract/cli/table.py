@@ -151,7 +151,7 @@ async def _check_columns(connection: asyncpg.Connection, pointer: TablePointer) 
     if wrong:
         raise Problem(
             f"{pointer.ptr} has not the columns of a plain table; missing or of another type: {', '.join(wrong)}.",
-            "Compare it with the CREATE TABLE in docs/transactions.md.",
+            "Compare it with the CREATE TABLE in docs/reference/tables.md.",
         )
 
 

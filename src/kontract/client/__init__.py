@@ -1,4 +1,7 @@
-"""The Python client: ``async with Client(url, token=...) as api: await api.create_task("x")`` (docs/client.md)."""
+"""The Python client: ``async with Client(url, token=...) as api: await api.create_task("x")``.
+
+docs/reference/python-client.md is its manual.
+"""
 
 from kontract.client.client import Client, RemoteFunction
 from kontract.client.errors import (

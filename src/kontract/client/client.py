@@ -1,4 +1,4 @@
-"""The client: backend functions of a gateway as methods (docs/client.md)."""
+"""The client: backend functions of a gateway as methods (docs/reference/python-client.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls through raystream: encrypted to the process that runs the functions (docs/raystream.md).
+"""Calls through raystream: encrypted to the process that runs the functions (docs/reference/raystream.md).
 
 A session with the server begins with the first call and lasts as long as its ticket, an hour at most. It belongs to
 one token: another token, after a refresh or a login, begins another. Calls of any number of tasks share it, each under

@@ -18,8 +18,8 @@ The coordinator itself::
     RECOVERING/SERVING --SUPERSEDED--> FENCED   the epoch row in PostgreSQL is not ours: stop for good
 
 A pair that is not in a table is a contradiction (the fence said never, and somebody read a commit): this coordinator
-ends rather than guess, and the shell starts another one from the journal and the fences. ``docs/transactions.md`` shows
-these tables; ``tests/core/test_phases.py`` walks every pair.
+ends rather than guess, and the shell starts another one from the journal and the fences.
+``docs/explanation/transactions.md`` shows these tables; ``tests/core/test_phases.py`` walks every pair.
 """
 
 from __future__ import annotations

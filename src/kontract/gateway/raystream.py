@@ -1,4 +1,6 @@
-"""``/raystream/*`` and ``/.well-known/kontract``: encrypted RPC in terms of requests and responses (docs/raystream.md).
+"""``/raystream/*`` and ``/.well-known/kontract``: encrypted RPC in terms of requests and responses.
+
+docs/reference/raystream.md is the specification.
 
 What is inside is a call like any other: the same function answers it that answers ``/rpc``, for the session that the
 handshake's token stood for.

@@ -1,4 +1,4 @@
-"""``GET /stream``: the changes of tables, as server-sent events or over a WebSocket (docs/streams.md).
+"""``GET /stream``: the changes of tables, as server-sent events or over a WebSocket (docs/reference/streams.md).
 
 A stream is filtered by the rules of reads, for each change as it is sent: the token's R bit, the table's R bit in
 ``storage``, ``rows="own"``, field permissions. Only tables that the application declares with ``@table`` (and not with

@@ -1,4 +1,4 @@
-"""raystream: encrypted RPC on top of TLS. ``docs/raystream.md`` is the specification, byte by byte.
+"""raystream: encrypted RPC on top of TLS. ``docs/reference/raystream.md`` is the specification, byte by byte.
 
 The protocol without I/O: ``noise`` is the handshake, ``frames`` and ``payloads`` the wire format, ``schedule`` the
 keys, ``tickets`` what the server hands out instead of remembering, ``client`` and ``server`` the two sides. Time and

@@ -1,0 +1,62 @@
+"""The pages of the documentation: links lead somewhere, tables are those of the code, nothing is about one machine."""
+
+import importlib.util
+import re
+
+import pytest
+
+from support.pages import DOCS, ROOT, anchors, blocks, links, pages, prose
+
+PAGES = pages()
+
+
+def named(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def of_docs(name):
+    """A module of docs/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_somewhere(page):
+    """On a code host, too: the site's builder checks only what belongs to the site."""
+    assert [str(path) for path, _ in links(page) if not path.exists()] == []
+    assert [
+        (named(path), anchor)
+        for path, anchor in links(page)
+        if anchor and path.suffix == ".md" and anchor not in anchors(path)
+    ] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_page_has_one_title_short_lines_and_whole_fences(page):
+    """Tables and answers aside, lines fit the editor's ruler."""
+    text = page.read_text(encoding="utf-8")
+    assert len(re.findall(r"^# ", prose(page), re.MULTILINE)) == 1
+    assert re.match(r"# \S", text)
+    assert "```" not in prose(page), "a fence that is not closed"
+    lines = [
+        *prose(page).splitlines(),
+        *(line for one in blocks(page) if "console" not in one.kind for line in one.text.splitlines()),
+    ]
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
+    assert "\t" not in text
+    assert text.endswith("\n")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_nothing_is_about_one_machine(page):
+    """Paths and hosts that only the author has."""
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"(?<![\w.])/(home|root|work|Users)/", text)
+    assert not re.search(r"pypi\.org|pythonhosted|registry\.npmjs", text)
+
+
+def test_tables_of_facts_are_those_of_the_code():
+    """`make docs` brings them up to date."""
+    assert [named(path) for path, _ in of_docs("facts").stale()] == []
