@@ -11,7 +11,7 @@ BOOTSTRAP := src/kontract/cli/toolchain/bootstrap.py
 READY := .venv/ready
 BIN := .venv/bin
 
-.PHONY: help dev serve test setup build lint format types clean
+.PHONY: help new dev serve test setup build lint format types clean
 
 help:
 	@echo "make dev     set up and run on http://localhost:8787 (PORT=8788 make dev for another port)"
@@ -19,7 +19,12 @@ help:
 	@echo "make test    set up and run all tests (ARGS='-k name' chooses some)"
 	@echo "make lint    ruff: rules and format      make format   apply the format"
 	@echo "make types   mypy, strict                make build    compile the route table"
+	@echo "make new     a project of your own, NAME=../my-app (DEMO=no for one without the demo)"
 	@echo "make clean   remove everything generated but the local data in .kontract"
+
+# NAME counts on the command line only: some systems have a variable of that name.
+new: $(READY)
+	@$(BIN)/kontract new "$(if $(findstring command,$(origin NAME)),$(NAME))" $(if $(filter no,$(DEMO)),--without-demo)
 
 # Written last by bootstrap.py, so a set-up that was interrupted begins again.
 $(READY): pyproject.toml uv.lock $(BOOTSTRAP)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 # arguments for its parser.
 COMMANDS = {
     "dev": ("kontract.cli.dev", "set up and run everything on this machine"),
+    "new": ("kontract.cli.new", "make a project of your own from this clone"),
     "setup": ("kontract.cli.setup", "install and vendor what `dev` and the tests need, and stop there"),
     "serve": ("kontract.cli.serve", "run the self-hosted gateway"),
     "build": ("kontract.cli.build", "compile the route table (wrangler runs it by itself)"),
