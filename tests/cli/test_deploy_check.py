@@ -29,12 +29,12 @@ def test_every_environment_of_this_clone_passes(checkout):
         ["make", "deploy-check"], cwd=checkout.root, capture_output=True, text=True, check=False, timeout=280
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for name in deploy_check.read(checkout):
-        assert re.search(
-            rf"^{re.escape(name)}: Worker [\w-]+, [\d.]+ KiB / gzip: [\d.]+ KiB; .*SESSION_DO",
-            done.stdout,
-            re.MULTILINE,
-        )
+    environments = deploy_check.read(checkout)
+    for name in environments:
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"{name}: ")]
+        assert re.match(rf"{re.escape(name)}: Worker [\w-]+, [\d.]+ KiB / gzip: [\d.]+ KiB; ", line)
+        there = set(re.split(r", |; ", line))
+        assert set(declared(environments[TOP_LEVEL])) - there == ({"HYPERDRIVE"} if name == "preview" else set())
     assert re.search(r"^preview: .*needs the secret DATABASE_URL", done.stdout, re.MULTILINE)
     assert not list((checkout.root / "src").rglob("dist")), "what it would upload goes elsewhere"
 
