@@ -31,6 +31,7 @@ ENVIRONMENT = "preview"
 LONGEST = 63
 """Of a database's name in PostgreSQL, and of a Worker's on workers.dev."""
 
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _URL = re.compile(r"https://[\w.-]+\.workers\.dev")
 
 
@@ -52,6 +53,11 @@ def run(args: argparse.Namespace) -> int:
         raise Problem(
             f"The Worker would be {worker}, which has more than {LONGEST} characters.",
             "Give the project a shorter name in wrangler.toml.",
+        )
+    if not _NAME.fullmatch(worker):
+        raise Problem(
+            f"The Worker would be {worker!r}, which no Worker can be called.",
+            "Use lower case letters, digits and hyphens for its name in wrangler.toml.",
         )
     database = worker.replace("-", "_")
     server = _server()

@@ -25,7 +25,7 @@ from kontract.cli.toolchain.reaper import Reaper
 from kontract.gateway.routes import Registry
 from kontract.testing.app import Api, App
 from kontract.testing.database import Server
-from kontract.testing.worker import Worker, running_worker
+from kontract.testing.worker import Worker
 
 OWNER = "tenant-1"
 """The tenant of the tests where wrangler.toml names none in KONTRACT_OWNER."""
@@ -56,10 +56,10 @@ def worker(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Worker]:
     """The application in workerd: ``async with worker.as_user("ann") as api``. Its data stays during the run."""
-    more = "".join(f"{name}={value}\n" for name, value in kontract_environment.items() if name != "KONTRACT_SECRET")
-    folder = tmp_path_factory.mktemp("worker")
-    with running_worker(kontract_checkout, kontract_server.create("worker"), folder, kontract_reaper, more) as server:
-        yield Worker(server, kontract_environment.get("KONTRACT_OWNER") or OWNER)
+    folder, url = tmp_path_factory.mktemp("worker"), kontract_server.create("worker")
+    owner = kontract_environment.get("KONTRACT_OWNER") or OWNER
+    with Worker.started(kontract_checkout, url, folder, kontract_reaper, kontract_environment, owner) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

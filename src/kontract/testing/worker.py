@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,6 +56,22 @@ class Worker:
         self.server = server
         self.owner = owner
         self._secret = dev_vars.parse(server.env_file.read_text(encoding="utf-8"))["KONTRACT_SECRET"]
+
+    @classmethod
+    @contextmanager
+    def started(
+        cls,
+        checkout: Checkout,
+        database_url: str,
+        folder: Path,
+        reaper: Reaper,
+        environment: Mapping[str, str],
+        owner: str,
+    ) -> Iterator[Worker]:
+        """Start one, with the variables of ``environment`` and a secret of its own; it is stopped at the end."""
+        variables = (dev_vars.line(name, value) for name, value in environment.items() if name != "KONTRACT_SECRET")
+        with running_worker(checkout, database_url, folder, reaper, "".join(variables)) as server:
+            yield cls(server, owner)
 
     @property
     def url(self) -> str:
