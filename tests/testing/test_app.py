@@ -24,6 +24,7 @@ from kontract.testing.app import URL, App
 from kontract.testing.database import put_back
 
 ran = []
+signals = {}
 
 
 @backend()
@@ -41,8 +42,9 @@ async def fails(ctx: Context) -> None:
 
 @backend(perm=perms.RW_)
 async def slow(ctx: Context) -> None:
-    """Write after a while."""
-    await asyncio.sleep(0.05)
+    """Write when the test says so."""
+    signals["begun"].set()
+    await signals["left"].wait()
     await ctx.storage.tasks.set("slow", {"title": "x"})
 
 
@@ -211,8 +213,8 @@ async def test_a_stream_that_is_refused_says_why(app):
 
 
 async def test_a_change_that_never_comes_is_an_error(api, monkeypatch):
-    monkeypatch.setattr("kontract.testing.changes.PATIENCE_SECONDS", 0.1)
     async with api.changes("tasks") as changes:
+        monkeypatch.setattr("kontract.testing.changes.PATIENCE_SECONDS", 0.1)
         with pytest.raises(TimeoutError, match="no change came"):
             await anext(changes)
 
@@ -220,9 +222,13 @@ async def test_a_change_that_never_comes_is_an_error(api, monkeypatch):
 async def test_what_a_caller_began_is_finished_before_the_test_ends(kontract_registry, kontract_database, app):
     """A call whose caller gave up does not reach into the next test."""
     async with App(kontract_registry, kontract_database, {"KONTRACT_SECRET": "0" * 64}) as first:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.01):
-                await first.as_user().slow()
+        signals.update(begun=asyncio.Event(), left=asyncio.Event())
+        call = asyncio.ensure_future(first.as_user().slow())
+        await signals["begun"].wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        signals["left"].set()
     assert [row["id"] for row in await app.rows("tasks")] == ["slow"]
 
 
