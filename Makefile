@@ -11,7 +11,7 @@ BOOTSTRAP := src/kontract/cli/toolchain/bootstrap.py
 READY := .venv/ready
 BIN := .venv/bin
 
-.PHONY: help dev serve test setup build lint format types clean
+.PHONY: help new dev serve test setup build lint format types migrate deploy deploy-check preview preview-down clean
 
 help:
 	@echo "make dev     set up and run on http://localhost:8787 (PORT=8788 make dev for another port)"
@@ -19,7 +19,15 @@ help:
 	@echo "make test    set up and run all tests (ARGS='-k name' chooses some)"
 	@echo "make lint    ruff: rules and format      make format   apply the format"
 	@echo "make types   mypy, strict                make build    compile the route table"
+	@echo "make new     a project of your own, NAME=../my-app (DEMO=no for one without the demo)"
+	@echo "make deploy-check   what would be deployed, without an account (docs/how-to/deploy.md)"
+	@echo "make migrate        bring the database in DATABASE_URL to this schema"
+	@echo "make deploy         deploy the Worker, ENV=production"
 	@echo "make clean   remove everything generated but the local data in .kontract"
+
+# NAME counts on the command line only: some systems have a variable of that name.
+new: $(READY)
+	@$(BIN)/kontract new "$(if $(findstring command,$(origin NAME)),$(NAME))" $(if $(filter no,$(DEMO)),--without-demo)
 
 # Written last by bootstrap.py, so a set-up that was interrupted begins again.
 $(READY): pyproject.toml uv.lock $(BOOTSTRAP)
@@ -56,6 +64,24 @@ format: $(READY)
 
 types: $(READY)
 	@$(BIN)/mypy
+
+# The steps of a deployment, the same by hand and in .github/workflows (docs/how-to/deploy.md).
+migrate: $(READY)
+	@$(BIN)/kontract migrate
+
+deploy-check: $(READY)
+	@$(BIN)/kontract deploy-check
+
+# ENV and PR count on the command line only: a Worker must not be overwritten because of a variable that lies about.
+deploy: $(READY)
+	$(if $(findstring command,$(origin ENV)),,$(error Say which environment of wrangler.toml: make deploy ENV=production))
+	@$(BIN)/kontract wrangler deploy --env "$(ENV)"
+
+preview: $(READY)
+	@$(BIN)/kontract preview up $(if $(findstring command,$(origin PR)),$(PR))
+
+preview-down: $(READY)
+	@$(BIN)/kontract preview down $(if $(findstring command,$(origin PR)),$(PR))
 
 clean:
 	rm -rf .venv node_modules python_modules .wrangler .venv-workers pylock.toml .kontract/stamps .kontract/pyodide \

@@ -18,6 +18,9 @@ from kontract.cli.toolchain.reaper import Reaper
 from support.pgbouncer import PgBouncer, pgbouncer
 from support.postgres import Postgres
 
+# What users have for their applications, as tests/app uses it.
+pytest_plugins = ["kontract.testing.pytest"]
+
 # No deadline: a busy machine is not a defect. No database of earlier failures: every run begins alike.
 settings.register_profile("kontract", deadline=None, database=None, print_blob=True)
 settings.load_profile("kontract")

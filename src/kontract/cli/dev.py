@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
+from kontract.cli.build import scan
 from kontract.cli.toolchain import database_url, dev_vars, ports, setup
 from kontract.cli.toolchain.checkout import Checkout, write_atomically
 from kontract.cli.toolchain.postgres import DATABASE, Cluster, create_database
@@ -135,17 +136,24 @@ def _migrate(url: str) -> None:
 def greet(port: int) -> None:
     """Say where it answers, and what to try."""
     base = f"http://localhost:{port}"
-    call = '-H "Authorization: Bearer $TOKEN" --json'
+    call = 'curl -s -H "Authorization: Bearer $TOKEN" --json'
+    tries = "\n  ".join(f"{call} '{arguments}' {base}/rpc/{name}" for name, arguments in _examples())
     say(
         f"""
 Kontract is ready on {base}  (Ctrl-C stops it; the data stays in .kontract/)
 
   curl -s {base}/health
   TOKEN=$(curl -s -X POST {base}/auth/anonymous | sed 's/.*"token":"\\([^"]*\\)".*/\\1/')
-  curl -s {call} '["Buy milk"]' {base}/rpc/create_task
-  curl -s {call} '[]' {base}/rpc/list_tasks
+  {tries}
 """
     )
+
+
+def _examples() -> list[tuple[str, str]]:
+    """Return functions to try, with arguments: the demo's, or the first one of an application without it."""
+    functions = [one.name for one in scan(Checkout.find().root / "src") if one.kind == "backend"]
+    demo = [("create_task", '["Buy milk"]'), ("list_tasks", "[]")]
+    return demo if all(name in functions for name, _ in demo) else [(name, "[]") for name in functions[:1]]
 
 
 def _watch(checkout: Checkout, server: DevServer, cluster: Cluster | None) -> int:

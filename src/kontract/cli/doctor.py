@@ -86,7 +86,8 @@ def wrangler_findings(path: Path) -> list[Finding]:
     for name, section in {"(top level)": settings, **settings.get("env", {})}.items():
         hyperdrive = [one for one in section.get("hyperdrive", []) if one.get("binding") == "HYPERDRIVE"]
         objects = section.get("durable_objects", {}).get("bindings", [])
-        missing = [] if hyperdrive else ["HYPERDRIVE"]
+        # hyperdrive = [] says that it goes without one, and connects to the secret DATABASE_URL.
+        missing = [] if hyperdrive or section.get("hyperdrive") == [] else ["HYPERDRIVE"]
         if not any(one.get("name") == "SESSION_DO" for one in objects):
             missing.append("SESSION_DO")
         if missing:
