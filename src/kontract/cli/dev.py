@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 
-from kontract.cli.build import scan
+from kontract.cli.build import ANSWER, scan
 from kontract.cli.toolchain import database_url, dev_vars, ports, setup
 from kontract.cli.toolchain.checkout import Checkout, write_atomically
 from kontract.cli.toolchain.postgres import DATABASE, Cluster, create_database
@@ -66,6 +66,9 @@ def _run(checkout: Checkout, port: int, stack: ExitStack, lock: int) -> int:
         url,
         persist_to=checkout.state / "wrangler",
         state=checkout.state,
+        # What is wrong with the application is answered to whoever calls it, not in the terminal alone.
+        variables=("KONTRACT_SHOW_ERRORS:1",),
+        settings={ANSWER: "1"},
         on_spawn=lambda group: _remember(checkout, reaper, group),
     )
     stack.callback(server.stop)
@@ -151,7 +154,10 @@ Kontract is ready on {base}  (Ctrl-C stops it; the data stays in .kontract/)
 
 def _examples() -> list[tuple[str, str]]:
     """Return functions to try, with arguments: the demo's, or the first one of an application without it."""
-    functions = [one.name for one in scan(Checkout.find().root / "src") if one.kind == "backend"]
+    try:
+        functions = [one.name for one in scan(Checkout.find().root / "src") if one.kind == "backend"]
+    except Problem:
+        return []  # it has been told
     demo = [("create_task", '["Buy milk"]'), ("list_tasks", "[]")]
     return demo if all(name in functions for name, _ in demo) else [(name, "[]") for name in functions[:1]]
 

@@ -46,9 +46,10 @@ SQLSTATES: dict[str, tuple[Code, str]] = {
 class Gateway:
     """All requests of one process (an isolate, a server worker)."""
 
-    def __init__(self, registry: Registry) -> None:
-        """Serve the functions of ``registry``."""
+    def __init__(self, registry: Registry, broken: str = "") -> None:
+        """Serve the functions of ``registry``. ``broken``: why there are none, told to whoever calls one."""
         self._registry = registry
+        self._broken = broken
         self._deployment: Deployment | None = None
         self._raystream: Raystream | None = None
 
@@ -66,7 +67,7 @@ class Gateway:
             origins = deployment.config.cors_origins
             response = await self._route(Scope(deployment, platform, request, request_id, meter, fields))
         except Exception as error:  # noqa: BLE001 - the outermost frame: nothing may reach the platform
-            response = _failed(error, request_id, fields)
+            response = self._failed(error, request_id, fields)
         self._finish(request, response, request_id, meter, origins)
         level = fields.pop("level", "info")
         fields = {
@@ -100,6 +101,8 @@ class Gateway:
         if request.path.startswith(rpc.PREFIX):
             name = function_name(request.path)
             scope.log["function"] = name
+            if self._broken:
+                raise InternalError(f"the application was not built. {self._broken}")
             if request.method != "POST":
                 raise method_not_allowed("POST")
             session = authenticate(request, scope.deployment.tokens, scope.platform.clock.now())
@@ -111,7 +114,7 @@ class Gateway:
         if request.path in raystream.PATHS:
             if self._raystream is None:
                 self._raystream = Raystream(scope.platform.crypto, scope.deployment.config.keys)
-            return await self._raystream.handle(scope, _failed)
+            return await self._raystream.handle(scope, self._failed)
         if request.path in ("/health", "/ready"):
             if request.method not in ("GET", "HEAD"):
                 raise method_not_allowed("GET")
@@ -120,6 +123,13 @@ class Gateway:
             return _json({"status": "ok", "routes": len(self._registry)})
         message = "there is nothing here; functions are called with POST /rpc/<function>"
         raise NotFoundError(message)
+
+    def _failed(self, error: Exception, request_id: str, fields: dict[str, Any]) -> Response:
+        if self._deployment is not None and self._deployment.config.show_errors and to_http_error(error) is not error:
+            fields["exception"] = "".join(traceback.format_exception(error))
+            if isinstance(to_http_error(error), InternalError):
+                error = InternalError(_of_the_application(error))
+        return _failed(error, request_id, fields)
 
     async def _ask_database(self, platform: RuntimeAdapter) -> None:
         store = SqlStore(platform.open_database())
@@ -161,10 +171,20 @@ def _failed(error: Exception, request_id: str, fields: dict[str, Any]) -> Respon
     fields["reason"] = shown(known.message)
     if known.error_code.fault is Fault.SERVER:
         fields["level"] = "error"
-        fields["exception"] = "".join(traceback.format_exception(error))
+        fields.setdefault("exception", "".join(traceback.format_exception(error)))
     elif known.error_code.fault is Fault.CONTENTION:
         fields["level"] = "warning"
     return response
+
+
+def _of_the_application(error: Exception) -> str:
+    """Return what an exception says, after the last line of the application that it came through."""
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        places.append((error.filename, error.lineno))
+    ours = [f"src/app/{path.rpartition('/app/')[2]}:{line}: " for path, line in places if "/app/" in path]
+    place = ours[-1] if ours else ""
+    return f"{place}{''.join(traceback.format_exception_only(error)).strip()}"
 
 
 def to_http_error(error: Exception) -> HttpError:

@@ -129,6 +129,9 @@ def application() -> tuple[Registry, Path]:
             raise
         message = "no functions are compiled: there is no src/routes.py; run: kontract build"
         raise SettingsError(message) from None
+    if getattr(compiled, "BROKEN", ""):
+        message = f"the application was not built. {compiled.BROKEN}"
+        raise SettingsError(message)
     return Registry(compiled.ROUTES, compiled.TABLES), Path(str(compiled.__file__)).resolve().parents[1]
 
 

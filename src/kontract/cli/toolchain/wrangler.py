@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,6 +66,8 @@ class DevServer:
     persist_to: Path
     state: Path
     env_file: Path | None = None
+    variables: tuple[str, ...] = ()  # NAME:VALUE, for the Worker
+    settings: Mapping[str, str] = field(default_factory=dict)  # for what wrangler starts: the build
     on_line: Listener | None = None  # told every line of output
     on_spawn: Callable[[int], None] | None = None  # told the process group before anything is waited for
     node_bin: Path = field(default_factory=node.bin_folder)
@@ -91,6 +93,7 @@ class DevServer:
             *("--ip", "127.0.0.1", "--port", str(self.port), "--inspector-port", str(inspector)),
             *("--persist-to", str(self.persist_to), "--show-interactive-dev-session", "false"),
             *(("--env-file", str(self.env_file)) if self.env_file else ()),
+            *(part for variable in self.variables for part in ("--var", variable)),
             *self.runtime.arguments,
         ]
 
@@ -100,7 +103,7 @@ class DevServer:
         self._process = subprocess.Popen(
             self.command(),
             cwd=self.checkout.root,
-            env=environment(self.runtime, self.database_url, self.state, self.node_bin),
+            env={**environment(self.runtime, self.database_url, self.state, self.node_bin), **self.settings},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
