@@ -11,9 +11,12 @@ import pytest
 from msgspec import Struct
 
 from kontract.cli.migrate import migrate
+from kontract.cli.migrations import new
+from kontract.core import sql
 from kontract.core.declare import primkey, table
 from kontract.core.rows import row_type
-from kontract.core.types import Version
+from kontract.core.select import parse
+from kontract.core.types import TableKind, TablePointer, Version
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import Request
 from kontract.gateway.routes import Registry
@@ -73,6 +76,25 @@ async def test_a_gateway_goes_on_while_its_tables_are_migrated(postgres, project
     connection = await asyncpg.connect(url)
     assert await connection.fetchval("SELECT indisvalid FROM pg_index WHERE indexrelid = 'balances'::regclass")
     await connection.close()
+
+
+async def test_exec_uses_the_index_that_migrate_new_writes(postgres, project):
+    """The index is of live rows; PostgreSQL joins it with that of versions that ended (BitmapOr)."""
+    url = postgres.create_database()
+    locked = {"tasks": {"ptr": "tbl_tasks_5f0c1d", "fields": {"title": {}}, "options": {}}}
+    text = new.index_of(locked, "tasks.title")
+    connection = await asyncpg.connect(url)
+    await connection.execute(
+        "INSERT INTO tbl_tasks_5f0c1d (id, data, _txid, _owner) "
+        "SELECT i, jsonb_build_object('title', i::text), 1, 'ann' FROM generate_series(1, 20000) AS i"
+    )
+    await connection.execute(text.up[0])
+    await connection.execute("ANALYZE tbl_tasks_5f0c1d")
+    pointer = TablePointer("tasks", "tbl_tasks_5f0c1d", TableKind.VERSIONED, 7)
+    asked = sql.select(pointer, parse("SELECT id FROM tasks WHERE data->>'title' = $1", ["77"], "tasks"), 5)
+    plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {asked.text}", *asked.params))
+    await connection.close()
+    assert "Bitmap Index Scan on tbl_tasks_5f0c1d_title" in plan
 
 
 @table("notes")

@@ -54,7 +54,7 @@ def literal(text: str) -> str:
 
 
 @dataclass
-class _Text:
+class Text:
     """A migration as it is written."""
 
     up: list[str] = field(default_factory=list)
@@ -62,6 +62,7 @@ class _Text:
     alone: bool = False
 
     def render(self) -> str:
+        """Return the file."""
         head = "-- no transaction\n" if self.alone else ""
         return f"{head}{chr(10).join(self.up)}\n-- down\n{chr(10).join(self.down)}"
 
@@ -85,9 +86,9 @@ def write(root: Path, name: str, wishes: Wishes) -> Path:
     locked, declared = lock.load(root), structs.read(root / "src")
     _take_base(root, locked, declared)
     difference = lock.compare(locked, declared)
-    if wishes.index and difference:
+    if wishes.index and (difference or wishes.permissions):
         raise Problem(
-            "An index is made outside of a transaction, so its file holds nothing else; but structs have changed too.",
+            "An index is made outside of a transaction, so its file holds nothing else; but there is more to write.",
             "Write that first: kontract migrate new NAME.",
         )
     if difference.refused and not wishes.skeleton:
@@ -96,7 +97,7 @@ def write(root: Path, name: str, wishes: Wishes) -> Path:
             f"Change the struct back, or write by hand what makes it safe: kontract migrate new {name} --skeleton. "
             "docs/how-to/migrations.md shows the way for each.",
         )
-    text = _Text()
+    text = Text()
     for table in difference.added:
         _add_table(text, locked, table, declared[table], wishes.owner)
     _comment(text, difference)
@@ -107,7 +108,7 @@ def write(root: Path, name: str, wishes: Wishes) -> Path:
     for one in wishes.permissions:
         _permit(text, locked, one, wishes.owner)
     if wishes.index:
-        _add_index(text, locked, wishes.index)
+        text = index_of(locked, wishes.index)
     stem = f"{len(existing) + 1:04}_{name}"
     if wishes.python and (text.up or text.down):
         raise Problem(
@@ -138,7 +139,7 @@ def _reasons(changes: Sequence[lock.Change]) -> str:
     return "\n".join(f"  - {change.what} {change.why}" for change in changes)
 
 
-def _add_table(text: _Text, locked: dict[str, dict[str, Any]], name: str, declared: structs.Table, owner: str) -> None:
+def _add_table(text: Text, locked: dict[str, dict[str, Any]], name: str, declared: structs.Table, owner: str) -> None:
     ptr = lock.physical(name, owner)
     try:
         quote(ptr)
@@ -150,7 +151,7 @@ def _add_table(text: _Text, locked: dict[str, dict[str, Any]], name: str, declar
     text.down += [UNREGISTER.format(id=literal(name), ptr=ptr), f"DROP TABLE {ptr};\n"]
 
 
-def _comment(text: _Text, difference: lock.Difference) -> None:
+def _comment(text: Text, difference: lock.Difference) -> None:
     if difference.refused:
         text.up.append(f"-- {files.UNFINISHED} take this line out when all of this has been seen to.")
     for change in difference.changes:
@@ -161,7 +162,7 @@ def _comment(text: _Text, difference: lock.Difference) -> None:
             text.up += [f"-- {change.why}", "-- How: docs/how-to/migrations.md\n"]
 
 
-def _permit(text: _Text, locked: dict[str, dict[str, Any]], wish: str, owner: str) -> None:
+def _permit(text: Text, locked: dict[str, dict[str, Any]], wish: str, owner: str) -> None:
     name, _, written = wish.partition("=")
     bits = perms.NAMES.get(written)
     if name not in locked or bits is None:
@@ -176,7 +177,8 @@ def _permit(text: _Text, locked: dict[str, dict[str, Any]], wish: str, owner: st
         lines.append(change.format(bits=now, ptr=locked[name]["ptr"], owner=literal(owner), name=perms.name_of(now)))
 
 
-def _add_index(text: _Text, locked: dict[str, dict[str, Any]], wish: str) -> None:
+def index_of(locked: dict[str, dict[str, Any]], wish: str) -> Text:
+    """Return the migration that makes an index on ``wish``, "notes.text"."""
     table, _, name = wish.partition(".")
     if table not in locked or name not in locked[table]["fields"]:
         raise Problem(f"--index {wish}: there is no such field.", "Write TABLE.FIELD, as in --index notes.text.")
@@ -186,8 +188,9 @@ def _add_index(text: _Text, locked: dict[str, dict[str, Any]], wish: str) -> Non
         )
     ptr = locked[table]["ptr"]
     index = f"{ptr[:40]}_{name[:22]}"
-    text.alone = True
+    text = Text(alone=True)
     text.up.append(
         f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {index} ON {ptr} ((data->>'{name}')) WHERE _deleted_txid IS NULL;\n"
     )
     text.down.append(f"DROP INDEX CONCURRENTLY IF EXISTS {index};\n")
+    return text
