@@ -97,6 +97,19 @@ async def test_a_failure_leaves_nothing_of_its_file_and_everything_before_it(pro
     assert list(await records(connection)) == ["0001_one"]
 
 
+async def test_what_a_step_did_before_it_failed_is_undone(project, url, connection):
+    """The step and its record are one transaction, however many statements the step sends."""
+    put(
+        project,
+        "0001_step.py",
+        "async def up(connection):\n    await connection.execute('CREATE TABLE one (n int)')\n    raise KeyError(1)\n",
+    )
+    with pytest.raises(Problem, match="KeyError"):
+        await up(project, url)
+    assert not await exists(connection, "one")
+    assert await records(connection) == {}
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -161,14 +174,10 @@ async def test_several_runs_at_once_apply_everything_once(project, url, connecti
 
 
 @pytest.mark.parametrize("how", ["connection", "process"])
-async def test_a_run_that_is_killed_in_the_middle_leaves_nothing_and_can_be_repeated(
-    project, url, connection, tmp_path, how
-):
+async def test_a_run_that_is_killed_in_the_middle_leaves_nothing_and_can_be_repeated(project, url, connection, how):
     """The connection is cut, or the process killed, between the change and its record."""
-    await connection.execute("CREATE TABLE gate (n int)")
     blocker = await asyncpg.connect(url)
     await blocker.execute("SELECT pg_advisory_lock(4711)")
-    put(project, "0001_one.sql", "CREATE TABLE one (n int);\nSELECT pg_advisory_xact_lock(4711);\n")
     put(
         project,
         "0001_one.sql",
