@@ -134,6 +134,8 @@ def _migrate(url: str) -> None:
         return
     with step("Applying the schema"):
         asyncio.run(module.migrate(url, lambda text: say(f"    {text}")))
+        for sentence in module.unmigrated(Checkout.find().root):
+            warn(f"    {sentence} There is no migration for it yet: kontract migrate new NAME")
 
 
 def greet(port: int) -> None:
