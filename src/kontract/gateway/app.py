@@ -7,6 +7,7 @@ import traceback
 from typing import Any
 
 from kontract.core import headers as header_fields
+from kontract.core import trace
 from kontract.core.catalog import Catalog
 from kontract.core.errors import Code, Fault, HttpError, InternalError, NotFoundError, UnavailableError
 from kontract.core.store import SqlStore, TableMissingError
@@ -26,7 +27,7 @@ from kontract.ports import CoordinatorUnavailableError, DatabaseError, DatabaseU
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
-ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id"
+ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id, traceparent, tracestate"
 EXPOSED_HEADERS = "X-Request-Id, X-Kontract-Txid, Server-Timing, Retry-After, Idempotency-Replayed"
 
 # SQLSTATE, exact code first, then class (PostgreSQL documentation, appendix A).
@@ -60,6 +61,9 @@ class Gateway:
         request_id = request.headers.get("x-request-id", "")
         if not REQUEST_ID.fullmatch(request_id):
             request_id = platform.random.token(12).hex()
+        span = trace.begin(request.headers.get("traceparent"), platform.random.token(trace.IDS_BYTES))
+        if span.sampled:
+            meter.comment = f" /*traceparent='{span.traceparent}'*/"
         fields: dict[str, Any] = {"request_id": request_id, "method": request.method, "path": request.path[:200]}
         origins: frozenset[str] = frozenset()
         try:
@@ -70,16 +74,22 @@ class Gateway:
             response = self._failed(error, request_id, fields)
         self._finish(request, response, request_id, meter, origins)
         level = fields.pop("level", "info")
-        fields = {
-            "status": response.status,
-            "ms": round(platform.clock.elapsed() - started, 1),
-            "coord_calls": meter.coordinator_calls,
-            "coord_ms": round(meter.coordinator_ms, 1),
-            "db_statements": meter.statements,
-            "db_ms": round(meter.database_ms, 1),
+        exception = fields.pop("exception", None)
+        fields |= {"status": fields.get("status", response.status)}  # raystream's is that of what is sealed
+        fields |= {
             "attempts": meter.attempts,
-            "txid": response.headers.get("X-Kontract-Txid"),
-        } | fields  # raystream's are those of what is sealed
+            "txid": fields.get("txid") or response.headers.get("X-Kontract-Txid"),
+            "ms": round(platform.clock.elapsed() - started, 1),
+            "coord_ms": round(meter.coordinator_ms, 1),
+            "db_ms": round(meter.database_ms, 1),
+            "handler_ms": round(meter.handler_ms, 1),
+            "coord_calls": meter.coordinator_calls,
+            "db_statements": meter.statements,
+            "trace_id": span.trace_id,
+            "span_id": span.span_id,
+        }
+        if exception is not None:
+            fields["exception"] = exception
         platform.log(level, "request", **fields)
         return response
 

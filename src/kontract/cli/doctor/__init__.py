@@ -14,6 +14,7 @@ from typing import Any
 
 import asyncpg
 
+from kontract.cli.doctor.pitfalls import pitfalls
 from kontract.cli.table import Listed, list_tables
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.problem import Problem
@@ -99,7 +100,9 @@ def wrangler_findings(path: Path) -> list[Finding]:
                 )
             )
         placeholders += [name for one in hyperdrive if one.get("id") == _PLACEHOLDER_ID]
-    if not findings:
+    complete = not findings
+    findings += [Finding(f"{path.name}: {what}", fix, wrong=True) for what, fix in pitfalls(settings)]
+    if complete:
         findings.append(Finding(f"{path.name}: every environment has its bindings"))
     if placeholders:
         findings.append(
