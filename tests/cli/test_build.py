@@ -206,6 +206,8 @@ if TYPE_CHECKING:
             10,
             "and writes",
         ),
+        ('@backend(name="a b")\nasync def f(ctx: Context): ...', 9, "cannot be the name of a function"),
+        ('@backend(name="\\ud800")\nasync def f(ctx: Context): ...', 9, "cannot be the name of a function"),
         ('@table("t")\nclass T(Struct):\n    id: str', 9, "table T marks no field as its id"),
         (
             '@table("t")\nclass T(Struct):\n    id: Annotated[str, primkey]\n    b: Annotated[str, primkey]',
@@ -232,13 +234,20 @@ def test_mistakes_in_types_and_permissions_name_file_and_line(app, code, line, s
 
 
 GOOD_TYPES = """
+from typing import Literal as L
+match 1:
+    case _:
+        class Inner: ...
+Map = dict[str, Inner]
+
 @table("t", rows="own", stream=False)
 class T(Struct):
     id: Annotated[str, primkey]
-    seen: Annotated[str, perm(perms.R__ | perms.__X)] = ""
+    seen: Annotated[str, perm(perms.R__ | perms.__X), Meta(pattern="|".join(x for x in "ab"))] = ""
+    inner: Inner | None = None
 
 @backend(perm=perms.R__, max_attempts=LIMIT, isolation="snapshot")
-async def f(ctx: "Context", a: "T | None", b: Literal["Nobody"] = "Nobody", *, c: dict[str, T] = {}) -> list[T]:
+async def f(ctx: "Context", a: "T | None", b: L["No body"] = "No body", *, c: Map = {}) -> list[T]:
     seen = set()
     seen.pop()
     await ctx.storage.t.query().delete_me
@@ -251,8 +260,8 @@ def test_types_and_permissions_that_are_right_pass(app):
     (function, struct) = scan(app(right=PRELUDE + GOOD_TYPES))
     assert [(a.name, a.type, a.required) for a in function.arguments] == [
         ("a", "'T | None'", True),
-        ("b", "Literal['Nobody']", False),
-        ("c", "dict[str, T]", False),
+        ("b", "L['No body']", False),
+        ("c", "Map", False),
     ]
     assert (struct.rows, struct.stream) == ("own", False)
 
@@ -325,3 +334,33 @@ def test_under_dev_a_mistake_becomes_the_answer(app, tmp_path, monkeypatch, caps
     exec((tmp_path / "src" / "routes.py").read_text(), compiled)
     assert (compiled["ROUTES"], compiled["TABLES"]) == ({}, {})
     assert compiled["BROKEN"].startswith("src/app/one.py:2: a backend function must be async.")
+
+
+@pytest.mark.parametrize("text", ["x = " + "-" * 5000 + "1", "x = 1" + " + 1" * 5000, "\0"])
+def test_what_cannot_be_read_is_said(app, text):
+    """However odd a file is, the build ends with a sentence that names it."""
+    with pytest.raises(Problem) as problem:
+        scan(app(odd=text))
+    assert "src/app/odd.py:1: " in problem.value.render()
+
+
+def test_what_is_no_file_is_passed_over(app, tmp_path):
+    """A folder that is called like a module, and a link to nowhere (editors leave such locks)."""
+    source = app(one=GOOD)
+    (source / "app" / "folder.py").mkdir()
+    (source / "app" / ".#one.py").symlink_to(tmp_path / "nowhere")
+    assert len(scan(source)) == 3
+
+
+def test_a_server_does_not_start_with_a_table_of_another_day(app, tmp_path, monkeypatch, capsys):
+    """A guard that was added since would be missing, and nobody would notice."""
+    from kontract.cli.main import main
+
+    source = app(one=GOOD)
+    (source / "routes.py").write_text(render(scan(source)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KONTRACT_SECRET", "0" * 64)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    app(one=GOOD + '\n    @middleware(egroup=None, prefixurl="/rpc")\n    async def guard(ctx, call_next): ...\n')
+    assert main(["serve"]) == 1
+    assert "src/routes.py is not what src/app declares" in capsys.readouterr().err

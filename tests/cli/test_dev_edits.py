@@ -1,6 +1,8 @@
 """Editing the application under `make dev`: what is saved shows in the next calls, mistakes in it too."""
 
 import json
+import shutil
+import subprocess
 import sys
 import time
 import urllib.error
@@ -22,6 +24,25 @@ async def greet(ctx: Context) -> str:
     {body}
 """
 
+NOTES = """\
+from typing import Annotated
+
+from msgspec import Struct
+
+from kontract import Context, backend, perms, primkey, table
+
+
+@table("notes")
+class Note(Struct):
+    id: Annotated[str, primkey]
+    text: str
+
+
+@backend(public=True, perm=perms.RW_)
+async def greet(ctx: Context) -> str:
+    return (await ctx.storage.notes.set("1", {"text": "noted"})) or (await ctx.storage.notes.get("1")).text
+"""
+
 SECONDS = 60
 """For what takes about one; a busy machine is not a defect."""
 
@@ -32,6 +53,8 @@ def product(checkout, tmp_path_factory):
     setup.prepare(checkout)
     made = product_checkout(checkout, tmp_path_factory.mktemp("edits") / "product")
     (made.root / "Makefile").write_text(f"build:\n\t@{sys.executable} -m kontract.cli.main build\n")
+    (made.root / "sql").unlink()
+    shutil.copytree(checkout.root / "sql", made.root / "sql")
     return made
 
 
@@ -48,6 +71,7 @@ def call(port):
         return None, {}
 
 
+@pytest.mark.timeout(600)
 def test_what_is_saved_shows_in_the_next_calls_mistakes_too(product, capsys):
     """A function, a syntax error, a wrong declaration, a module that fails, an exception; and each time back."""
     port = free_port()
@@ -79,6 +103,15 @@ def test_what_is_saved_shows_in_the_next_calls_mistakes_too(product, capsys):
         shows("LIMIT = limit\n" + MODULE.format(body="return 4"), 500, "src/app/greeting.py:1: NameError: name 'limit'")
         shows(MODULE.format(body="return 1 / 0"), 500, "src/app/greeting.py:6: ZeroDivisionError")
         shows(MODULE.format(body='return "five"'), 200, "five")
+
+        shows(NOTES, 404, "there is no table 'notes'; make it with: kontract migrate new")
+        running.wait_for("Table notes is new. There is no migration for it yet: .venv/bin/kontract migrate new NAME")
+        migrate = [sys.executable, "-m", "kontract.cli.main", "migrate", "new", "add_notes"]
+        subprocess.run(migrate, cwd=product.root, check=True, capture_output=True)
+        running.wait_for("Applied 0001_add_notes")
+        assert wait_until(lambda: call(port) == (200, {"result": "noted"}), SECONDS)
+        (product.root / "sql" / "migrations" / "0002_wrong.sql").write_text("SELECT wrong;\n")
+        running.wait_for('column "wrong" does not exist')
         assert running.process.poll() is None
     with capsys.disabled():
         print("\nseconds from saving to the answer:", *(f"{seconds:.1f}" for seconds in took))

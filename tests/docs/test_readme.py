@@ -232,7 +232,8 @@ def test_the_commands_that_the_texts_name_exist():
 
 
 def has_module(name):
-    return bool(name) and (ROOT / "src" / f"{name.replace('.', '/')}.py").is_file()
+    path = ROOT / "src" / name.replace(".", "/")
+    return bool(name) and (path.with_suffix(".py").is_file() or (path / "__init__.py").is_file())
 
 
 # --- the example -----------------------------------------------------------------------------------------------------

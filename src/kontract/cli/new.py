@@ -46,7 +46,7 @@ COPIED = (
 )
 """What a project needs of a clone: these files, and everything that git knows below these folders."""
 
-DEMO = ("src/app/", "tests/app/", "public/demo/", "public/index.html")
+DEMO = ("src/app/", "tests/app/", "public/demo/", "public/index.html", "sql/migrations/", "sql/schema.lock.json")
 
 RENAMED = ("deploy/", "Dockerfile", "compose.yaml")
 """Files that name a deployment's parts after Kontract: services, images, databases, folders on a server."""

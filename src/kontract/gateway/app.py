@@ -112,7 +112,8 @@ class Gateway:
             name = function_name(request.path)
             scope.log["function"] = name
             if self._broken:
-                raise InternalError(f"the application was not built. {self._broken}")
+                told = self._broken if scope.deployment.config.show_errors else ""
+                raise InternalError(f"the application was not built. {told}".strip())
             if request.method != "POST":
                 raise method_not_allowed("POST")
             session = authenticate(request, scope.deployment.tokens, scope.platform.clock.now())

@@ -45,14 +45,19 @@ def run(args: argparse.Namespace) -> int:
         return 0
     text = render(declared)
     if args.check:
-        if _text_of(target) != text:
-            raise Problem("src/routes.py is not what src/app declares.", "Run: kontract build")
+        check(checkout.root / "src", declared)
         say("kontract build --check: src/routes.py is up to date")
         return 0
     _write(target, text)
     count = Counter(one.kind for one in declared)
     say(f"kontract build: {count['backend']} functions, {count['table']} tables, {count['middleware']} middleware")
     return 0
+
+
+def check(source: Path, declared: list[Declared] | None = None) -> None:
+    """Raise Problem when src/routes.py is not what the application declares: a guard may be missing in it."""
+    if _text_of(source / "routes.py") != render(scan(source) if declared is None else declared):
+        raise Problem("src/routes.py is not what src/app declares.", "Run: kontract build")
 
 
 def _write(target: Path, text: str) -> None:
@@ -77,7 +82,7 @@ def scan(source: Path, kept: Path | None = None) -> list[Declared]:
     cache = Cache(kept)
     declared: list[Declared] = []
     mistakes: list[Mistake] = []
-    for path in sorted((source / "app").rglob("*.py")):
+    for path in sorted(path for path in (source / "app").rglob("*.py") if path.is_file()):
         module = ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__")
         shown = path.relative_to(source.parent).as_posix()
         try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -50,8 +52,9 @@ class Cache:
     def write(self) -> None:
         """Write what was used, if it is not what was found."""
         if self._path is not None and self._used.keys() != self._found.keys():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path, msgspec.json.encode(_Kept(_builder(), self._used)).decode())
+            with suppress(OSError):  # the next build takes longer
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(self._path, msgspec.json.encode(_Kept(_builder(), self._used)).decode())
 
 
 def _key(shown: str, text: str) -> str:
@@ -60,6 +63,6 @@ def _key(shown: str, text: str) -> str:
 
 @cache
 def _builder() -> str:
-    """A digest of this package: another version of it reads anew."""
+    """A digest of this package and of Python: another version of either reads anew."""
     texts = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
-    return hashlib.sha256(b"\0".join(texts)).hexdigest()[:32]
+    return hashlib.sha256(b"\0".join([sys.version.encode(), *texts])).hexdigest()[:32]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 
 from kontract.cli.build import literals
 from kontract.cli.build.declared import Argument, Around, Declared, Mistake, Read, WrongError
 from kontract.cli.build.literals import READ_NOT_RUN, called_name
 from kontract.cli.build.names import Names
+from kontract.core import limits
 from kontract.core.perms import may_write, name_of
 
 _BACKEND = ("name", "ugroup", "perm", "egroup", "public", "isolation", "max_attempts")
 _TABLE = ("rows", "stream")
 _MIDDLEWARE = ("prefixurl", "egroup", "endpoints")
+_NAME = re.compile(rf"[A-Za-z_][A-Za-z0-9_.-]{{0,{limits.FUNCTION_NAME_LENGTH - 1}}}", re.ASCII)
 _WRITES = frozenset({"set", "insert", "update", "delete", "push", "pop", "shift"})
 
 
@@ -21,10 +24,13 @@ def read(text: str, module: str, shown: str) -> Read:
     """Read the text of a module; ``shown`` is its path as people know it."""
     try:
         tree = ast.parse(text, filename=shown)
+        return _Module(tree, module, shown).read()
     except SyntaxError as error:
         fix = "Correct the line and save; it is built again."
-        return Read([], [Mistake(f"{shown}:{error.lineno}", f"{error.msg}.", fix)])
-    return _Module(tree, module, shown).read()
+        return Read([], [Mistake(f"{shown}:{error.lineno or 1}", f"{error.msg}.", fix)])
+    except RecursionError:
+        what = "an expression of this file is nested too deeply to be read."
+        return Read([], [Mistake(f"{shown}:1", what, "Move it out of src/app, or write it in parts.")])
 
 
 class _Module:
@@ -89,9 +95,16 @@ class _Module:
         self._check_types(node, decorator)
         if not may_write(perm):
             _check_reads_only(node, perm)
+        name = literals.text(decorator, "name", line) or node.name
+        if not _NAME.fullmatch(name):
+            raise WrongError(
+                line,
+                f"{name!a} cannot be the name of a function in a URL.",
+                "Use letters, digits, underscores, dots and dashes, a letter or an underscore first.",
+            )
         return Declared(
             "backend",
-            literals.text(decorator, "name", line) or node.name,
+            name,
             self._module,
             node.name,
             self._where(line),

@@ -17,12 +17,13 @@ class Names:
         """Collect them, without importing anything."""
         self.known: set[str] = set()
         self.for_checkers: set[str] = set()  # below `if TYPE_CHECKING:`
+        self._literals: set[str] = {"Literal"}  # what Literal is called here
         self._open = False  # `from x import *`: anything may be there
         self._collect(tree.body, self.known)
 
     def check(self, annotation: ast.expr, line: int, what: str) -> None:
         """Refuse an annotation with a name that is not there when calls are validated by it."""
-        for name, at in _used(annotation, line):
+        for name, at in _used(annotation, line, self._literals):
             if name in self.known or hasattr(builtins, name) or (self._open and name not in self.for_checkers):
                 continue
             if name in self.for_checkers:
@@ -42,13 +43,15 @@ class Names:
                     for alias in node.names:
                         self._open |= alias.name == "*"
                         found.add(alias.asname or alias.name.partition(".")[0])
+                        if alias.name == "Literal" and alias.asname:
+                            self._literals.add(alias.asname)
                 case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                     found.add(node.name)
                 case ast.If():
                     checkers = ast.unparse(node.test).rpartition(".")[2] == "TYPE_CHECKING"
                     self._collect(node.body, self.for_checkers if checkers else found)
                     self._collect(node.orelse, found)
-                case ast.Try() | ast.With() | ast.For() | ast.While():
+                case ast.Try() | ast.With() | ast.For() | ast.While() | ast.Match():
                     for inner in ast.walk(node):
                         if isinstance(inner, ast.stmt) and inner is not node:
                             self._collect([inner], found)
@@ -61,7 +64,7 @@ class Names:
                     )
 
 
-def _used(annotation: ast.expr, line: int) -> Iterator[tuple[str, int]]:
+def _used(annotation: ast.expr, line: int, literals: set[str]) -> Iterator[tuple[str, int]]:
     """The names in an annotation, also of one in quotes; a Literal's strings are none."""
     match annotation:
         case ast.Constant(value=str(text)):
@@ -69,21 +72,22 @@ def _used(annotation: ast.expr, line: int) -> Iterator[tuple[str, int]]:
                 quoted = ast.parse(text, mode="eval").body
             except SyntaxError:
                 raise WrongError(line, f"the type {text!r} cannot be read.", "Write it as Python.") from None
-            yield from ((name, line) for name, _ in _used(quoted, line))
+            yield from ((name, line) for name, _ in _used(quoted, line, literals))
         case ast.Name():
             yield annotation.id, annotation.lineno
-        case ast.Subscript(value=ast.Name(id="Literal") | ast.Attribute(attr="Literal")):
-            yield from _used(annotation.value, line)
+        case ast.Subscript(value=ast.Name(id=name) | ast.Attribute(attr=name)) if name in literals:
+            yield from _used(annotation.value, line, literals)
         case ast.Subscript(
             value=ast.Name(id="Annotated") | ast.Attribute(attr="Annotated"), slice=ast.Tuple(elts=parts)
         ):
-            yield from _used(annotation.value, line)
-            yield from _used(parts[0], line)
+            yield from _used(annotation.value, line, literals)
+            yield from _used(parts[0], line, literals)
             for part in parts[1:]:
-                for inner in ast.walk(part):
-                    if isinstance(inner, ast.Name):
-                        yield inner.id, inner.lineno
+                found = [inner for inner in ast.walk(part) if isinstance(inner, ast.Name)]
+                own = {inner.id for inner in found if isinstance(inner.ctx, ast.Store)}  # of a comprehension
+                own |= {inner.arg for inner in ast.walk(part) if isinstance(inner, ast.arg)}  # of a lambda
+                yield from ((inner.id, inner.lineno) for inner in found if inner.id not in own)
         case _:
             for inner in ast.iter_child_nodes(annotation):
                 if isinstance(inner, ast.expr):
-                    yield from _used(inner, line)
+                    yield from _used(inner, line, literals)
