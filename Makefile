@@ -11,7 +11,7 @@ BOOTSTRAP := src/kontract/cli/toolchain/bootstrap.py
 READY := .venv/ready
 BIN := .venv/bin
 
-.PHONY: help dev serve test setup build lint format types clean
+.PHONY: help dev serve test setup build lint format types bench clean
 
 help:
 	@echo "make dev     set up and run on http://localhost:8787 (PORT=8788 make dev for another port)"
@@ -19,6 +19,7 @@ help:
 	@echo "make test    set up and run all tests (ARGS='-k name' chooses some)"
 	@echo "make lint    ruff: rules and format      make format   apply the format"
 	@echo "make types   mypy, strict                make build    compile the route table"
+	@echo "make bench   every benchmark and one table (ARGS=--quick for a short run)"
 	@echo "make clean   remove everything generated but the local data in .kontract"
 
 # Written last by bootstrap.py, so a set-up that was interrupted begins again.
@@ -52,6 +53,10 @@ format: $(READY)
 
 types: $(READY)
 	@$(BIN)/mypy
+
+# With ARGS=--write the page in docs/ is made of what was measured.
+bench: setup build
+	@$(BIN)/python bench/all.py $(ARGS)
 
 clean:
 	rm -rf .venv node_modules python_modules .wrangler .venv-workers pylock.toml .kontract/stamps .kontract/pyodide \
