@@ -55,8 +55,9 @@ class Phases:
 
     def took(self, end: float) -> list[tuple[str, float]]:
         """Each phase and its seconds."""
-        ends = [*(at for at, _ in self.lines[1:]), end]
-        return [(name, stop - at) for (at, name), stop in zip(self.lines, ends, strict=True)]
+        lines = [(at, name) for at, name in self.lines if at <= end]  # later it says that it is stopping
+        ends = [*(at for at, _ in lines[1:]), end]
+        return [(name, stop - at) for (at, name), stop in zip(lines, ends, strict=True)]
 
 
 def environment(caches: Path | None) -> dict[str, str]:
@@ -113,7 +114,7 @@ def dev(stage: Stage, clone: Path, caches: Path | None, phases: Phases) -> float
         return phases.seconds()
     finally:
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: make passes none on
         if not wait_until(lambda: process.poll() is not None, STOPPING, 0.1):
             stop_group(process.pid, grace=5.0)
         process.wait()
@@ -132,6 +133,11 @@ def once(stage: Stage, name: str, caches: Path | None) -> tuple[Path, Phases, fl
     return clone, phases, dev(stage, clone, caches, phases)
 
 
+def size_mib(folder: Path) -> float:
+    """What the files in it hold."""
+    return sum(one.stat().st_size for one in folder.rglob("*") if one.is_file() and not one.is_symlink()) / 2**20
+
+
 def measure(stage: Stage, *, cold: bool) -> list[Record]:
     """Clone, start, print."""
     print(conditions(stage.checkout, None))
@@ -145,6 +151,9 @@ def measure(stage: Stage, *, cold: bool) -> list[Record]:
     again = Phases()
     again.add("make dev ...")
     runs["second start"] = [again, dev(stage, clone, caches, again)]
+    if caches:
+        sizes = (f"{one.name} {size_mib(one):.0f} MiB" for one in sorted(caches.iterdir()))
+        print(f"\ncaches after the cold run: {', '.join(sizes)}")
     measured = []
     titles = {
         "cold": "from `git clone` to the first answer, caches empty",

@@ -21,7 +21,7 @@ import asyncio
 import json
 import random
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -188,13 +188,15 @@ def start(stage: Stage, cluster: Cluster, *, quiet: bool) -> dict[str, Peer]:
     return peers
 
 
-def compare(stage: Stage, cluster: Cluster, rounds: int, seconds: int, *, quiet: bool) -> list[Record]:
+def compare(
+    stage: Stage, cluster: Cluster, rounds: int, seconds: int, connections: Sequence[int], *, quiet: bool
+) -> list[Record]:
     """Measure all servers in turns, and print."""
     tell("Starting the servers ...")
     peers = start(stage, cluster, quiet=quiet)
     memory = {name: peer.server.resident_mib() for name, peer in peers.items()}
     names = list(peers)
-    cells = {(function, count, name): Cell() for function in FUNCTIONS for count in CONNECTIONS for name in names}
+    cells = {(function, count, name): Cell() for function in FUNCTIONS for count in connections for name in names}
     for peer in peers.values():
         for function in FUNCTIONS:
             peer.created += _created(function, wrk.run([peer.server.port], *_asked(peer, function), 8, 1))
@@ -203,7 +205,7 @@ def compare(stage: Stage, cluster: Cluster, rounds: int, seconds: int, *, quiet:
         tell(f"  round {number + 1} of {rounds}")
         order = names[number % len(names) :] + names[: number % len(names)]
         for function in FUNCTIONS:
-            for count in CONNECTIONS:
+            for count in connections:
                 for name in order:
                     cell, peer = cells[function, count, name], peers[name]
                     cell.measure([peer.server], cluster, *_asked(peer, function), count, seconds)
@@ -214,7 +216,7 @@ def compare(stage: Stage, cluster: Cluster, rounds: int, seconds: int, *, quiet:
     lines = f"{waits(cluster)}; {'no log lines' if quiet else 'one log line a request, to a file'}"
     busiest = max(one.load_cpu / one.seconds for cell in cells.values() for one in cell.rounds)
     print(f"{rounds} rounds of {seconds} s; {lines}; wrk used at most {100 * busiest:.0f} % of a processor\n")
-    report(cells, names)
+    report(cells, names, connections)
     print("\nresident memory, MiB: before the load, after it")
     for name, peer in peers.items():
         print(f"  {name:<18} {memory[name]:>4.0f} {peer.server.resident_mib():>4.0f}")
@@ -260,14 +262,14 @@ def _created(function: str, one: wrk.Round) -> int:
     return one.calls - one.refused if function == "create_task" else 0
 
 
-def report(cells: dict[tuple[str, int, str], Cell], names: list[str]) -> None:
+def report(cells: dict[tuple[str, int, str], Cell], names: list[str], connections: Sequence[int]) -> None:
     """Print one table. Processor seconds are of 1,000 calls."""
     print(
         f"{'call':<11} {'conns':>5}  {'server':<18} {'a second':>8}  {'x FastAPI (min-max)':<19} {'x Node':>6} ", end=""
     )
     print(f"{'p50 ms':>7} {'p99 ms':>7}  {'cpu s':>6} {'x FastAPI':>9} {'x Node':>6}  {'database cpu s':>14}")
     for function in FUNCTIONS:
-        for count in CONNECTIONS:
+        for count in connections:
             for name in names:
                 cell = cells[function, count, name]
                 rates = {peer: ratios(cell, cells[function, count, peer]) for peer in (FASTAPI, NODE)}
@@ -401,6 +403,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=int, default=2, help="of load in a round, for each server and call")
+    parser.add_argument(
+        "--connections", type=int, action="append", choices=CONNECTIONS, help="only so many; may be repeated"
+    )
     parser.add_argument("--quiet", action="store_true", help="no log lines, in any server")
     parser.add_argument("--volatile", action="store_true", help="PostgreSQL without fsync: nothing waits for the disk")
     parser.add_argument("--scale", action="store_true", help="1, 2 and 3 nodes instead")
@@ -416,7 +421,14 @@ def main() -> None:
             elif arguments.scale:
                 measured = scale(stage, cluster, arguments.rounds, arguments.seconds)
             else:
-                measured = compare(stage, cluster, arguments.rounds, arguments.seconds, quiet=arguments.quiet)
+                measured = compare(
+                    stage,
+                    cluster,
+                    arguments.rounds,
+                    arguments.seconds,
+                    arguments.connections or CONNECTIONS,
+                    quiet=arguments.quiet,
+                )
             records.write(arguments.records, measured)
     except Problem as problem:
         raise SystemExit(f"{problem}\n{problem.detail}") from None

@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import re
 import statistics
+from collections.abc import Sequence
 
 import load
 import records
@@ -22,7 +23,7 @@ CLIENTS = (1, 8, 32)
 REQUESTS = {1: 40, 8: 120, 32: 240}
 
 
-async def measure(server: Server, rounds: int) -> list[Record]:
+async def measure(server: Server, rounds: int, all_clients: Sequence[int]) -> list[Record]:
     """Measure and print."""
     token = server.token()
     client = load.Client(server.ask_port, token)
@@ -30,7 +31,7 @@ async def measure(server: Server, rounds: int) -> list[Record]:
     kinds = {"create_task": (["a task"], b"a task"), "get_task": ([task], task.encode())}
     found: dict[tuple[str, int], list[load.Round]] = {}
     for _ in range(rounds):
-        for clients in CLIENTS:
+        for clients in all_clients:
             for function, (arguments, expected) in kinds.items():
                 one = await load.run(
                     server.ask_port, f"/rpc/{function}", arguments, REQUESTS[clients], clients, expected, token
@@ -38,7 +39,7 @@ async def measure(server: Server, rounds: int) -> list[Record]:
                 found.setdefault((function, clients), []).append(one)
     measured_all = []
     print("clients  function     a second  p50 ms  p99 ms  beside get_task")
-    for clients in CLIENTS:
+    for clients in all_clients:
         reads = found["get_task", clients]
         for function in kinds:
             measured = found[function, clients]
@@ -92,6 +93,7 @@ def main() -> None:
     """Run."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clients", type=int, action="append", choices=CLIENTS, help="only so many; may be repeated")
     records.add_option(parser)
     options = parser.parse_args()
     with Stage.opened() as stage:
@@ -101,7 +103,7 @@ def main() -> None:
         server.start()
         server.find_direct()
         print(conditions(stage.checkout, None))
-        records.write(options.records, asyncio.run(measure(server, options.rounds)))
+        records.write(options.records, asyncio.run(measure(server, options.rounds, options.clients or CLIENTS)))
 
 
 if __name__ == "__main__":
