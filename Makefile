@@ -11,7 +11,7 @@ BOOTSTRAP := src/kontract/cli/toolchain/bootstrap.py
 READY := .venv/ready
 BIN := .venv/bin
 
-.PHONY: help new dev serve test setup build lint format types migrate deploy deploy-check preview preview-down clean
+.PHONY: help new dev serve test setup build lint format types migrate deploy deploy-check preview preview-down bench clean
 
 help:
 	@echo "make dev     set up and run on http://localhost:8787 (PORT=8788 make dev for another port)"
@@ -23,6 +23,7 @@ help:
 	@echo "make deploy-check   what would be deployed, without an account (docs/how-to/deploy.md)"
 	@echo "make migrate        bring the database in DATABASE_URL to this schema"
 	@echo "make deploy         deploy the Worker, ENV=production"
+	@echo "make bench   every benchmark and one table (ARGS=--quick for a short run)"
 	@echo "make clean   remove everything generated but the local data in .kontract"
 
 # NAME counts on the command line only: some systems have a variable of that name.
@@ -82,6 +83,9 @@ preview: $(READY)
 
 preview-down: $(READY)
 	@$(BIN)/kontract preview down $(if $(findstring command,$(origin PR)),$(PR))
+# With ARGS=--write the page in docs/ is made of what was measured.
+bench: setup build
+	@$(BIN)/python bench/all.py $(ARGS)
 
 clean:
 	rm -rf .venv node_modules python_modules .wrangler .venv-workers pylock.toml .kontract/stamps .kontract/pyodide \
