@@ -126,6 +126,13 @@ class Gateway:
             if self._raystream is None:
                 self._raystream = Raystream(scope.platform.crypto, scope.deployment.config.keys)
             return await self._raystream.handle(scope, self._failed)
+        if request.path == "/openapi.json":
+            if request.method not in ("GET", "HEAD"):
+                raise method_not_allowed("GET")
+            from kontract.gateway import openapi  # asked for rarely: not part of the start
+
+            session = authenticate(request, scope.deployment.tokens, scope.platform.clock.now())
+            return openapi.respond(self._registry, session, request.headers.get("if-none-match"))
         if request.path in ("/health", "/ready"):
             if request.method not in ("GET", "HEAD"):
                 raise method_not_allowed("GET")
