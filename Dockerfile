@@ -37,6 +37,7 @@ COPY src src
 RUN uv sync --locked --no-default-groups ${EXTRAS} \
     && rm -f .venv/.lock \
     && .venv/bin/kontract build \
+    && rm -rf .kontract \
     && .venv/bin/python -m compileall -q src \
     && .venv/bin/python -c "import kontract.gateway.app, pkgutil, app; \
 [__import__(m.name) for m in pkgutil.walk_packages(app.__path__, 'app.')]"

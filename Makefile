@@ -11,7 +11,7 @@ BOOTSTRAP := src/kontract/cli/toolchain/bootstrap.py
 READY := .venv/ready
 BIN := .venv/bin
 
-.PHONY: help dev serve test setup build lint format types clean
+.PHONY: help new dev serve test setup build lint format types migrate deploy deploy-check preview preview-down bench clean
 
 help:
 	@echo "make dev     set up and run on http://localhost:8787 (PORT=8788 make dev for another port)"
@@ -19,7 +19,16 @@ help:
 	@echo "make test    set up and run all tests (ARGS='-k name' chooses some)"
 	@echo "make lint    ruff: rules and format      make format   apply the format"
 	@echo "make types   mypy, strict                make build    compile the route table"
+	@echo "make new     a project of your own, NAME=../my-app (DEMO=no for one without the demo)"
+	@echo "make deploy-check   what would be deployed, without an account (docs/how-to/deploy.md)"
+	@echo "make migrate        bring the database in DATABASE_URL to this schema"
+	@echo "make deploy         deploy the Worker, ENV=production"
+	@echo "make bench   every benchmark and one table (ARGS=--quick for a short run)"
 	@echo "make clean   remove everything generated but the local data in .kontract"
+
+# NAME counts on the command line only: some systems have a variable of that name.
+new: $(READY)
+	@$(BIN)/kontract new "$(if $(findstring command,$(origin NAME)),$(NAME))" $(if $(filter no,$(DEMO)),--without-demo)
 
 # Written last by bootstrap.py, so a set-up that was interrupted begins again.
 $(READY): pyproject.toml uv.lock $(BOOTSTRAP)
@@ -35,8 +44,12 @@ serve: build
 setup: $(READY)
 	@$(BIN)/kontract setup
 
+# Most tests wait for a server more than they compute, so there are more processes than processors. Each takes a file at
+# a time, those that take longest first (tests/conftest.py). TEST_PROCESSES=0 runs them one after the other.
+TEST_PROCESSES ?= 3
+
 test: setup build
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # wrangler runs this one ([build] in wrangler.toml) before `dev` and `deploy`.
 build: $(READY)
@@ -52,6 +65,27 @@ format: $(READY)
 
 types: $(READY)
 	@$(BIN)/mypy
+
+# The steps of a deployment, the same by hand and in .github/workflows (docs/how-to/deploy.md).
+migrate: $(READY)
+	@$(BIN)/kontract migrate
+
+deploy-check: $(READY)
+	@$(BIN)/kontract deploy-check
+
+# ENV and PR count on the command line only: a Worker must not be overwritten because of a variable that lies about.
+deploy: $(READY)
+	$(if $(findstring command,$(origin ENV)),,$(error Say which environment of wrangler.toml: make deploy ENV=production))
+	@$(BIN)/kontract wrangler deploy --env "$(ENV)"
+
+preview: $(READY)
+	@$(BIN)/kontract preview up $(if $(findstring command,$(origin PR)),$(PR))
+
+preview-down: $(READY)
+	@$(BIN)/kontract preview down $(if $(findstring command,$(origin PR)),$(PR))
+# With ARGS=--write the page in docs/ is made of what was measured.
+bench: setup build
+	@$(BIN)/python bench/all.py $(ARGS)
 
 clean:
 	rm -rf .venv node_modules python_modules .wrangler .venv-workers pylock.toml .kontract/stamps .kontract/pyodide \

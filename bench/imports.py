@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import load
+import records
+from records import PRODUCT, Record, over_rounds
 from stage import Server, Stage, conditions, tell
 
 from kontract.cli.toolchain import node
@@ -42,6 +44,7 @@ MODULES = (
 )
 ON_FIRST_USE = ("app.tasks", "app.accounts")
 SELDOM = ("sqlglot",)
+LARGEST = 5  # parts of the upload that have a record of their own
 
 ENTRY = '''"""Imports one module a request and says how long it took, and in which packages."""
 
@@ -186,7 +189,28 @@ def package_of(parts: tuple[str, ...]) -> str:
     return f"python_modules: {name}"
 
 
-def measure(stage: Stage, revision: str | None, rounds: int) -> None:
+def to_records(results: dict[str, list[Imported]], sizes: dict[str, tuple[int, int, int]]) -> list[Record]:
+    """Sums of imports in each round, the dearest package and module, and what is uploaded."""
+    measured = []
+    for what, names in (
+        ("at the start", MODULES),
+        ("at the first call of a function", ON_FIRST_USE),
+        ("at the first `exec`", SELDOM),
+    ):
+        sums = [sum(one.inside for one in ones) for ones in zip(*(results[name] for name in names), strict=True)]
+        measured.append(over_rounds(f"imports {what}, in workerd", sums, "ms"))
+    for name in ("pg8000.core", "msgspec"):
+        values = [one.inside for one in results[name]]
+        measured.append(over_rounds("its import, in workerd", values, "ms", product=name))
+    files, raw, packed = (sum(part) for part in zip(*sizes.values(), strict=True))
+    measured.append(Record("uploaded", raw / 1024, "KiB", behind=f"{files} files, {packed / 1024:,.0f} KiB gzipped"))
+    for name, (files, size, packed) in sorted(sizes.items(), key=lambda item: -item[1][1])[:LARGEST]:
+        behind = f"{files} files, {packed / 1024:,.0f} KiB gzipped, {100 * size / raw:.0f} % of the upload"
+        measured.append(Record("uploaded", size / 1024, "KiB", product=f"{PRODUCT}: {name}", behind=behind))
+    return measured
+
+
+def measure(stage: Stage, revision: str | None, rounds: int) -> list[Record]:
     """Import in fresh workerds, bundle, print."""
     product = stage.product(revision)
     sizes = uploaded(stage, product)
@@ -227,6 +251,7 @@ def measure(stage: Stage, revision: str | None, rounds: int) -> None:
         print(f"{name:<36} {files:>9} {raw / 1024:>8.0f} {packed / 1024:>7.0f}")
     files, raw, packed = (sum(part) for part in zip(*sizes.values(), strict=True))
     print(f"{'  together':<36} {files:>9} {raw / 1024:>8.0f} {packed / 1024:>7.0f}")
+    return to_records(results, sizes)
 
 
 def main() -> None:
@@ -234,10 +259,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commit", metavar="REVISION", help="measure this revision instead of the working tree")
     parser.add_argument("--rounds", type=int, default=3)
+    records.add_option(parser)
     arguments = parser.parse_args()
     try:
         with Stage.opened() as stage:
-            measure(stage, arguments.commit, arguments.rounds)
+            records.write(arguments.records, measure(stage, arguments.commit, arguments.rounds))
     except Problem as problem:
         raise SystemExit(f"{problem}\n{problem.detail}") from None
     except KeyboardInterrupt:

@@ -25,6 +25,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import records
+from records import TIMES, Record, over_rounds
 from stage import Server, Stage, conditions, tell
 
 from kontract import Context, backend, perms
@@ -159,7 +161,7 @@ class InProcess:
         return response.status, response.body
 
 
-async def cpython(database: str, rounds: int) -> None:
+async def cpython(database: str, rounds: int) -> list[Record]:
     """Print the costs in this process: processor time, which others on the machine do not change much."""
     here = InProcess(database)
     token = token_of(here.secret)
@@ -172,6 +174,7 @@ async def cpython(database: str, rounds: int) -> None:
         assert isinstance(session, Session)
         return session
 
+    measured = []
     print(f"CPython {platform.python_version()}: the gateway in one process, without a socket; processor time")
     print(f"{'arguments':>10} {'suite':<11} {'/rpc':>8} {'raystream':>10} {'more':>7} {'client':>7}   (µs a call)")
     for size in SIZES:
@@ -198,16 +201,32 @@ async def cpython(database: str, rounds: int) -> None:
                 client.append((sealing + time.process_time() - started) / count * 1e6)
             one, other, third = min(plain), min(sealed), min(client)
             print(f"{size:>10} {suite.name:<11} {one:>8.0f} {other:>10.0f} {other - one:>7.0f} {third:>7.0f}")
+            ratios = [two / first for first, two in zip(plain, sealed, strict=True)]
+            scenario = f"echo of {size:,} bytes on CPython, {suite.name}: processor time"
+            behind = f"{other:.0f} µs beside {one:.0f} µs: {other - one:.0f} µs more a call"
+            measured.append(over_rounds(scenario, ratios, TIMES, product="raystream", peer="/rpc", behind=behind))
     started = time.process_time()
     for _ in range(200):
         await new_session(Suite.CHACHAPOLY)
-    print(f"handshake, gateway and client: {(time.process_time() - started) / 200 * 1e6:.0f} µs")
+    handshake = (time.process_time() - started) / 200 * 1e6
+    print(f"handshake, gateway and client: {handshake:.0f} µs")
     print(f"X25519: {per_call(lambda: CRYPTO.x25519(bytes(range(32)), public)):.0f} µs")
-    print(scrypt_here())
+    milliseconds, mib = scrypt_here()
+    if mib is None:
+        print(f"scrypt {SCRYPT}: cannot be watched here (there is no /proc)")
+    else:
+        print(f"scrypt {SCRYPT}: {milliseconds:.0f} ms, {mib:.0f} MiB")
+        measured.append(_own("one password hash on CPython", milliseconds, "ms", f"{mib:.0f} MiB"))
+    measured.append(_own("handshake on CPython, gateway and client", handshake, "µs"))
+    return measured
 
 
-def scrypt_here() -> str:
-    """One password hash in a fresh process: its time, and how much larger the process is meanwhile."""
+def _own(scenario: str, value: float, unit: str, behind: str = "") -> Record:
+    return Record(scenario, value, unit, product="raystream", behind=behind)
+
+
+def scrypt_here() -> tuple[float, float | None]:
+    """One password hash in a fresh process: its milliseconds, and by how many MiB the process is larger meanwhile."""
     code = (
         "import asyncio, threading, time\n"
         "from pathlib import Path\n"
@@ -226,9 +245,9 @@ def scrypt_here() -> str:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
-        return f"scrypt {SCRYPT}: cannot be watched here (there is no /proc)"
+        return 0.0, None
     seconds, pages = (float(word) for word in done.stdout.split())
-    return f"scrypt {SCRYPT}: {seconds * 1000:.0f} ms, {pages * resource.getpagesize() / 2**20:.0f} MiB"
+    return seconds * 1000, pages * resource.getpagesize() / 2**20
 
 
 # --- workerd ----------------------------------------------------------------------------------------------------------
@@ -259,7 +278,7 @@ def copy_of(stage: Stage) -> Path:
     return root
 
 
-def workerd(stage: Stage, database: str, rounds: int) -> None:
+def workerd(stage: Stage, database: str, rounds: int) -> list[Record]:
     """Print the costs in the real runtime."""
     server = stage.server(copy_of(stage), database)
     server.start()
@@ -277,6 +296,7 @@ def workerd(stage: Stage, database: str, rounds: int) -> None:
         assert isinstance(session, Session)
         return session
 
+    measured: list[Record] = []
     print("\nworkerd, one client on a kept connection, a function that returns its argument")
     print(
         f"{'arguments':>10} {'suite':<11} {'/rpc p50':>9} {'raystream':>10} {'more':>7}   {'cpu':>7} {'cpu':>7} ",
@@ -286,9 +306,9 @@ def workerd(stage: Stage, database: str, rounds: int) -> None:
     for size in SIZES:
         arguments = json.dumps(["x" * size]).encode()
         for suite in Suite:
-            compare(wire, server, new_session(suite), suite, arguments, size, authorization, rounds)
+            measured += compare(wire, server, new_session(suite), suite, arguments, size, authorization, rounds)
     print()
-    inside(wire, server, authorization)
+    return [*measured, *inside(wire, server, authorization)]
 
 
 def compare(
@@ -300,7 +320,7 @@ def compare(
     size: int,
     authorization: dict[str, str],
     rounds: int,
-) -> None:
+) -> list[Record]:
     """Ask in turns: latency and the processor time of workerd."""
     count = 100 if size < 10_000 else 30
     started = time.monotonic()
@@ -331,9 +351,18 @@ def compare(
     print(f"{size:>10} {suite.name:<11} {plain:>9.0f} {through:>10.0f} {through - plain:>7.0f}   ", end="")
     print(f"{cpu:>7.0f} {cpu_sealed:>7.0f} {cpu_sealed - cpu:>6.0f}   ", end="")
     print(f"{sent[False]:>9} {sent[True]:>9} {got[False]:>9} {got[True]:>9}")
+    what = f"echo of {size:,} bytes in workerd, {suite.name}"
+    behind = f"{through / 1000:.1f} ms beside {plain / 1000:.1f} ms; "
+    behind += f"processor {cpu_sealed / 1000:.1f} ms beside {cpu / 1000:.1f} ms"
+    sizes = f"{sent[True]} + {got[True]} beside {sent[False]} + {got[False]}, tokens included"
+    more = sent[True] + got[True] - sent[False] - got[False]
+    return [
+        Record(f"{what}: p50", through / plain, TIMES, product="raystream", peer="/rpc", behind=behind),
+        Record(f"{what}: sent and got", more, "bytes more", product="raystream", peer="/rpc", behind=sizes),
+    ]
 
 
-def inside(wire: Wire, server: Server, authorization: dict[str, str]) -> None:
+def inside(wire: Wire, server: Server, authorization: dict[str, str]) -> list[Record]:
     """Pieces of the work inside the Worker."""
 
     def run(what: str, times: int) -> float:
@@ -346,6 +375,7 @@ def inside(wire: Wire, server: Server, authorization: dict[str, str]) -> None:
         few, many = (min(run(what, number) for _ in range(5)) for number in (0, times))
         return (many - few) / times
 
+    measured = []
     print("inside the Worker, processor time")
     for what, times in [
         ("seal 1 KiB", 4_000),
@@ -354,12 +384,16 @@ def inside(wire: Wire, server: Server, authorization: dict[str, str]) -> None:
         ("open and reply", 2_000),
         ("handshake", 500),
     ]:
-        print(f"{what:<16} {one(what, times) * 1e6:>8.0f} µs")
+        took = one(what, times) * 1e6
+        print(f"{what:<16} {took:>8.0f} µs")
+        measured.append(_own(f"{what}, inside the Worker", took, "µs"))
     idle = memory(server, "VmRSS")
     reset_peak(server)
     milliseconds = one("scrypt", 3) * 1000
     peak = memory(server, "VmHWM")
     print(f"scrypt {SCRYPT}: {milliseconds:.0f} ms, {(peak - idle) / 1024:.0f} MiB over {idle / 1024:.0f} MiB")
+    measured.append(_own("one password hash in the Worker", milliseconds, "ms", f"{(peak - idle) / 1024:.0f} MiB"))
+    return measured
 
 
 def memory(server: Server, name: str) -> float:
@@ -384,15 +418,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--cpython", action="store_true", help="leave workerd out")
+    records.add_option(parser)
     arguments = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         with Stage.opened() as stage:
             print(conditions(stage.checkout, None))
             database = stage.database()
-            asyncio.run(cpython(database, arguments.rounds))
+            measured = asyncio.run(cpython(database, arguments.rounds))
             if not arguments.cpython:
-                workerd(stage, database, arguments.rounds)
+                measured += workerd(stage, database, arguments.rounds)
+            records.write(arguments.records, measured)
     except Problem as problem:
         raise SystemExit(f"{problem}\n{problem.detail}") from None
     except KeyboardInterrupt:

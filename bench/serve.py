@@ -21,15 +21,17 @@ import asyncio
 import json
 import random
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import load
+import records
 import servers
 import wrk
+from records import TIMES, Record, over_rounds
 from servers import Server
 from stage import Stage, conditions, tell
 
@@ -186,13 +188,15 @@ def start(stage: Stage, cluster: Cluster, *, quiet: bool) -> dict[str, Peer]:
     return peers
 
 
-def compare(stage: Stage, cluster: Cluster, rounds: int, seconds: int, *, quiet: bool) -> None:
+def compare(
+    stage: Stage, cluster: Cluster, rounds: int, seconds: int, connections: Sequence[int], *, quiet: bool
+) -> list[Record]:
     """Measure all servers in turns, and print."""
     tell("Starting the servers ...")
     peers = start(stage, cluster, quiet=quiet)
     memory = {name: peer.server.resident_mib() for name, peer in peers.items()}
     names = list(peers)
-    cells = {(function, count, name): Cell() for function in FUNCTIONS for count in CONNECTIONS for name in names}
+    cells = {(function, count, name): Cell() for function in FUNCTIONS for count in connections for name in names}
     for peer in peers.values():
         for function in FUNCTIONS:
             peer.created += _created(function, wrk.run([peer.server.port], *_asked(peer, function), 8, 1))
@@ -201,7 +205,7 @@ def compare(stage: Stage, cluster: Cluster, rounds: int, seconds: int, *, quiet:
         tell(f"  round {number + 1} of {rounds}")
         order = names[number % len(names) :] + names[: number % len(names)]
         for function in FUNCTIONS:
-            for count in CONNECTIONS:
+            for count in connections:
                 for name in order:
                     cell, peer = cells[function, count, name], peers[name]
                     cell.measure([peer.server], cluster, *_asked(peer, function), count, seconds)
@@ -212,10 +216,42 @@ def compare(stage: Stage, cluster: Cluster, rounds: int, seconds: int, *, quiet:
     lines = f"{waits(cluster)}; {'no log lines' if quiet else 'one log line a request, to a file'}"
     busiest = max(one.load_cpu / one.seconds for cell in cells.values() for one in cell.rounds)
     print(f"{rounds} rounds of {seconds} s; {lines}; wrk used at most {100 * busiest:.0f} % of a processor\n")
-    report(cells, names)
+    report(cells, names, connections)
     print("\nresident memory, MiB: before the load, after it")
     for name, peer in peers.items():
         print(f"  {name:<18} {memory[name]:>4.0f} {peer.server.resident_mib():>4.0f}")
+    return [
+        *to_records(cells),
+        *(
+            Record("resident memory after the load", peer.server.resident_mib(), "MiB", product=name)
+            for name, peer in peers.items()
+        ),
+    ]
+
+
+# What was aimed at, in the peer's rates. Reads and writes were to be level with FastAPI.
+AIMS = {("echo", FASTAPI): "at least 4", ("echo", NODE): "at least 1.2"}
+LEVEL = {(function, FASTAPI): "at least 1" for function in FUNCTIONS if function != "echo"}
+
+
+def to_records(cells: dict[tuple[str, int, str], Cell]) -> list[Record]:
+    """Ratios of rates within a round."""
+    measured = []
+    for (function, count, name), cell in cells.items():
+        for peer in (FASTAPI, NODE) if name in PRODUCT else ():
+            other = cells[function, count, peer]
+            rates = [one.rate / two.rate for one, two in zip(cell.rounds, other.rounds, strict=True)]
+            cpu = _of_thousand(cell.cpu_seconds, cell) / max(1e-9, _of_thousand(other.cpu_seconds, other))
+            behind = f"{cell.median(_rate):.0f} a second beside {other.median(_rate):.0f}; "
+            behind += f"{cpu:.2f} times the processor time"
+            what = f"{function} on CPython, {count} connection{'s' if count > 1 else ''}"
+            aim = (AIMS | LEVEL).get((function, peer), "")
+            measured.append(over_rounds(what, rates, TIMES, product=name, peer=peer, aim=aim, behind=behind))
+    return measured
+
+
+def _rate(one: wrk.Round) -> float:
+    return one.rate
 
 
 def _asked(peer: Peer, function: str) -> tuple[str, Path]:
@@ -226,14 +262,14 @@ def _created(function: str, one: wrk.Round) -> int:
     return one.calls - one.refused if function == "create_task" else 0
 
 
-def report(cells: dict[tuple[str, int, str], Cell], names: list[str]) -> None:
+def report(cells: dict[tuple[str, int, str], Cell], names: list[str], connections: Sequence[int]) -> None:
     """Print one table. Processor seconds are of 1,000 calls."""
     print(
         f"{'call':<11} {'conns':>5}  {'server':<18} {'a second':>8}  {'x FastAPI (min-max)':<19} {'x Node':>6} ", end=""
     )
     print(f"{'p50 ms':>7} {'p99 ms':>7}  {'cpu s':>6} {'x FastAPI':>9} {'x Node':>6}  {'database cpu s':>14}")
     for function in FUNCTIONS:
-        for count in CONNECTIONS:
+        for count in connections:
             for name in names:
                 cell = cells[function, count, name]
                 rates = {peer: ratios(cell, cells[function, count, peer]) for peer in (FASTAPI, NODE)}
@@ -281,7 +317,7 @@ async def add_owners(url: str, schema: str, owners: list[str]) -> None:
     await connection.close()
 
 
-def scale(stage: Stage, cluster: Cluster, rounds: int, seconds: int) -> None:
+def scale(stage: Stage, cluster: Cluster, rounds: int, seconds: int) -> list[Record]:
     """Measure `create_task` on several nodes, each time on new servers and a new database, and print."""
     schema = (stage.checkout.root / "sql" / "init.sql").read_text(encoding="utf-8")
     owners = [f"owner-{number}" for number in range(max(OWNERS))]
@@ -315,12 +351,24 @@ def scale(stage: Stage, cluster: Cluster, rounds: int, seconds: int) -> None:
         print(f"{f'{middle:.2f} ({low:.2f}-{high:.2f})':<20} {cell.median(lambda one: one.p50):>7.1f} ", end="")
         print(f"{cell.median(lambda one: one.p99):>7.1f}  {_of_thousand(cell.cpu_seconds, cell):>5.2f}  ", end="")
         print(f"{_of_thousand(cell.database_seconds, cell):>14.2f}", f" ({refused} refused)" if refused else "", sep="")
+    return [
+        over_rounds(
+            f"create_task on {nodes} nodes, {count} owner{'s' if count > 1 else ''}",
+            [one.rate / other.rate for one, other in zip(cell.rounds, cells[count, NODES[0]].rounds, strict=True)],
+            TIMES,
+            product=SHARED,
+            peer="one node",
+            behind=f"{cell.median(_rate):.0f} a second beside {cells[count, NODES[0]].median(_rate):.0f}",
+        )
+        for (count, nodes), cell in cells.items()
+        if nodes != NODES[0]
+    ]
 
 
 # --- starting ---------------------------------------------------------------------------------------------------------
 
 
-def starts(stage: Stage, cluster: Cluster, rounds: int) -> None:
+def starts(stage: Stage, cluster: Cluster, rounds: int) -> list[Record]:
     """Start the server with few functions and with many, in turns, and print what that takes."""
     before = conditions(stage.checkout, None, wrk.version())
     url = servers.new_database(stage, cluster, "starts", product=True)
@@ -339,6 +387,15 @@ def starts(stage: Stage, cluster: Cluster, rounds: int) -> None:
     for count in STARTED:
         low, middle, high = min(seconds[count]), statistics.median(seconds[count]), max(seconds[count])
         print(f"{count:>28}  {middle:.2f} ({low:.2f}-{high:.2f}) {statistics.median(memory[count]):>6.0f}")
+    return [
+        over_rounds(
+            f"start of `kontract serve` with {count:,} functions besides the demo's",
+            seconds[count],
+            "s",
+            behind=f"{statistics.median(memory[count]):.0f} MiB then",
+        )
+        for count in STARTED
+    ]
 
 
 def main() -> None:
@@ -346,21 +403,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=int, default=2, help="of load in a round, for each server and call")
+    parser.add_argument(
+        "--connections", type=int, action="append", choices=CONNECTIONS, help="only so many; may be repeated"
+    )
     parser.add_argument("--quiet", action="store_true", help="no log lines, in any server")
     parser.add_argument("--volatile", action="store_true", help="PostgreSQL without fsync: nothing waits for the disk")
     parser.add_argument("--scale", action="store_true", help="1, 2 and 3 nodes instead")
     parser.add_argument("--starts", action="store_true", help="starting with few functions and with many instead")
+    records.add_option(parser)
     arguments = parser.parse_args()
     try:
         wrk.program()
         with Stage.opened() as stage:
             cluster = stage.cluster(VOLATILE if arguments.volatile else {})
             if arguments.starts:
-                starts(stage, cluster, arguments.rounds)
+                measured = starts(stage, cluster, arguments.rounds)
             elif arguments.scale:
-                scale(stage, cluster, arguments.rounds, arguments.seconds)
+                measured = scale(stage, cluster, arguments.rounds, arguments.seconds)
             else:
-                compare(stage, cluster, arguments.rounds, arguments.seconds, quiet=arguments.quiet)
+                measured = compare(
+                    stage,
+                    cluster,
+                    arguments.rounds,
+                    arguments.seconds,
+                    arguments.connections or CONNECTIONS,
+                    quiet=arguments.quiet,
+                )
+            records.write(arguments.records, measured)
     except Problem as problem:
         raise SystemExit(f"{problem}\n{problem.detail}") from None
     except KeyboardInterrupt:

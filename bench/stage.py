@@ -352,23 +352,23 @@ def conditions(checkout: Checkout, revision: str | None, versions: str = "") -> 
     commit = (done.stdout.strip() or "no commit") + ("" if revision else " with the working tree's changes")
     packages = checkout.node_modules
     versions = versions or ", ".join(
-        f"{name} {_version(packages / name / 'package.json')}" for name in ("wrangler", "workerd")
+        f"{name} {version_of(packages / name / 'package.json')}" for name in ("wrangler", "workerd")
     )
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return (
         f"{now}; source: {commit}\n"
-        f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors ({_processor()}), load {load}; "
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors ({processor()}), load {load}; "
         f"{versions}"
     )
 
 
-def _version(path: Path) -> str:
+def version_of(path: Path) -> str:
     found = re.search(r'"version":\s*"([^"]+)"', path.read_text()) if path.is_file() else None
     return found[1] if found else "?"
 
 
-def _processor() -> str:
+def processor() -> str:
     path = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", path.read_text(), re.MULTILINE) if path.is_file() else None
     return found[1] if found else platform.processor() or "unknown"

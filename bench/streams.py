@@ -15,6 +15,8 @@ import statistics
 import time
 from pathlib import Path
 
+import records
+from records import TIMES, Record
 from stage import Server, Stage, conditions, tell
 
 from kontract.core import limits
@@ -70,7 +72,7 @@ def memory(server: Server) -> int:
     return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
 
 
-async def measure(server: Server, streams: int, commits: int) -> None:
+async def measure(server: Server, streams: int, commits: int) -> list[Record]:
     """Open the streams, commit, and report."""
     users = [server.token(f"user-{n}") for n in range(-(-streams // limits.STREAMS_PER_USER))]
     before = memory(server)
@@ -102,7 +104,24 @@ async def measure(server: Server, streams: int, commits: int) -> None:
     print(f"  first listener   p50 {statistics.median(first):.0f}")
     print(f"  all listeners    p50 {percentile(all_of_them, 0.5):.0f}  p99 {percentile(all_of_them, 0.99):.0f}")
     print(f"  polling client   p50 {percentile(news_by_poll, 0.5):.0f}  p99 {percentile(news_by_poll, 0.99):.0f}")
-    print(f"  memory of workerd: {(after - before) / streams / 1024:.0f} KiB a stream")
+    each = (after - before) / streams / 1024
+    print(f"  memory of workerd: {each:.0f} KiB a stream")
+    stream, poll_ = ([percentile(ordered, share) for share in (0.5, 0.99)] for ordered in (all_of_them, news_by_poll))
+    what = f"from the answer of a commit to {streams:,} listeners"
+    measured = [Record(f"{what}, p{share}", took, "ms") for share, took in zip((50, 99), stream, strict=True)]
+    if all(took > 0 for took in (*stream, *poll_)):  # news may overtake the answer; then there is no ratio
+        measured += [
+            Record(
+                f"{what}, p{share}",
+                one / other,
+                TIMES,
+                peer="polling client",
+                behind=f"{one:.0f} ms beside {other:.0f}",
+            )
+            for share, one, other in zip((50, 99), stream, poll_, strict=True)
+        ]
+    measured.append(Record(f"memory of workerd a stream, of {streams:,}", each, "KiB"))
+    return measured
 
 
 def percentile(ordered: list[float], share: float) -> float:
@@ -115,6 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--commits", type=int, default=30)
+    records.add_option(parser)
     options = parser.parse_args()
     with Stage.opened() as stage:
         database = stage.database()
@@ -123,7 +143,7 @@ def main() -> None:
         server.start()
         server.find_direct()
         print(conditions(stage.checkout, None))
-        asyncio.run(measure(server, options.streams, options.commits))
+        records.write(options.records, asyncio.run(measure(server, options.streams, options.commits)))
 
 
 if __name__ == "__main__":

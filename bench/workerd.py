@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import load
+import records
+from records import TIMES, Record, over_rounds
 from stage import Server, Stage, conditions, tell
 
 from kontract.cli.toolchain.problem import Problem
@@ -30,6 +32,11 @@ FASTAPI = "FastAPI"
 
 
 RESTARTS = 4
+
+COUNTED = ("coordinator calls", "statements")
+# A read is one call and one query; a blind write begins, prepares and is applied by one statement; a read-modify-write
+# has its reads and one statement more, and a transfer reads two rows.
+AIMS = {"get_task": (1, 1), "create_task": (2, 1), "toggle_task": (3, 2), "transfer": (3, 3)}
 
 
 @dataclass(frozen=True)
@@ -156,9 +163,33 @@ def report(table: dict[tuple[Scenario, str], Measured], names: list[str]) -> Non
             print(f"  (broke down in {cell.broken} further rounds)" if cell.broken else "")
 
 
-async def round_trips(port: int) -> tuple[str, dict[str, tuple[str, str, str]]]:
+def to_records(
+    table: dict[tuple[Scenario, str], Measured], counts: dict[str, tuple[str, str, str]], names: list[str]
+) -> list[Record]:
+    """Ratios of rates within a round, and the counts. A peer that broke down for good has no ratios."""
+    measured = []
+    for scenario in SCENARIOS:
+        what = f"{scenario.function} in workerd, {scenario.concurrency} client{'s' if scenario.concurrency > 1 else ''}"
+        for product in (PRODUCT, NO_LOG):
+            for peer in (BASE, FASTAPI):
+                own, other = table[scenario, product], table.get((scenario, peer))
+                if peer not in names or other is None or len(own.rounds) != len(other.rounds):
+                    continue
+                ratios = [one.rate / two.rate for one, two in zip(own.rounds, other.rounds, strict=True)]
+                behind = f"{own.rate:.0f} a second beside {other.rate:.0f}"
+                behind += f"; {own.cpu_ms / other.cpu_ms:.2f} times the processor time"
+                name = product if product == PRODUCT else f"{PRODUCT} {product}"
+                measured.append(over_rounds(what, ratios, TIMES, product=name, peer=peer, behind=behind))
+    for function, found in counts.items():
+        for at, unit in enumerate(COUNTED):
+            aim = f"exactly {AIMS[function][at]}" if function in AIMS else ""
+            measured.append(Record(f"{function}, caches warm", float(found[at]), unit, aim=aim))
+    return measured
+
+
+async def round_trips(server: Server) -> tuple[str, dict[str, tuple[str, str, str]]]:
     """Return a new task's id, and what Server-Timing says about one call of each function, once all is warm."""
-    client = load.Client(port)
+    client = load.Client(server.ask_port, server.token())
 
     async def call(function: str, *arguments: Any) -> load.Answer:
         answer = await client.call("POST", f"/rpc/{function}", arguments)
@@ -177,6 +208,7 @@ async def round_trips(port: int) -> tuple[str, dict[str, tuple[str, str, str]]]:
             "echo": await call("echo", "hello"),
             "get_task": await call("get_task", task_id),
             "create_task": created,
+            "toggle_task": await call("toggle_task", task_id),
             "transfer": await call("transfer", "bench-a", "bench-b", 1),
         }
         counts = {name: counted(answer.headers.get("server-timing", "")) for name, answer in answers.items()}
@@ -192,7 +224,7 @@ def counted(header: str) -> tuple[str, str, str]:
     return calls, statements, attempts
 
 
-def measure(stage: Stage, revision: str | None, rounds: int) -> None:
+def measure(stage: Stage, revision: str | None, rounds: int) -> list[Record]:
     """Start everything, compare, print."""
     tell("Starting PostgreSQL and the Workers ...")
     database = stage.database()
@@ -215,7 +247,7 @@ def measure(stage: Stage, revision: str | None, rounds: int) -> None:
                     raise
                 missing[name] = problem
                 del servers[name]
-    task_id, counts = asyncio.run(round_trips(servers[PRODUCT].ask_port))
+    task_id, counts = asyncio.run(round_trips(servers[PRODUCT]))
     before = conditions(stage.checkout, revision)
     table = asyncio.run(compare(servers, task_id, rounds))
     print(before)
@@ -227,6 +259,7 @@ def measure(stage: Stage, revision: str | None, rounds: int) -> None:
     print(f"\nRound trips of {PRODUCT} (Server-Timing): coordinator calls, statements, attempts")
     for name, (calls, statements, attempts) in counts.items():
         print(f"  {name:<12} {calls:>2} {statements:>2} {attempts:>2}")
+    return to_records(table, counts, list(servers))
 
 
 def main() -> None:
@@ -234,10 +267,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commit", metavar="REVISION", help="measure this revision instead of the working tree")
     parser.add_argument("--rounds", type=int, default=4)
+    records.add_option(parser)
     arguments = parser.parse_args()
     try:
         with Stage.opened() as stage:
-            measure(stage, arguments.commit, arguments.rounds)
+            records.write(arguments.records, measure(stage, arguments.commit, arguments.rounds))
     except Problem as problem:
         raise SystemExit(f"{problem}\n{problem.detail}") from None
     except KeyboardInterrupt:

@@ -12,15 +12,18 @@ import argparse
 import asyncio
 import re
 import statistics
+from collections.abc import Sequence
 
 import load
+import records
+from records import TIMES, Record, over_rounds
 from stage import Server, Stage, conditions, tell
 
 CLIENTS = (1, 8, 32)
 REQUESTS = {1: 40, 8: 120, 32: 240}
 
 
-async def measure(server: Server, rounds: int) -> None:
+async def measure(server: Server, rounds: int, all_clients: Sequence[int]) -> list[Record]:
     """Measure and print."""
     token = server.token()
     client = load.Client(server.ask_port, token)
@@ -28,27 +31,33 @@ async def measure(server: Server, rounds: int) -> None:
     kinds = {"create_task": (["a task"], b"a task"), "get_task": ([task], task.encode())}
     found: dict[tuple[str, int], list[load.Round]] = {}
     for _ in range(rounds):
-        for clients in CLIENTS:
+        for clients in all_clients:
             for function, (arguments, expected) in kinds.items():
                 one = await load.run(
                     server.ask_port, f"/rpc/{function}", arguments, REQUESTS[clients], clients, expected, token
                 )
                 found.setdefault((function, clients), []).append(one)
+    measured_all = []
     print("clients  function     a second  p50 ms  p99 ms  beside get_task")
-    for clients in CLIENTS:
+    for clients in all_clients:
         reads = found["get_task", clients]
         for function in kinds:
             measured = found[function, clients]
-            ratio = statistics.median(one.rate / read.rate for one, read in zip(measured, reads, strict=True))
+            ratios = [one.rate / read.rate for one, read in zip(measured, reads, strict=True)]
+            ratio = statistics.median(ratios)
             latencies = sorted(1000 * latency for one in measured for latency in one.latencies)
             p50, p99 = (latencies[int(share * (len(latencies) - 1))] for share in (0.5, 0.99))
             rate = statistics.median(one.rate for one in measured)
             print(f"{clients:7d}  {function:11s}  {rate:8.0f}  {p50:6.0f}  {p99:6.0f}  {ratio:.2f}")
+            if function == "create_task":
+                behind = f"{rate:.0f} a second; p50 {p50:.0f} ms, p99 {p99:.0f} ms"
+                scenario = f"create_task of one owner, {clients} client{'s' if clients > 1 else ''}"
+                measured_all.append(over_rounds(scenario, ratios, TIMES, peer="its own get_task", behind=behind))
     client.close()
-    await hot(server, token)
+    return [*measured_all, *await hot(server, token)]
 
 
-async def hot(server: Server, token: str) -> None:
+async def hot(server: Server, token: str) -> list[Record]:
     """32 clients, five transfers each, between two rows."""
     client = load.Client(server.ask_port, token)
     for account in ("hot-a", "hot-b"):
@@ -73,12 +82,19 @@ async def hot(server: Server, token: str) -> None:
         f"median {statistics.median(attempts):.0f}, most {max(attempts)}"
     )
     client.close()
+    scenario, median = "32 clients on two rows", f"median {statistics.median(attempts):.0f}"
+    return [
+        Record(f"{scenario}: transfers that arrived", balance - 1000, "", aim=f"exactly {len(attempts)}"),
+        Record(f"{scenario}: most attempts a call", max(attempts), "attempts", aim="at most 10", behind=median),
+    ]
 
 
 def main() -> None:
     """Run."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clients", type=int, action="append", choices=CLIENTS, help="only so many; may be repeated")
+    records.add_option(parser)
     options = parser.parse_args()
     with Stage.opened() as stage:
         database = stage.database()
@@ -87,7 +103,7 @@ def main() -> None:
         server.start()
         server.find_direct()
         print(conditions(stage.checkout, None))
-        asyncio.run(measure(server, options.rounds))
+        records.write(options.records, asyncio.run(measure(server, options.rounds, options.clients or CLIENTS)))
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ from workers import WorkerEntrypoint
 from kontract.cloudflare.gateway import serve
 from kontract.gateway.app import Gateway
 from kontract.gateway.routes import Registry
-from routes import ROUTES, TABLES
+from routes import BROKEN, ROUTES, TABLES
 from session_do import KontractSessionDO
 
 __all__ = ["Default", "KontractSessionDO", "on_fetch"]
 
-GATEWAY = Gateway(Registry(ROUTES, TABLES))
+GATEWAY = Gateway(Registry(ROUTES, TABLES), BROKEN)
 
 
 async def on_fetch(request, env, ctx):

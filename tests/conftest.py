@@ -18,9 +18,34 @@ from kontract.cli.toolchain.reaper import Reaper
 from support.pgbouncer import PgBouncer, pgbouncer
 from support.postgres import Postgres
 
+# What users have for their applications, as tests/app uses it.
+pytest_plugins = ["kontract.testing.pytest"]
+
 # No deadline: a busy machine is not a defect. No database of earlier failures: every run begins alike.
 settings.register_profile("kontract", deadline=None, database=None, print_blob=True)
 settings.load_profile("kontract")
+
+# Files that take longest for few tests. With several processes (pytest-xdist, a file at a time) they come first:
+# otherwise everybody waits at the end for the one who got the last of them.
+LONGEST = (
+    "cli/test_dev.py",
+    "nodes/",
+    "simulation/",
+    "cli/test_fresh_clone.py",
+    "workerd/",
+    "browser/",
+    "server/test_same_",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest."""
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        return next((n for n, start in enumerate(LONGEST) if path.startswith(start)), len(LONGEST))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ def test_the_table_it_writes_is_python_and_always_the_same(app):
     text = render(scan(source))
     assert text == render(scan(source))
     compile(text, "routes.py", "exec")
-    assert 'Route("two", "app.one", "two")' in text
+    assert '"two": Route("two", "app.one", "two", where="src/app/one.py:8", perm=7),' in text
 
 
 @pytest.mark.parametrize(
@@ -166,3 +166,201 @@ def test_mistakes_in_middleware_name_file_and_line(app, code, line, says):
     text = problem.value.render()
     assert f"src/app/wrong.py:{line}:" in text
     assert says in text
+
+
+PRELUDE = """
+from typing import Annotated, Literal, TYPE_CHECKING
+from msgspec import Meta, Struct
+from kontract import Context, backend, perm, perms, primkey, table
+if TYPE_CHECKING:
+    from decimal import Decimal
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "line", "says"),
+    [
+        ("@backend()\nasync def f(ctx: Context, x: Lits): ...", 9, "there is no Lits."),
+        ("@backend()\nasync def f(ctx: Context) -> list[Tsak]: ...", 9, "what f returns: there is no Tsak"),
+        ("@backend()\nasync def f(x: 'lits[str]'): ...", 9, "parameter x of f: there is no lits. Did you mean list?"),
+        ("@backend()\nasync def f(x: 'list['): ...", 9, "cannot be read"),
+        ("@backend()\nasync def f(x: Annotated[int, Mta(ge=1)]): ...", 9, "there is no Mta"),
+        ("@backend()\nasync def f(x: Decimal): ...", 9, "below `if TYPE_CHECKING:` only"),
+        ("@backend(perm=8)\nasync def f(ctx: Context): ...", 9, "perm= 8 is no permission. Use perms.R__"),
+        ("@backend(perm=perms.RW)\nasync def f(ctx: Context): ...", 9, "perm= perms.RW is no permission"),
+        ("@backend(perm=RIGHTS)\nasync def f(ctx: Context): ...", 9, "read, not run"),
+        ("@backend(perms=perms.RW_)\nasync def f(ctx: Context): ...", 9, "@backend does not take perms=. It takes"),
+        ('@backend("f")\nasync def f(ctx: Context): ...', 9, "by name"),
+        ("@backend(**options)\nasync def f(ctx: Context): ...", 9, "** arguments"),
+        ("@backend(ugroup=ADMIN)\nasync def f(ctx: Context): ...", 9, "ugroup= must be a string in quotes"),
+        ("@backend(public=1)\nasync def f(ctx: Context): ...", 9, "public= must be True or False"),
+        ('@backend(isolation="weak")\nasync def f(ctx: Context): ...', 9, "isolation= is 'weak'. It is one of"),
+        ("@backend(max_attempts=0)\nasync def f(ctx: Context): ...", 9, "max_attempts= must be a whole number above 0"),
+        (
+            "@backend(perm=perms.R__)\nasync def f(ctx: Context):\n    await ctx.storage.tasks.push({})",
+            10,
+            "f has perm=perms.R__ and writes: ctx.storage.tasks.push. Give it perm=perms.RW_",
+        ),
+        (
+            '@backend(perm=perms.R__)\nasync def f(ctx: Context):\n    await ctx.storage["tasks"].delete("1")',
+            10,
+            "and writes",
+        ),
+        ('@backend(name="a b")\nasync def f(ctx: Context): ...', 9, "cannot be the name of a function"),
+        ('@backend(name="\\ud800")\nasync def f(ctx: Context): ...', 9, "cannot be the name of a function"),
+        ('@table("t")\nclass T(Struct):\n    id: str', 9, "table T marks no field as its id"),
+        (
+            '@table("t")\nclass T(Struct):\n    id: Annotated[str, primkey]\n    b: Annotated[str, primkey]',
+            9,
+            "marks 2 fields as its id",
+        ),
+        ('@table("t")\nclass T(Struct):\n    id: Annotated[str, primkey]\n    b: Dcimal', 11, "field b of T: there"),
+        (
+            '@table("t")\nclass T(Struct):\n    id: Annotated[str, primkey]\n    b: Annotated[str, perm(perms.NO)]',
+            11,
+            "perms.NO is no permission",
+        ),
+        ('@table("t", rows="mine")\nclass T(Struct):\n    id: Annotated[str, primkey]', 9, "rows= is 'mine'"),
+        ('@table("t", streamed=False)\nclass T(Struct): ...', 9, "@table does not take streamed="),
+    ],
+)
+def test_mistakes_in_types_and_permissions_name_file_and_line(app, code, line, says):
+    """Before the first call meets them."""
+    with pytest.raises(Problem) as problem:
+        scan(app(wrong=f"{PRELUDE.lstrip()}\n\n{code}"))
+    text = problem.value.render().replace("\nWhat to do: ", " ")
+    assert f"src/app/wrong.py:{line}:" in text
+    assert says in text
+
+
+GOOD_TYPES = """
+from typing import Literal as L
+match 1:
+    case _:
+        class Inner: ...
+Map = dict[str, Inner]
+
+@table("t", rows="own", stream=False)
+class T(Struct):
+    id: Annotated[str, primkey]
+    seen: Annotated[str, perm(perms.R__ | perms.__X), Meta(pattern="|".join(x for x in "ab"))] = ""
+    inner: Inner | None = None
+
+@backend(perm=perms.R__, max_attempts=LIMIT, isolation="snapshot")
+async def f(ctx: "Context", a: "T | None", b: L["No body"] = "No body", *, c: Map = {}) -> list[T]:
+    seen = set()
+    seen.pop()
+    await ctx.storage.t.query().delete_me
+    return ctx.cache.insert(1)
+"""
+
+
+def test_types_and_permissions_that_are_right_pass(app):
+    """Sets have a pop, strings in a Literal are no types, quoted types are read."""
+    (function, struct) = scan(app(right=PRELUDE + GOOD_TYPES))
+    assert [(a.name, a.type, a.required) for a in function.arguments] == [
+        ("a", "'T | None'", True),
+        ("b", "L['No body']", False),
+        ("c", "Map", False),
+    ]
+    assert (struct.rows, struct.stream) == ("own", False)
+
+
+def test_all_mistakes_are_told_at_once(app):
+    """Whoever has renamed something does not want to find its uses one by one."""
+    one = "@backend()\ndef f(ctx: Context): ...\n@backend()\nasync def g(x): ..."
+    with pytest.raises(Problem) as problem:
+        scan(app(a=one, b=one.replace("def g", "def h"), c="def f(:"))
+    text = problem.value.render()
+    assert "5 mistakes" in text
+    places = ("a.py:2:", "a.py:4:", "b.py:2:", "b.py:4:", "c.py:1:")
+    assert all(f"src/app/{place}" in text for place in places)
+
+
+def test_only_what_changed_is_read_again(app, tmp_path, monkeypatch):
+    """By its text, not by its time; what was found in the others is what it was."""
+    from kontract.cli import build
+
+    kept = tmp_path / "state" / "build.json"
+    read = []
+    really = build.read
+    monkeypatch.setattr(build, "read", lambda text, module, shown: read.append(shown) or really(text, module, shown))
+    source = app(**{f"m{n}": f"@backend()\nasync def f{n}(x: int): ..." for n in range(9)}, wrong="def f(:")
+    with pytest.raises(Problem) as first:
+        scan(source, kept)
+    assert len(read) == 10
+    (source / "app" / "m3.py").touch()
+    with pytest.raises(Problem) as again:
+        scan(source, kept)
+    assert (len(read), again.value.render()) == (10, first.value.render()), "a mistake is remembered, too"
+    app(wrong="", m3="@backend()\nasync def other(x: int): ...")
+    declared = scan(source, kept)
+    assert read[10:] == ["src/app/m3.py", "src/app/wrong.py"]
+    assert declared == scan(source)
+    kept.write_text("{")
+    assert scan(source, kept) == declared, "a cache that cannot be read is none"
+
+
+def test_a_table_that_is_out_of_date_fails_the_check(app, tmp_path, monkeypatch, capsys):
+    """`kontract build --check` writes nothing, and says what to do."""
+    from kontract.cli.main import main
+
+    (app(one=GOOD).parent / "wrangler.toml").write_text("")
+    (tmp_path / "pyproject.toml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert main(["build", "--check"]) == 1
+    assert "Run: kontract build" in capsys.readouterr().err
+    assert not (tmp_path / "src" / "routes.py").exists()
+    assert main(["build"]) == 0
+    assert main(["build", "--check"]) == 0
+    app(one=GOOD.replace('"renamed"', '"again"'))
+    assert main(["build", "--check"]) == 1
+
+
+def test_under_dev_a_mistake_becomes_the_answer(app, tmp_path, monkeypatch, capsys):
+    """The table then has no functions, and says why; without `kontract dev` the build fails and writes nothing."""
+    from kontract.cli.build import ANSWER
+    from kontract.cli.main import main
+
+    (app(one="@backend()\ndef f(x: int): ...").parent / "wrangler.toml").write_text("")
+    (tmp_path / "pyproject.toml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert main(["build"]) == 1
+    assert not (tmp_path / "src" / "routes.py").exists()
+    monkeypatch.setenv(ANSWER, "1")
+    assert main(["build"]) == 0
+    assert "src/app/one.py:2" in capsys.readouterr().err
+    compiled: dict = {}
+    exec((tmp_path / "src" / "routes.py").read_text(), compiled)
+    assert (compiled["ROUTES"], compiled["TABLES"]) == ({}, {})
+    assert compiled["BROKEN"].startswith("src/app/one.py:2: a backend function must be async.")
+
+
+@pytest.mark.parametrize("text", ["x = " + "-" * 5000 + "1", "x = 1" + " + 1" * 5000, "\0"])
+def test_what_cannot_be_read_is_said(app, text):
+    """However odd a file is, the build ends with a sentence that names it."""
+    with pytest.raises(Problem) as problem:
+        scan(app(odd=text))
+    assert "src/app/odd.py:1: " in problem.value.render()
+
+
+def test_what_is_no_file_is_passed_over(app, tmp_path):
+    """A folder that is called like a module, and a link to nowhere (editors leave such locks)."""
+    source = app(one=GOOD)
+    (source / "app" / "folder.py").mkdir()
+    (source / "app" / ".#one.py").symlink_to(tmp_path / "nowhere")
+    assert len(scan(source)) == 3
+
+
+def test_a_server_does_not_start_with_a_table_of_another_day(app, tmp_path, monkeypatch, capsys):
+    """A guard that was added since would be missing, and nobody would notice."""
+    from kontract.cli.main import main
+
+    source = app(one=GOOD)
+    (source / "routes.py").write_text(render(scan(source)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KONTRACT_SECRET", "0" * 64)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    app(one=GOOD + '\n    @middleware(egroup=None, prefixurl="/rpc")\n    async def guard(ctx, call_next): ...\n')
+    assert main(["serve"]) == 1
+    assert "src/routes.py is not what src/app declares" in capsys.readouterr().err

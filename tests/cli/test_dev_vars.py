@@ -59,3 +59,14 @@ def test_keygen_prints_what_the_file_accepts(tmp_path, capsys):
 
     assert main.main(["keygen", "--bare"]) == 0
     assert dev_vars.SECRET_FORM.fullmatch(capsys.readouterr().out.strip())
+
+
+@pytest.mark.parametrize("value", ["", "plain", "two words", "a # b", "it's", 'say "x"', "`'", "a=b", " padded "])
+def test_a_line_is_read_as_it_was_meant(value):
+    assert dev_vars.parse(dev_vars.line("NAME", value)) == {"NAME": value}
+
+
+@pytest.mark.parametrize("value", ["two\nlines", "'\"`"])
+def test_a_value_that_no_line_can_hold_is_refused(value):
+    with pytest.raises(Problem, match="cannot hold it"):
+        dev_vars.line("NAME", value)

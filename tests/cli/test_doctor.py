@@ -147,7 +147,7 @@ def test_environments_without_bindings_are_named(tmp_path, checkout):
         '[[hyperdrive]]\nbinding = "HYPERDRIVE"\nid = "abc"\n'
         '[env.staging.durable_objects]\nbindings = [{ name = "SESSION_DO", class_name = "X" }]\n[env.live]\n'
     )
-    assert [finding.what for finding in wrangler_findings(path)] == [
+    assert [finding.what for finding in wrangler_findings(path) if "environment" in finding.what] == [
         "wrangler.toml: environment staging has no binding HYPERDRIVE",
         "wrangler.toml: environment live has no binding HYPERDRIVE and SESSION_DO",
     ]
@@ -161,3 +161,24 @@ def test_the_exit_code_is_one_only_if_something_is_wrong():
     assert report([Finding("a"), Finding("b", "look at b")], said.append) == 0
     assert report([Finding("a"), Finding("b", "do b", wrong=True)], said.append) == 1
     assert said[-2:] == ["WRONG  b\n         -> do b", "1 of 2 findings need something done."]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("2026-09-08", "2025-01-01", "compatibility_date is 2025-01-01"),
+        (', "enable_request_signal"', "", "compatibility_flags lack enable_request_signal"),
+        ('command = "make --silent build"', "", "no [build] command"),
+        ("new_sqlite_classes", "new_classes", "new_sqlite_classes"),
+        ('  "/stream/*",\n', "", "run_worker_first lacks /stream/*"),
+        ("[vars]", '[vars]\nKONTRACT_SECRET = "x"', "KONTRACT_SECRET is in [vars] of (top level)"),
+        ('KONTRACT_CORS_ORIGINS = ""', 'KONTRACT_CORS_ORIGINS = "*"', "has a *"),
+    ],
+)
+def test_pitfalls_that_wrangler_accepts_are_named(tmp_path, checkout, old, new, what):
+    text = checkout.wrangler_toml.read_text()
+    assert old in text
+    path = tmp_path / "wrangler.toml"
+    path.write_text(text.replace(old, new, 1))
+    found = [finding for finding in wrangler_findings(path) if finding.wrong]
+    assert [what in finding.what and bool(finding.fix) for finding in found] == [True], found

@@ -1,19 +1,22 @@
 """What would be deployed, asked of wrangler itself (`deploy --dry-run`: no account, no network)."""
 
 import re
-import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
 
 import kontract
-from kontract.cli.toolchain import node, setup
+from kontract.cli import deploy_check
+from kontract.cli.deploy_check import TOP_LEVEL
+from kontract.cli.toolchain import setup
 from kontract.gateway.config import read
 
 SOURCE = Path(kontract.__file__).parents[1]
 MODULE = "kontract/cloudflare/crypto.js"
-ENVIRONMENTS = (None, "development", "staging", "production")
+ENVIRONMENTS = (TOP_LEVEL, "development", "preview", "staging", "production")
+# What is uploaded is the same in all of them; tests/cli/test_deploy_check.py asks for the bindings of each.
+UPLOADED = (TOP_LEVEL, "preview")
 
 
 @pytest.fixture(scope="module")
@@ -21,23 +24,12 @@ def config(checkout):
     return tomllib.loads(checkout.wrangler_toml.read_text())
 
 
-@pytest.fixture(scope="module", params=ENVIRONMENTS, ids=str)
+@pytest.fixture(scope="module", params=UPLOADED, ids=str)
 def dry_run(request, checkout, tmp_path_factory):
     """(what wrangler said, the folder of what it would upload)"""
     setup.prepare(checkout)
     out = tmp_path_factory.mktemp("upload")
-    command = [*node.wrangler_command(checkout), "deploy", "--dry-run", "--outdir", str(out)]
-    result = subprocess.run(
-        [*command, *(["--env", request.param] if request.param else ["--env="])],
-        cwd=checkout.root,
-        env={**node.environment(node.bin_folder()), "WRANGLER_SEND_METRICS": "false", "FORCE_COLOR": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout + result.stderr, out
+    return deploy_check.dry_run(checkout, request.param, out), out
 
 
 def bindings(config):
@@ -48,20 +40,21 @@ def bindings(config):
     yield from config["vars"]
 
 
-def test_every_binding_is_there_in_every_environment(dry_run, config):
-    """Named environments inherit none, and wrangler only warns."""
-    said, _ = dry_run
+def test_every_binding_is_there_in_every_environment(dry_run, config, request):
+    """Named environments inherit none, and wrangler only warns. Previews go without Hyperdrive, and say so."""
+    done, _ = dry_run
+    preview = "preview" in request.node.callspec.id
 
-    names = list(bindings(config))
-    assert {"SESSION_DO", "HYPERDRIVE"} <= set(names)
-    assert [name for name in names if f"env.{name} (" not in said] == []
-    assert "env.SESSION_DO (KontractSessionDO)" in said
-    assert "This is not what you probably want" not in said
+    names = set(bindings(config))
+    assert {"SESSION_DO", "HYPERDRIVE"} <= names
+    assert names - done.bindings == ({"HYPERDRIVE"} if preview else set())
+    assert "env.SESSION_DO (KontractSessionDO)" in done.said
+    assert config["env"]["preview"]["hyperdrive"] == []
 
 
 def test_no_secret_is_deployed_with_the_code(dry_run):
-    said, _ = dry_run
-    assert "KONTRACT_SECRET" not in said
+    done, _ = dry_run
+    assert "KONTRACT_SECRET" not in done.said
 
 
 def test_every_environment_says_who_may_sign_up(config):
@@ -81,17 +74,17 @@ def test_the_worker_is_uploaded_and_the_tests_are_not(dry_run):
 
 def test_native_cryptography_is_uploaded_as_a_module(dry_run):
     """The Worker imports it by name at its first use: a missing one would fail there, not at the deployment."""
-    said, out = dry_run
+    done, out = dry_run
 
     assert (out / MODULE).read_bytes() == (SOURCE / MODULE).read_bytes()
-    assert re.search(rf"{re.escape(MODULE)} +│ esm ", said)
+    assert re.search(rf"{re.escape(MODULE)} +│ esm ", done.said)
 
 
 def test_the_files_of_the_page_are_assets_in_every_environment(dry_run, config):
     """The folder is read, and every path of the Worker is the Worker's."""
-    said, out = dry_run
+    done, out = dry_run
 
-    assert re.search(r"Read [0-9]+ files from the assets directory", said)
+    assert re.search(r"Read [0-9]+ files from the assets directory", done.said)
     assert not list(out.rglob("index.html")), "the page is no module of the Worker"
     first = config["assets"]["run_worker_first"]
     for path in (

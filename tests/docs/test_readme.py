@@ -20,6 +20,8 @@ import pytest
 import app
 from kontract.cli.build import render, scan
 from kontract.cli.main import COMMANDS
+from kontract.cli.migrate import migrate
+from kontract.cli.migrations import lock, new
 from kontract.cli.toolchain import node, setup
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.gateway.app import Gateway
@@ -230,7 +232,8 @@ def test_the_commands_that_the_texts_name_exist():
 
 
 def has_module(name):
-    return bool(name) and (ROOT / "src" / f"{name.replace('.', '/')}.py").is_file()
+    path = ROOT / "src" / name.replace(".", "/")
+    return bool(name) and (path.with_suffix(".py").is_file() or (path / "__init__.py").is_file())
 
 
 # --- the example -----------------------------------------------------------------------------------------------------
@@ -266,7 +269,7 @@ class Calls:
         return response.status, json.loads(response.body)
 
 
-async def test_the_example_is_an_application(example, postgres):
+async def test_the_example_is_an_application(example, postgres, tmp_path):
     declared, registry = example
     assert [(one.kind, one.name) for one in declared] == [
         ("backend", "add_note"),
@@ -276,12 +279,17 @@ async def test_the_example_is_an_application(example, postgres):
     ]
 
     url = postgres.create_database()
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(the_one("sql"))
-        await connection.execute(the_one("sql"))  # "any number of times"
-    finally:
-        await connection.close()
+    root = tmp_path
+    for path in ("wrangler.toml", "pyproject.toml", "sql/init.sql", "sql/schema.lock.json"):
+        (root / path).parent.mkdir(exist_ok=True)
+        (root / path).write_text((ROOT / path).read_text())
+    for path in (ROOT / "src" / "app").glob("*.py"):
+        (root / "src" / "app" / path.name).write_text(path.read_text())
+    written = new.write(root, "add_notes", new.Wishes())
+    assert f"`{written.relative_to(root)}`" in README
+    assert written.read_text().strip() == the_one("sql")
+    await migrate(url, lambda _: None, root=root)
+    ptr = lock.load(root)["notes"]["ptr"]
     call = Calls(registry, url)
 
     assert (await call("pinned_note"))[0] == 404
@@ -295,7 +303,7 @@ async def test_the_example_is_an_application(example, postgres):
     pinned = (await call("pinned_note"))[1]["result"]["id"]
     connection = await asyncpg.connect(url)
     try:
-        alive = "SELECT id FROM tbl_notes_1c8e52 WHERE _deleted_txid IS NULL AND data @> '{\"pinned\": true}'"
+        alive = f"SELECT id FROM {ptr} WHERE _deleted_txid IS NULL AND data @> '{{\"pinned\": true}}'"
         assert [row[0] for row in await connection.fetch(alive)] == [pinned]
     finally:
         await connection.close()

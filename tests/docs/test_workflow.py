@@ -1,5 +1,6 @@
-"""The deployment workflow: a valid one, with nothing that a linter for security objects to, and no invented command."""
+"""The workflows: valid ones, with nothing that a linter for security objects to, and no invented command."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -12,13 +13,23 @@ import yaml
 from kontract.cli.toolchain.checkout import Checkout
 
 ROOT = Checkout.find().root
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 WORKFLOW = ROOT / ".github" / "workflows" / "deploy.yml"
+PREVIEW = WORKFLOW.with_name("preview.yml")
 TOOLS = Path(sys.executable).parent
+
+
+every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 
 
 @pytest.fixture(scope="module")
 def workflow():
     return yaml.safe_load(WORKFLOW.read_text())
+
+
+@pytest.fixture(scope="module")
+def preview():
+    return yaml.safe_load(PREVIEW.read_text())
 
 
 def check(*command):
@@ -33,13 +44,19 @@ def security(path):
     return check(TOOLS / "zizmor", "--offline", "--no-progress", path)
 
 
-def test_it_fits_the_schema():
-    done = schema(WORKFLOW)
+def test_all_of_them_are_tested():
+    assert {path.name for path in WORKFLOWS} == {"deploy.yml", "preview.yml"}
+
+
+@every_workflow
+def test_it_fits_the_schema(path):
+    done = schema(path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_zizmor_has_no_objection():
-    done = security(WORKFLOW)
+@every_workflow
+def test_zizmor_has_no_objection(path):
+    done = security(path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -62,8 +79,9 @@ def test_the_linters_see_mistakes(good, bad, linter, tmp_path):
     assert linter(broken).returncode != 0
 
 
-def test_actions_are_pinned_by_digest_with_their_version():
-    used = re.findall(r"uses: (.*)", WORKFLOW.read_text())
+@every_workflow
+def test_actions_are_pinned_by_digest_with_their_version(path):
+    used = re.findall(r"uses: (.*)", path.read_text())
 
     assert used
     assert [one for one in used if not re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", one)] == []
@@ -76,8 +94,9 @@ def test_tests_come_before_the_schema_and_the_schema_before_the_worker(workflow)
     assert (jobs["migrate"]["needs"], jobs["deploy"]["needs"]) == ("test", "migrate")
     assert jobs["migrate"]["environment"] == jobs["deploy"]["environment"] == "production"
     assert "make test" in runs(jobs["test"])
-    assert ".venv/bin/kontract migrate" in runs(jobs["migrate"])
-    assert any(line.endswith("wrangler deploy --env production") for line in runs(jobs["deploy"]))
+    assert runs(jobs["test"]).index("make deploy-check") < runs(jobs["test"]).index("make test")
+    assert runs(jobs["migrate"]) == ["make .venv/ready", "make migrate"], "installed before there is a secret"
+    assert "make deploy ENV=production" in runs(jobs["deploy"])
 
 
 def test_what_ci_installs_for_the_tests_the_workflow_installs_too(workflow):
@@ -100,32 +119,86 @@ def test_it_may_only_read_and_never_interrupts_a_deployment(workflow):
 
 
 def test_secrets_go_to_the_one_step_that_needs_them(workflow):
-    given = {
+    assert given(workflow) == {
+        ("migrate", "DATABASE_URL"): "${{ secrets.DATABASE_URL }}",
+        ("deploy", "CLOUDFLARE_API_TOKEN"): "${{ secrets.CF_API_TOKEN }}",
+    }
+    assert len(re.findall(r"\$\{\{", WORKFLOW.read_text())) == 2
+
+
+def test_previews_get_their_secrets_in_one_step_each(preview):
+    common = {
+        "NUMBER": "${{ github.event.number }}",
+        "CLOUDFLARE_API_TOKEN": "${{ secrets.CF_API_TOKEN }}",
+        "DATABASE_URL": "${{ secrets.DATABASE_URL }}",
+    }
+    up = {**common, "KONTRACT_SECRET": "${{ secrets.KONTRACT_SECRET }}"}
+
+    assert given(preview) == {
+        **{("deploy", key): value for key, value in up.items()},
+        **{("remove", key): value for key, value in common.items()},
+    }
+    for job in preview["jobs"].values():
+        assert [bool(step.get("env")) for step in job["steps"]].count(True) == 1
+        # What a pull request is called is never part of a command.
+        assert not [line for line in runs(job) if "${{" in line]
+        environment = job["environment"]
+        assert (environment["name"] if isinstance(environment, dict) else environment) == "preview"
+
+
+def test_previews_are_never_for_forks_and_only_where_they_are_wanted(preview):
+    """A pull request from a fork brings code of anybody's, and this one has secrets."""
+    assert set(preview[True]) == {"pull_request"}, "not pull_request_target, which runs with the rights of the base"
+    assert preview[True]["pull_request"]["types"] == ["opened", "reopened", "synchronize", "closed"]
+    for name, closed in (("deploy", "!="), ("remove", "==")):
+        condition = preview["jobs"][name]["if"]
+        assert "github.event.pull_request.head.repo.full_name == github.repository" in condition
+        assert "vars.PREVIEWS == 'on'" in condition
+        assert f"github.event.action {closed} 'closed'" in condition
+        assert "||" not in condition
+    assert preview["permissions"] == {"contents": "read"}
+    assert not any("permissions" in job for job in preview["jobs"].values())
+    assert preview["concurrency"] == {"group": "preview-${{ github.event.number }}", "cancel-in-progress": False}
+
+
+def test_previews_are_made_and_removed(preview):
+    assert runs(preview["jobs"]["deploy"]) == ["make setup", 'make preview PR="$NUMBER"']
+    assert runs(preview["jobs"]["remove"]) == ["make setup", 'make preview-down PR="$NUMBER"']
+
+
+@every_workflow
+def test_make_knows_every_goal(path):
+    jobs = yaml.safe_load(path.read_text())["jobs"].values()
+    commands = [shlex.split(line)[1:] for job in jobs for line in runs(job) if line.startswith("make ")]
+
+    assert any("setup" in words for words in commands)
+    for words in commands:
+        assert check("make", "--dry-run", *words).returncode == 0, words
+
+
+def test_a_deployment_by_hand_names_its_environment():
+    """A variable that lies about must not choose what is overwritten."""
+    named = check("make", "--dry-run", "deploy", "ENV=staging")
+    assert '.venv/bin/kontract wrangler deploy --env "staging"' in named.stdout
+    done = subprocess.run(
+        ["make", "--dry-run", "deploy"],
+        cwd=ROOT,
+        env={**os.environ, "ENV": "production"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "ENV=production" in done.stderr
+
+
+def given(workflow):
+    return {
         (name, key): value
         for name, job in workflow["jobs"].items()
         for step in job["steps"]
         for key, value in step.get("env", {}).items()
     }
-
-    assert given == {
-        ("migrate", "DATABASE_URL"): "${{ secrets.DATABASE_URL }}",
-        ("deploy", "CLOUDFLARE_API_TOKEN"): "${{ secrets.CF_API_TOKEN }}",
-    }
-    assert len(re.findall(r"\$\{\{", WORKFLOW.read_text())) == len(given)
-
-
-def test_make_knows_every_goal(workflow):
-    goals = [
-        goal
-        for job in workflow["jobs"].values()
-        for line in runs(job)
-        if line.startswith("make ")
-        for goal in shlex.split(line)[1:]
-    ]
-
-    assert {"test", "setup"} <= set(goals)
-    for goal in goals:
-        assert check("make", "--dry-run", goal).returncode == 0, goal
 
 
 def runs(job):

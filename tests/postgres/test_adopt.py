@@ -227,7 +227,9 @@ def test_the_command(postgres, capsys, monkeypatch):
         ("tenant-1", "tasks", "versioned"),
     ]
     assert main(["table", "list"]) == 0
-    assert "tenant-1  purses      plain      tbl_purses_1" in capsys.readouterr().out
+    assert ["tenant-1", "purses", "plain", "RWX", "?", "tbl_purses_1"] in [
+        line.split() for line in capsys.readouterr().out.splitlines()
+    ]
     assert main(["table", "adopt", "purses", "--owner", OWNER]) == 0
     out = capsys.readouterr().out
     assert "versioned table now" in out

@@ -111,6 +111,8 @@ async def test_a_port_that_is_taken_is_said(checkout, postgres, reaper, tmp_path
     port = taken.sockets[0].getsockname()[1]
     server = new_server(checkout, postgres.url, tmp_path / "a", reaper, KONTRACT_METRICS=str(port))
     server.spawn()
-    assert await asyncio.to_thread(server.wait) == 2
-    assert "choose another KONTRACT_METRICS" in server.lines[-1]
-    taken.close()
+    try:
+        assert await asyncio.to_thread(server.wait) == 2, server.lines
+        assert "choose another KONTRACT_METRICS" in server.lines[-1]
+    finally:
+        taken.close()

@@ -18,7 +18,7 @@ from kontract.server.coordination.replica import Replica
 from simulation.replicated import ReplicatedWorld, failures, run_replicated
 from simulation.seeds import run_seeds
 
-SEEDS = int(os.environ.get("SEEDS", "2000"))
+SEEDS = int(os.environ.get("SEEDS", "800"))
 BUDGET_S = 40.0 if "SEEDS" not in os.environ else float("inf")
 FEWEST = 200
 CHUNK = 25

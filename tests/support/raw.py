@@ -37,8 +37,9 @@ def exchange(port: int, data: bytes, *, ends: bool = False) -> Answered:
     """Send bytes and read until the other side closes. ``ends``: say that no more is to come."""
     with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as line:
         got = b""
-        # The other side may close as soon as it has seen enough, while something is still being sent.
-        with contextlib.suppress(ConnectionError):
+        # The other side may close as soon as it has seen enough, while something is still being sent. That the line
+        # is not connected any more (ENOTCONN) is none of Python's ConnectionErrors.
+        with contextlib.suppress(OSError):
             line.sendall(data)
             if ends:
                 line.shutdown(socket.SHUT_WR)

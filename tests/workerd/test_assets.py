@@ -60,7 +60,7 @@ def test_a_visit_that_comes_again_loads_nothing_again(worker):
 @pytest.mark.parametrize("name", [name for name in FILES if name != "_headers"])
 def test_every_file_is_served_as_what_it_is(worker, name):
     """With its type; the client's modules to pages of every origin."""
-    response = get(worker, "/" if name == "index.html" else f"/{name}")
+    response = get(worker, "/" if name == "index.html" else f"/{name.removesuffix('.html')}")
     types = {"js": "text/javascript", "css": "text/css", "html": "text/html", "svg": "image/svg+xml"}
     assert response.status_code == 200
     assert response.headers["content-type"].split(";")[0] == types[name.rpartition(".")[2]]

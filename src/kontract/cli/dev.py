@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
+from kontract.cli.build import ANSWER, scan
 from kontract.cli.toolchain import database_url, dev_vars, ports, setup
 from kontract.cli.toolchain.checkout import Checkout, write_atomically
 from kontract.cli.toolchain.postgres import DATABASE, Cluster, create_database
@@ -57,7 +58,9 @@ def _run(checkout: Checkout, port: int, stack: ExitStack, lock: int) -> int:
     stack.callback(reaper.close)
     cluster = None if brought else _start_postgres(checkout, stack, reaper)
     url = cluster.url() if cluster else brought
-    _migrate(url)
+    schema = Schema(checkout, url)
+    with step("Applying the schema"):
+        schema.apply()
     server = DevServer(
         checkout,
         runtime,
@@ -65,6 +68,9 @@ def _run(checkout: Checkout, port: int, stack: ExitStack, lock: int) -> int:
         url,
         persist_to=checkout.state / "wrangler",
         state=checkout.state,
+        # What is wrong with the application is answered to whoever calls it, not in the terminal alone.
+        variables=("KONTRACT_SHOW_ERRORS:1",),
+        settings={ANSWER: "1"},
         on_spawn=lambda group: _remember(checkout, reaper, group),
     )
     stack.callback(server.stop)
@@ -73,7 +79,7 @@ def _run(checkout: Checkout, port: int, stack: ExitStack, lock: int) -> int:
     server.on_line = _show
     greet(port)
     try:
-        return _watch(checkout, server, cluster)
+        return _watch(checkout, server, cluster, schema)
     finally:
         say("Stopping ...")
 
@@ -120,35 +126,75 @@ def _start_postgres(checkout: Checkout, stack: ExitStack, reaper: Reaper) -> Clu
     return cluster
 
 
-def _migrate(url: str) -> None:
-    try:
-        module = importlib.import_module("kontract.cli.migrate")
-    except ModuleNotFoundError as error:
-        if error.name != "kontract.cli.migrate":
-            raise
-        warn("  No migrations in this version.")
-        return
-    with step("Applying the schema"):
-        asyncio.run(module.migrate(url, lambda text: say(f"    {text}")))
+class Schema:
+    """Applies sql/ when `make dev` starts and whenever it changes; tells of structs without a migration, once each."""
+
+    def __init__(self, checkout: Checkout, url: str) -> None:
+        self._checkout = checkout
+        self._url = url
+        self._told: set[str] = set()
+        self._sql = self._app = 0
+
+    def apply(self) -> None:
+        """Raises Problem; what could not be applied is not tried again before sql/ changes."""
+        from kontract.cli.migrate import migrate
+
+        self._sql = _changed(self._checkout.root / "sql")
+        asyncio.run(migrate(self._url, lambda text: say(f"    {text}")))
+        self._tell()
+
+    def look(self) -> None:
+        """Apply again if something below sql/ or src/app has changed."""
+        try:
+            if _changed(self._checkout.root / "sql") != self._sql:
+                say("Something changed in sql/: applying it ...")
+                self.apply()
+            elif _changed(self._checkout.root / "src" / "app") != self._app:
+                self._tell()
+        except Problem as problem:
+            say(problem.render())
+
+    def _tell(self) -> None:
+        from kontract.cli.migrate import unmigrated
+
+        self._app = _changed(self._checkout.root / "src" / "app")
+        try:
+            sentences = unmigrated(self._checkout.root)
+        except Problem:
+            return  # `kontract build` has told it
+        for sentence in sentences:
+            if sentence not in self._told:
+                warn(f"    {sentence} There is no migration for it yet: .venv/bin/kontract migrate new NAME")
+        self._told = set(sentences)
 
 
 def greet(port: int) -> None:
     """Say where it answers, and what to try."""
     base = f"http://localhost:{port}"
-    call = '-H "Authorization: Bearer $TOKEN" --json'
+    call = 'curl -s -H "Authorization: Bearer $TOKEN" --json'
+    tries = "\n  ".join(f"{call} '{arguments}' {base}/rpc/{name}" for name, arguments in _examples())
     say(
         f"""
 Kontract is ready on {base}  (Ctrl-C stops it; the data stays in .kontract/)
 
   curl -s {base}/health
   TOKEN=$(curl -s -X POST {base}/auth/anonymous | sed 's/.*"token":"\\([^"]*\\)".*/\\1/')
-  curl -s {call} '["Buy milk"]' {base}/rpc/create_task
-  curl -s {call} '[]' {base}/rpc/list_tasks
+  {tries}
 """
     )
 
 
-def _watch(checkout: Checkout, server: DevServer, cluster: Cluster | None) -> int:
+def _examples() -> list[tuple[str, str]]:
+    """Return functions to try, with arguments: the demo's, or the first one of an application without it."""
+    try:
+        functions = [one.name for one in scan(Checkout.find().root / "src") if one.kind == "backend"]
+    except Problem:
+        return []  # it has been told
+    demo = [("create_task", '["Buy milk"]'), ("list_tasks", "[]")]
+    return demo if all(name in functions for name, _ in demo) else [(name, "[]") for name in functions[:1]]
+
+
+def _watch(checkout: Checkout, server: DevServer, cluster: Cluster | None, schema: Schema) -> int:
     """Until a signal ends it (KeyboardInterrupt). wrangler may stop and come back; PostgreSQL may not."""
     parent = os.getppid()
     under_make = "MAKELEVEL" in os.environ
@@ -162,6 +208,7 @@ def _watch(checkout: Checkout, server: DevServer, cluster: Cluster | None) -> in
                 )
             if under_make and os.getppid() != parent:
                 return 1  # make was killed and passed no signal on
+            schema.look()
             if server.running():
                 continue
             if broken_at is None:
@@ -192,8 +239,17 @@ def _show(line: str) -> None:
 
 def _sources(checkout: Checkout) -> int:
     """A number that changes when a source file or wrangler.toml does."""
-    files = [checkout.wrangler_toml, *(path for path in (checkout.root / "src").rglob("*") if path.suffix != ".pyc")]
-    return hash(tuple((str(path), path.stat().st_mtime_ns) for path in files if path.is_file()))
+    return hash((_changed(checkout.root / "src"), checkout.wrangler_toml.stat().st_mtime_ns))
+
+
+def _changed(folder: Path) -> int:
+    """A number that changes when a file below the folder does."""
+    found = []
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # it was there a moment ago
+            if path.suffix != ".pyc" and path.is_file():
+                found.append((str(path), path.stat().st_mtime_ns))
+    return hash(tuple(sorted(found)))
 
 
 @contextmanager

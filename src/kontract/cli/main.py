@@ -12,11 +12,14 @@ from collections.abc import Sequence
 # arguments for its parser.
 COMMANDS = {
     "dev": ("kontract.cli.dev", "set up and run everything on this machine"),
+    "new": ("kontract.cli.new", "make a project of your own from this clone"),
     "setup": ("kontract.cli.setup", "install and vendor what `dev` and the tests need, and stop there"),
     "serve": ("kontract.cli.serve", "run the self-hosted gateway"),
     "build": ("kontract.cli.build", "compile the route table (wrangler runs it by itself)"),
     "migrate": ("kontract.cli.migrate", "bring a database to the schema that the application needs"),
     "table": ("kontract.cli.table", "register, list and adopt tables"),
+    "deploy-check": ("kontract.cli.deploy_check", "say what each environment would deploy, without an account"),
+    "preview": ("kontract.cli.preview", "deploy and remove a Worker for a pull request"),
     "wrangler": ("kontract.cli.wrangler", "run Cloudflare's wrangler with this environment's Node"),
     "keygen": ("kontract.cli.keygen", "print a fresh KONTRACT_SECRET"),
     "token": ("kontract.cli.token", "make or read a session token"),

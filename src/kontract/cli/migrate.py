@@ -1,4 +1,4 @@
-"""`kontract migrate`: bring a database to the schema of sql/init.sql."""
+"""`kontract migrate`: bring a database to the schema of sql/init.sql and sql/migrations, and write new migrations."""
 
 from __future__ import annotations
 
@@ -6,69 +6,184 @@ import argparse
 import asyncio
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import asyncpg
 
+from kontract.cli.migrations import database, files, lock, new
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.problem import Problem
-from kontract.cli.toolchain.progress import say
-
-_CONNECT_SECONDS = 10.0
+from kontract.cli.toolchain.progress import say, warn
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--database-url", help="postgresql://... (default: DATABASE_URL)")
+    _database(parser)
     parser.add_argument(
         "--coordination", action="store_true", help="also the tables that several nodes of `kontract serve` share"
     )
+    actions = parser.add_subparsers(dest="action", metavar="action (default: up)")
+    going_up = actions.add_parser("up", help="apply sql/init.sql and what is new in sql/migrations")
+    going_up.add_argument("--coordination", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    going_down = actions.add_parser("down", help="undo the newest migrations")
+    going_down.add_argument("count", nargs="?", type=int, default=1, help="how many (default: 1)")
+    status = actions.add_parser("status", help="show which migrations were applied")
+    check = actions.add_parser("check", help="fail if structs, lock file, migrations and database do not agree")
+    for action in (going_up, going_down, status, check):
+        _database(action, default=argparse.SUPPRESS)
+    writing = actions.add_parser("new", help="write a migration from what has changed in the @table structs")
+    writing.add_argument("name", help="what it does, as in add_notes")
+    writing.add_argument("--index", metavar="TABLE.FIELD", help="an index on a field, made while the table is in use")
+    writing.add_argument(
+        "--permissions", metavar="TABLE=RW_", action="append", default=[], help="what functions may do with a table"
+    )
+    writing.add_argument("--skeleton", action="store_true", help="write dangerous changes as a file to be finished")
+    writing.add_argument("--python", action="store_true", help="a Python step instead of SQL")
+    writing.add_argument("--owner", default="tenant-1", help="the tenant of new tables (default: tenant-1)")
+
+
+def _database(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    parser.add_argument("--database-url", default=default, help="postgresql://... (default: DATABASE_URL)")
 
 
 def run(args: argparse.Namespace) -> int:
+    root = Checkout.find().root
+    if args.action == "new":
+        wishes = new.Wishes(args.index, args.permissions, args.skeleton, args.python, args.owner)
+        path = new.write(root, args.name, wishes)
+        say(f"Wrote {path.relative_to(root)} and {lock.LOCK}. Read it, and apply it with: kontract migrate")
+        return 0
     url = args.database_url or os.environ.get("DATABASE_URL", "")
+    if args.action == "check":
+        return _report(asyncio.run(check(root, url)), with_database=bool(url))
     if not url:
         raise Problem(
             "There is no database to migrate.", "Set DATABASE_URL, or give --database-url postgresql://user@host/db."
         )
-    asyncio.run(migrate(url, say, coordination=args.coordination))
+    if args.action == "down":
+        asyncio.run(down(url, args.count, say, root=root))
+    elif args.action == "status":
+        asyncio.run(status(url, say, root=root))
+    else:
+        asyncio.run(migrate(url, say, coordination=args.coordination, root=root))
     return 0
 
 
-async def migrate(database_url: str, report: Callable[[str], None], *, coordination: bool = False) -> None:
-    """Apply sql/init.sql in one transaction; what is there already stays as it is.
+def _report(wrong: list[str], *, with_database: bool) -> int:
+    for sentence in wrong:
+        warn(sentence)
+    if not wrong:
+        say(f"Structs, {lock.LOCK} and migrations agree" + (", and the database too." if with_database else "."))
+    return 1 if wrong else 0
 
-    ``coordination``: then sql/coordination.sql, in another one.
+
+async def migrate(
+    database_url: str, report: Callable[[str], None], *, coordination: bool = False, root: Path | None = None
+) -> None:
+    """Apply sql/init.sql, then each migration that is new; every file in a transaction of its own.
+
+    ``coordination``: then sql/coordination.sql. ``root``: the checkout (default: the one around the working directory).
     """
-    paths = [Checkout.find().root / "sql" / name for name in ("init.sql", "coordination.sql")[: 1 + coordination]]
-    path = paths[0]
-    try:
-        connection = await asyncpg.connect(database_url, timeout=_CONNECT_SECONDS)
-    except (OSError, TimeoutError, asyncpg.PostgresError, ValueError) as error:
-        raise Problem(
-            f"The database cannot be reached: {error}.", "Check DATABASE_URL, and that PostgreSQL runs there."
-        ) from error
-    try:
-        # Two runs at once would race on CREATE TABLE IF NOT EXISTS; the lock ends with this session. It is the one
-        # place that needs a session: connect to PostgreSQL itself, not to a transaction pooler.
-        await connection.execute("SELECT pg_advisory_lock(hashtext('kontract migrate'))")
+    root = root or Checkout.find().root
+    migrations = files.read(root)
+    base = [root / "sql" / name for name in ("init.sql", "coordination.sql")[: 1 + coordination]]
+    async with database.connected(database_url) as connection, database.alone(connection):
+        if await database.has_records(connection):
+            database.pending(
+                migrations, await database.applied(connection)
+            )  # says what is wrong before anything is done
         before = await _tables(connection)
-        for path in paths:
-            await connection.execute(path.read_text())
+        for path in base:
+            await database.patiently(f"sql/{path.name}", partial(_apply, connection, path.read_text()))
         added = sorted(await _tables(connection) - before)
-    except asyncpg.PostgresError as error:
-        raise Problem(
-            f"{_name(path)} could not be applied: {error} (SQLSTATE {error.sqlstate}).",
-            "Nothing of this file was kept. Correct it and run the command again.",
-        ) from error
-    finally:
-        await connection.close()
-    report(f"Created {', '.join(added)}." if added else "The schema is up to date.")
+        if added:
+            report(f"Created {', '.join(added)}.")
+        todo = database.pending(migrations, await database.applied(connection))
+        for one in todo:
+            await database.up(connection, one)
+            report(f"Applied {one.name}.")
+    if not added and not todo:
+        report("The schema is up to date.")
+
+
+async def _apply(connection: asyncpg.Connection, text: str) -> None:
+    try:
+        await connection.execute(text)
+    except asyncpg.PostgresError:
+        await connection.execute("ROLLBACK")  # the file's own BEGIN is still open
+        raise
+
+
+async def down(database_url: str, count: int, report: Callable[[str], None], *, root: Path) -> None:
+    """Undo the newest ``count`` migrations, the newest first."""
+    migrations = {one.name: one for one in files.read(root)}
+    async with database.connected(database_url) as connection, database.alone(connection):
+        ran = await database.applied(connection) if await database.has_records(connection) else {}
+        database.pending(list(migrations.values()), ran)
+        names = sorted(ran, reverse=True)[: max(count, 0)]
+        for name in names:
+            await database.down(connection, migrations[name])
+            report(f"Undid {name}.")
+    if not names:
+        report("There is nothing to undo.")
+
+
+async def status(database_url: str, report: Callable[[str], None], *, root: Path) -> None:
+    """Say of each migration whether it was applied."""
+    migrations = files.read(root)
+    async with database.connected(database_url) as connection:
+        ran = await database.applied(connection) if await database.has_records(connection) else {}
+    for one in migrations:
+        state = "pending" if one.name not in ran else "applied" if ran[one.name] == one.checksum else "changed since"
+        report(f"{state:<14} {one.name}")
+    known = {one.name for one in migrations}
+    for name in ran:
+        if name not in known:
+            report(f"{'no file':<14} {name}")
+    if not migrations and not ran:
+        report("There are no migrations; sql/init.sql is all.")
+
+
+async def check(root: Path, database_url: str) -> list[str]:
+    """Return what is wrong, one sentence each; with an empty ``database_url`` the files are looked at only."""
+    try:
+        migrations = files.read(root)
+        wrong = [f"{one} Run: kontract migrate new NAME" for one in new.unmigrated(root)]
+        wrong += [f"{one.shown} is an unfinished skeleton." for one in migrations if one.unfinished]
+        if not database_url:
+            return wrong
+        async with database.connected(database_url) as connection:
+            if not await database.has_records(connection):
+                return [*wrong, "The database has no schema. Run: kontract migrate"]
+            todo = database.pending(migrations, await database.applied(connection))
+            wrong += [f"{one.shown} is missing from the database. Run: kontract migrate" for one in todo]
+            if not todo:
+                wrong += await _misplaced(connection, lock.load(root))
+    except Problem as problem:
+        return [problem.what, problem.fix]
+    return wrong
+
+
+async def _misplaced(connection: asyncpg.Connection, tables: dict[str, dict[str, object]]) -> list[str]:
+    rows = await connection.fetch("SELECT ptr, permissions FROM storage WHERE owner <> $1", database.OWNER)
+    found = {row["ptr"]: row["permissions"] for row in rows}
+    wrong = []
+    for name, table in tables.items():
+        if table["ptr"] not in found:
+            wrong.append(f"Table {name} is not at {table['ptr']} in the database, as {lock.LOCK} says.")
+        elif found[str(table["ptr"])] != table["permissions"]:
+            wrong.append(f"Table {name} has other permissions in the database than {lock.LOCK} says.")
+    return wrong
+
+
+def unmigrated(root: Path) -> list[str]:
+    """Return what the structs say that no migration knows, one sentence each, for `kontract dev`."""
+    try:
+        return new.unmigrated(root)
+    except Problem:
+        return []  # a mistake in src/app is for `kontract build` to tell, which comes next and tries again on each save
 
 
 async def _tables(connection: asyncpg.Connection) -> set[str]:
     rows = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = ANY (current_schemas(false))")
     return {row[0] for row in rows}
-
-
-def _name(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"

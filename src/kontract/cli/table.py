@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from kontract.cli.migrations import database, register
+from kontract.cli.migrations.register import check_columns
 from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.progress import say
-from kontract.core import sql
+from kontract.core import perms, sql
 from kontract.core.store import SqlStore, TableMissingError
 from kontract.core.types import TableKind, TablePointer
 from kontract.server.database import AsyncpgDatabase
@@ -25,8 +27,6 @@ _CONNECT_SECONDS = 10.0
 _LOCK_MS = 2_000
 # How long adopt waits for statements in flight. Those that come later queue behind it, so it must not wait for long.
 
-_COLUMNS = {"id": "text", "data": "jsonb", "_txid": "int8", "_deleted_txid": "int8", "_owner": "text", "_order": "int4"}
-
 
 @dataclass(frozen=True)
 class Listed:
@@ -36,6 +36,9 @@ class Listed:
     name: str
     ptr: str
     kind: str
+    permissions: str = "RWX"
+    versions: int | None = None
+    """How many rows PostgreSQL holds, versions counted one by one, as of its last ANALYZE; None before the first."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +47,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     adopting = actions.add_parser("adopt", help="turn a plain table (one row per id) into a versioned one")
     adopting.add_argument("name", help="the logical name of the table")
     adopting.add_argument("--owner", default=DEFAULT_OWNER, help=f"the tenant (default: {DEFAULT_OWNER})")
-    for command in (listing, adopting):
+    creating = actions.add_parser("create", help="make a versioned table and register it")
+    registering = actions.add_parser("register", help="register a table that exists in PostgreSQL")
+    dropping = actions.add_parser("drop", help="take a table out of the register; its data stay in PostgreSQL")
+    dropping.add_argument("--delete-data", action="store_true", help="drop the table in PostgreSQL, too")
+    dropping.add_argument("--yes", action="store_true", help="do not ask")
+    for command in (creating, registering, dropping):
+        command.add_argument("name", help="the logical name of the table")
+        command.add_argument("--owner", default=DEFAULT_OWNER, help=f"the tenant (default: {DEFAULT_OWNER})")
+    registering.add_argument("ptr", help="its name in PostgreSQL")
+    for command in (creating, registering):
+        command.add_argument("--permissions", default="RWX", choices=perms.NAMES, help="what functions may do with it")
+    for command in (listing, adopting, creating, registering, dropping):
         command.add_argument("--database-url", help="postgresql://... (default: DATABASE_URL)")
 
 
@@ -54,6 +68,15 @@ def run(args: argparse.Namespace) -> int:
         raise Problem("There is no database.", "Set DATABASE_URL, or give --database-url postgresql://user@host/db.")
     if args.action == "list":
         asyncio.run(_show(url))
+    elif args.action == "create":
+        asyncio.run(register.create(url, args.owner, args.name, args.permissions, say))
+    elif args.action == "register":
+        asyncio.run(register.register(url, args.owner, args.name, args.ptr, args.permissions, say))
+    elif args.action == "drop":
+        question = f"Type {args.name} to take the table out" + (" and delete its data: " if args.delete_data else ": ")
+        if not args.yes and input(question) != args.name:
+            raise Problem("The name was another one.", "Nothing was changed.")
+        asyncio.run(register.drop(url, args.owner, args.name, say, delete_data=args.delete_data))
     else:
         asyncio.run(adopt(url, args.owner, args.name, say))
     return 0
@@ -64,8 +87,14 @@ async def _show(url: str) -> None:
     if not tables:
         say("No table is registered. `kontract migrate` creates those of the application.")
         return
-    rows = [("OWNER", "TABLE", "KIND", "IN POSTGRESQL"), *((t.owner, t.name, t.kind, t.ptr) for t in tables)]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    rows = [
+        ("OWNER", "TABLE", "KIND", "PERMISSIONS", "VERSIONS", "IN POSTGRESQL"),
+        *(
+            (t.owner, t.name, t.kind, t.permissions, "?" if t.versions is None else f"~{t.versions}", t.ptr)
+            for t in tables
+        ),
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
     for row in rows:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
@@ -75,16 +104,27 @@ async def list_tables(url: str) -> list[Listed]:
     async with _connected(url) as connection:
         rows = await connection.fetch(
             """
-            SELECT s.owner, s.id, s.ptr, to_regclass(quote_ident(s.ptr)) IS NOT NULL, i.indnkeyatts
+            SELECT s.owner, s.id, s.ptr, to_regclass(quote_ident(s.ptr)) IS NOT NULL, i.indnkeyatts,
+              s.permissions, c.reltuples::bigint
             FROM storage AS s
             LEFT JOIN pg_catalog.pg_index AS i ON i.indrelid = to_regclass(quote_ident(s.ptr)) AND i.indisprimary
+            LEFT JOIN pg_catalog.pg_class AS c ON c.oid = i.indrelid
+            WHERE s.owner <> $1
             ORDER BY s.owner, s.id
-            """
+            """,
+            database.OWNER,
         )
     kinds = {1: TableKind.PLAIN.value, 2: TableKind.VERSIONED.value}
     return [
-        Listed(owner, name.removeprefix(f"{owner}/"), ptr, kinds.get(key, "unusable") if exists else "missing")
-        for owner, name, ptr, exists, key in rows
+        Listed(
+            owner,
+            name.removeprefix(f"{owner}/"),
+            ptr,
+            kinds.get(key, "unusable") if exists else "missing",
+            perms.name_of(permissions),
+            None if versions is None or versions < 0 else versions,
+        )
+        for owner, name, ptr, exists, key, permissions, versions in rows
     ]
 
 
@@ -95,7 +135,7 @@ async def adopt(url: str, owner: str, name: str, report: Callable[[str], None]) 
         report(f"{name} ({pointer.ptr}) is a versioned table already.")
         return
     async with _connected(url) as connection:
-        await _check_columns(connection, pointer)
+        await check_columns(connection, pointer.ptr)
         try:
             async with connection.transaction():
                 await _swap_key(connection, pointer)
@@ -138,25 +178,6 @@ async def _find(url: str, owner: str, name: str) -> TablePointer:
             f"{owner} has no table {name!r}.", "`kontract table list` shows all; --owner chooses another tenant."
         )
     return pointer
-
-
-async def _check_columns(connection: asyncpg.Connection, pointer: TablePointer) -> None:
-    rows = await connection.fetch(
-        "SELECT a.attname, t.typname FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t "
-        "ON t.oid = a.atttypid WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped",
-        sql.quote(pointer.ptr),
-    )
-    found = {row[0]: row[1] for row in rows}
-    wrong = [f"{column} {kind}" for column, kind in _COLUMNS.items() if found.get(column) not in (kind, _wider(kind))]
-    if wrong:
-        raise Problem(
-            f"{pointer.ptr} has not the columns of a plain table; missing or of another type: {', '.join(wrong)}.",
-            "Compare it with the CREATE TABLE in docs/reference/tables.md.",
-        )
-
-
-def _wider(kind: str) -> str:
-    return {"int4": "int8", "text": "varchar"}.get(kind, kind)
 
 
 async def _swap_key(connection: asyncpg.Connection, pointer: TablePointer) -> None:

@@ -24,6 +24,8 @@ class Signature:
         self._context_at: str | None = None
         hints = get_type_hints(function, include_extras=True)
         fields: list[Any] = []
+        self.fields: list[tuple[str, Any, Any]] = []
+        """Of each argument: its name, its type, and its default (inspect.Parameter.empty for none)."""
         self.parameters: list[str] = []
         self._guarded: list[tuple[int, str, Any]] = []  # position, name, type: may hold fields callers may not write
         for parameter in inspect.signature(function).parameters.values():
@@ -33,6 +35,7 @@ class Signature:
                 continue
             self._check(parameter, hint)
             self.parameters.append(parameter.name)
+            self.fields.append((parameter.name, hint, parameter.default))
             if parameter.default is inspect.Parameter.empty and any(len(field) == 3 for field in fields):
                 message = (
                     f"{name}: parameter {parameter.name} has no default but follows one that has; the arguments of a "

@@ -7,6 +7,7 @@ import traceback
 from typing import Any
 
 from kontract.core import headers as header_fields
+from kontract.core import trace
 from kontract.core.catalog import Catalog
 from kontract.core.errors import Code, Fault, HttpError, InternalError, NotFoundError, UnavailableError
 from kontract.core.store import SqlStore, TableMissingError
@@ -26,7 +27,7 @@ from kontract.ports import CoordinatorUnavailableError, DatabaseError, DatabaseU
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
-ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id"
+ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id, traceparent, tracestate"
 EXPOSED_HEADERS = "X-Request-Id, X-Kontract-Txid, Server-Timing, Retry-After, Idempotency-Replayed"
 
 # SQLSTATE, exact code first, then class (PostgreSQL documentation, appendix A).
@@ -46,9 +47,10 @@ SQLSTATES: dict[str, tuple[Code, str]] = {
 class Gateway:
     """All requests of one process (an isolate, a server worker)."""
 
-    def __init__(self, registry: Registry) -> None:
-        """Serve the functions of ``registry``."""
+    def __init__(self, registry: Registry, broken: str = "") -> None:
+        """Serve the functions of ``registry``. ``broken``: why there are none, told to whoever calls one."""
         self._registry = registry
+        self._broken = broken
         self._deployment: Deployment | None = None
         self._raystream: Raystream | None = None
 
@@ -59,6 +61,9 @@ class Gateway:
         request_id = request.headers.get("x-request-id", "")
         if not REQUEST_ID.fullmatch(request_id):
             request_id = platform.random.token(12).hex()
+        span = trace.begin(request.headers.get("traceparent"), platform.random.token(trace.IDS_BYTES))
+        if span.sampled:
+            meter.comment = f" /*traceparent='{span.traceparent}'*/"
         fields: dict[str, Any] = {"request_id": request_id, "method": request.method, "path": request.path[:200]}
         origins: frozenset[str] = frozenset()
         try:
@@ -66,19 +71,25 @@ class Gateway:
             origins = deployment.config.cors_origins
             response = await self._route(Scope(deployment, platform, request, request_id, meter, fields))
         except Exception as error:  # noqa: BLE001 - the outermost frame: nothing may reach the platform
-            response = _failed(error, request_id, fields)
+            response = self._failed(error, request_id, fields)
         self._finish(request, response, request_id, meter, origins)
         level = fields.pop("level", "info")
-        fields = {
-            "status": response.status,
-            "ms": round(platform.clock.elapsed() - started, 1),
-            "coord_calls": meter.coordinator_calls,
-            "coord_ms": round(meter.coordinator_ms, 1),
-            "db_statements": meter.statements,
-            "db_ms": round(meter.database_ms, 1),
+        exception = fields.pop("exception", None)
+        fields |= {"status": fields.get("status", response.status)}  # raystream's is that of what is sealed
+        fields |= {
             "attempts": meter.attempts,
-            "txid": response.headers.get("X-Kontract-Txid"),
-        } | fields  # raystream's are those of what is sealed
+            "txid": fields.get("txid") or response.headers.get("X-Kontract-Txid"),
+            "ms": round(platform.clock.elapsed() - started, 1),
+            "coord_ms": round(meter.coordinator_ms, 1),
+            "db_ms": round(meter.database_ms, 1),
+            "handler_ms": round(meter.handler_ms, 1),
+            "coord_calls": meter.coordinator_calls,
+            "db_statements": meter.statements,
+            "trace_id": span.trace_id,
+            "span_id": span.span_id,
+        }
+        if exception is not None:
+            fields["exception"] = exception
         platform.log(level, "request", **fields)
         return response
 
@@ -100,6 +111,9 @@ class Gateway:
         if request.path.startswith(rpc.PREFIX):
             name = function_name(request.path)
             scope.log["function"] = name
+            if self._broken:
+                told = self._broken if scope.deployment.config.show_errors else ""
+                raise InternalError(f"the application was not built. {told}".strip())
             if request.method != "POST":
                 raise method_not_allowed("POST")
             session = authenticate(request, scope.deployment.tokens, scope.platform.clock.now())
@@ -111,7 +125,14 @@ class Gateway:
         if request.path in raystream.PATHS:
             if self._raystream is None:
                 self._raystream = Raystream(scope.platform.crypto, scope.deployment.config.keys)
-            return await self._raystream.handle(scope, _failed)
+            return await self._raystream.handle(scope, self._failed)
+        if request.path == "/openapi.json":
+            if request.method not in ("GET", "HEAD"):
+                raise method_not_allowed("GET")
+            from kontract.gateway import openapi  # asked for rarely: not part of the start
+
+            session = authenticate(request, scope.deployment.tokens, scope.platform.clock.now())
+            return openapi.respond(self._registry, session, request.headers.get("if-none-match"))
         if request.path in ("/health", "/ready"):
             if request.method not in ("GET", "HEAD"):
                 raise method_not_allowed("GET")
@@ -120,6 +141,13 @@ class Gateway:
             return _json({"status": "ok", "routes": len(self._registry)})
         message = "there is nothing here; functions are called with POST /rpc/<function>"
         raise NotFoundError(message)
+
+    def _failed(self, error: Exception, request_id: str, fields: dict[str, Any]) -> Response:
+        if self._deployment is not None and self._deployment.config.show_errors and to_http_error(error) is not error:
+            fields["exception"] = "".join(traceback.format_exception(error))
+            if isinstance(to_http_error(error), InternalError):
+                error = InternalError(_of_the_application(error))
+        return _failed(error, request_id, fields)
 
     async def _ask_database(self, platform: RuntimeAdapter) -> None:
         store = SqlStore(platform.open_database())
@@ -161,10 +189,20 @@ def _failed(error: Exception, request_id: str, fields: dict[str, Any]) -> Respon
     fields["reason"] = shown(known.message)
     if known.error_code.fault is Fault.SERVER:
         fields["level"] = "error"
-        fields["exception"] = "".join(traceback.format_exception(error))
+        fields.setdefault("exception", "".join(traceback.format_exception(error)))
     elif known.error_code.fault is Fault.CONTENTION:
         fields["level"] = "warning"
     return response
+
+
+def _of_the_application(error: Exception) -> str:
+    """Return what an exception says, after the last line of the application that it came through."""
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        places.append((error.filename, error.lineno))
+    ours = [f"src/app/{path.rpartition('/app/')[2]}:{line}: " for path, line in places if "/app/" in path]
+    place = ours[-1] if ours else ""
+    return f"{place}{''.join(traceback.format_exception_only(error)).strip()}"
 
 
 def to_http_error(error: Exception) -> HttpError:

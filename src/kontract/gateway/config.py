@@ -26,13 +26,15 @@ class Config(Struct, frozen=True):
     """Checked settings.
 
     ``owner``: the tenant that callers join who sign up here, or who call public functions without a token; empty for
-    none. ``sign_up``: how they may: "anonymous", "register".
+    none. ``sign_up``: how they may: "anonymous", "register". ``show_errors``: callers are told what an exception of the
+    application says, and where it was raised: for development alone.
     """
 
     owner: str
     sign_up: frozenset[str]
     cors_origins: frozenset[str]
     keys: KeyRing
+    show_errors: bool = False
 
 
 def read_keys(environment: Mapping[str, str]) -> KeyRing:
@@ -71,4 +73,4 @@ def read(environment: Mapping[str, str]) -> Config:
                 "https://app.example.com, without a path and without *"
             )
             raise ConfigurationError(message)
-    return Config(owner, sign_up, origins, ring)
+    return Config(owner, sign_up, origins, ring, environment.get("KONTRACT_SHOW_ERRORS") == "1")

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from msgspec import structs
+
 from kontract.core.messages import Answer, Request
 from kontract.core.sql import Statement
 from kontract.ports import Clock, CoordinatorStub, Database
@@ -23,6 +25,8 @@ class Meter:
     database_ms: float = 0.0
     handler_ms: float = 0.0
     attempts: int = 0
+    comment: str = ""
+    """Appended to each statement; set only for a recorded trace, since it makes every text a new one for caches."""
 
     def server_timing(self) -> str:
         """Return the value of the Server-Timing header."""
@@ -64,6 +68,8 @@ class MeteredDatabase:
     async def run(self, statement: Statement) -> Sequence[Sequence[Any]]:
         """Run, and count."""
         self._meter.statements += 1
+        if self._meter.comment:
+            statement = structs.replace(statement, text=statement.text + self._meter.comment)
         return await self._timed(self._inner.run(statement))
 
     def warm(self) -> None:

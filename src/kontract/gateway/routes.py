@@ -16,12 +16,22 @@ from kontract.gateway.context import Context
 
 
 class Route(Struct, frozen=True):
-    """One backend function, as ``kontract build`` found it. ``middleware``: ``module:function``, outermost first."""
+    """One backend function, as ``kontract build`` found it.
+
+    ``middleware``: ``module:function``, outermost first. ``where``: file and line. ``arguments``: name, type as
+    written, whether it is required. What a caller needs is said by the code; ``perm``, ``ugroup`` and ``public`` are
+    compared with it when the function is loaded. ``perm`` is None where nothing was compiled.
+    """
 
     name: str
     module: str
     function: str
     middleware: tuple[str, ...] = ()
+    where: str = ""
+    perm: int | None = None
+    ugroup: str | None = None
+    public: bool = False
+    arguments: tuple[tuple[str, str, bool], ...] = ()
 
 
 class RowStruct(Struct, frozen=True):
@@ -30,6 +40,7 @@ class RowStruct(Struct, frozen=True):
     name: str
     module: str
     struct: str
+    where: str = ""
 
 
 Middleware = Callable[[Context, Callable[[], Awaitable[Any]]], Awaitable[Any]]
@@ -71,6 +82,11 @@ class Endpoint:
         meta: BackendMeta | None = getattr(function, BACKEND, None)
         if meta is None:
             message = f"{route.module}.{route.function} is not a backend function any more; run: kontract build"
+            raise TypeError(message)
+        compiled = (route.perm, route.ugroup, route.public)
+        if route.perm is not None and compiled != (meta.perm, meta.ugroup, meta.public):
+            # Who may call it is not what was reviewed: somebody has changed the code and not built.
+            message = f"{route.where or route.name}: permissions differ from src/routes.py; run: kontract build"
             raise TypeError(message)
         if not inspect.iscoroutinefunction(function):
             message = f"{route.module}.{route.function} must be an async function"

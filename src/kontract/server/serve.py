@@ -129,6 +129,9 @@ def application() -> tuple[Registry, Path]:
             raise
         message = "no functions are compiled: there is no src/routes.py; run: kontract build"
         raise SettingsError(message) from None
+    if getattr(compiled, "BROKEN", ""):
+        message = f"the application was not built. {compiled.BROKEN}"
+        raise SettingsError(message)
     return Registry(compiled.ROUTES, compiled.TABLES), Path(str(compiled.__file__)).resolve().parents[1]
 
 
@@ -207,10 +210,12 @@ class ServerProcess:
                 PeerSockets(settings.port),
             )
             metrics.gauges += [http.gauges, lambda: _pool_gauges(pool)]
+            # Before granian: its threads outlive an error of the start, and the interpreter ends badly under them.
+            exported = await self._export(metrics)
+            access = await pool.access()
             granian = _granian(http, settings)
             self._on_signals()
             serving = asyncio.ensure_future(granian.serve())
-            access = await pool.access()
             log(
                 "info",
                 "serving",
@@ -225,7 +230,7 @@ class ServerProcess:
             )
             if access.is_unbounded:
                 log("warning", "statement_timeout", advice=_ADVICE)
-            exported = await self._tell(metrics)
+            await self._tell(metrics)
             await self._serve(serving)
             await self._finish(http, granian, serving, log)
             if exported is not None:
@@ -237,20 +242,22 @@ class ServerProcess:
             log.flush()
         return 0
 
-    async def _tell(self, metrics: Metrics) -> asyncio.Server | None:
-        """Say that requests are answered, and give numbers to whoever asks: the parent, or Prometheus itself."""
-        exported = None
+    async def _export(self, metrics: Metrics) -> asyncio.Server | None:
+        """Give numbers to Prometheus, unless a parent does it for all its processes."""
 
         async def collect() -> str:
             return metrics.render()
 
+        if self._channel is not None or self._settings.metrics is None:
+            return None
+        return await exporter.export(self._settings.metrics, collect)
+
+    async def _tell(self, metrics: Metrics) -> None:
+        """Say that requests are answered, and give numbers to the parent, if there is one."""
         if self._channel is not None:
             await self._channel.open(metrics.render, self._stop.set)
-        elif self._settings.metrics is not None:
-            exported = await exporter.export(self._settings.metrics, collect)
         if self._ready is not None:
             self._ready()
-        return exported
 
     async def _serve(self, serving: asyncio.Future[None]) -> None:
         stopped: asyncio.Future[Any] = asyncio.ensure_future(self._stop.wait())

@@ -1,1 +1,4 @@
-"""What users run against their own implementations of Kontract's Protocols. Depends on no test framework."""
+"""Tests of one's own application: fixtures for pytest in :mod:`kontract.testing.pytest`, and what they are made of.
+
+:mod:`kontract.testing.contracts`, for those who implement Kontract's Protocols, depends on no test framework.
+"""

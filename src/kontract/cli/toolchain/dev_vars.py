@@ -22,6 +22,17 @@ def new_secret() -> str:
     return secrets.token_hex(32)
 
 
+def line(name: str, value: str) -> str:
+    """Return a line of such a file; raises Problem for a value that no quotes can hold."""
+    quote = next((mark for mark in "'\"`" if mark not in value), None)
+    if quote is None or "\n" in value:
+        raise Problem(
+            f"The value of {name} has a line break, or all kinds of quotes: a .dev.vars file cannot hold it.",
+            "Encode it, for example as base64, and decode it in the application.",
+        )
+    return f"{name}={quote}{value}{quote}\n"
+
+
 def write(path: Path) -> None:
     """A new file with a new secret, readable by its owner alone."""
     write_atomically(path, _TEMPLATE.format(secret=new_secret()), 0o600)

@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from kontract.cli.toolchain.pyodide_bundle.mode import Runtime
 READY_SECONDS = 120.0  # 5 to 8 s on a quiet machine; a busy one with cold caches gets its time
 _STOP_SECONDS = 6.0
 _POLL_SECONDS = 0.15
+_SILENCE_SECONDS = 1.0  # without a line, and the traceback is complete
+_SILENCE_AT_MOST = 10.0
 _REQUEST_SECONDS = 60.0  # the first request waits for the Python runtime to start
 
 # Lines after which waiting is pointless. "[ERROR]" is not among them: wrangler puts it before everything that the
@@ -64,6 +66,8 @@ class DevServer:
     persist_to: Path
     state: Path
     env_file: Path | None = None
+    variables: tuple[str, ...] = ()  # NAME:VALUE, for the Worker
+    settings: Mapping[str, str] = field(default_factory=dict)  # for what wrangler starts: the build
     on_line: Listener | None = None  # told every line of output
     on_spawn: Callable[[int], None] | None = None  # told the process group before anything is waited for
     node_bin: Path = field(default_factory=node.bin_folder)
@@ -89,6 +93,7 @@ class DevServer:
             *("--ip", "127.0.0.1", "--port", str(self.port), "--inspector-port", str(inspector)),
             *("--persist-to", str(self.persist_to), "--show-interactive-dev-session", "false"),
             *(("--env-file", str(self.env_file)) if self.env_file else ()),
+            *(part for variable in self.variables for part in ("--var", variable)),
             *self.runtime.arguments,
         ]
 
@@ -98,7 +103,7 @@ class DevServer:
         self._process = subprocess.Popen(
             self.command(),
             cwd=self.checkout.root,
-            env=environment(self.runtime, self.database_url, self.state, self.node_bin),
+            env={**environment(self.runtime, self.database_url, self.state, self.node_bin), **self.settings},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -164,7 +169,7 @@ class DevServer:
                 return
             recent = list(self._lines)[mark:]
             if answer is not None or any(sign in line for line in recent for sign in _FATAL_SIGNS):
-                time.sleep(0.5)  # the rest of the traceback is on its way
+                self._wait_for_silence(mark)
                 raise self._failed(
                     f"The gateway does not start (GET /health answers {answer})."
                     if answer
@@ -173,6 +178,15 @@ class DevServer:
                 )
             time.sleep(_POLL_SECONDS)
         raise self._failed(f"The gateway did not answer within {READY_SECONDS:.0f} s.", mark)
+
+    def _wait_for_silence(self, mark: int) -> None:
+        """Until nothing more is printed: what went wrong is told after the answer, line by line."""
+        seen, since, end = -1, time.monotonic(), time.monotonic() + _SILENCE_AT_MOST
+        while time.monotonic() < min(since + _SILENCE_SECONDS, end):
+            told = len(list(self._lines)[mark:])
+            if told != seen:
+                seen, since = told, time.monotonic()
+            time.sleep(_POLL_SECONDS)
 
     def _ask_health(self) -> int | None:
         """The status of GET /health; None while nobody listens."""

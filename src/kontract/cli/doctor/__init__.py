@@ -14,6 +14,7 @@ from typing import Any
 
 import asyncpg
 
+from kontract.cli.doctor.pitfalls import pitfalls
 from kontract.cli.table import Listed, list_tables
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.problem import Problem
@@ -86,7 +87,8 @@ def wrangler_findings(path: Path) -> list[Finding]:
     for name, section in {"(top level)": settings, **settings.get("env", {})}.items():
         hyperdrive = [one for one in section.get("hyperdrive", []) if one.get("binding") == "HYPERDRIVE"]
         objects = section.get("durable_objects", {}).get("bindings", [])
-        missing = [] if hyperdrive else ["HYPERDRIVE"]
+        # hyperdrive = [] says that it goes without one, and connects to the secret DATABASE_URL.
+        missing = [] if hyperdrive or section.get("hyperdrive") == [] else ["HYPERDRIVE"]
         if not any(one.get("name") == "SESSION_DO" for one in objects):
             missing.append("SESSION_DO")
         if missing:
@@ -98,7 +100,9 @@ def wrangler_findings(path: Path) -> list[Finding]:
                 )
             )
         placeholders += [name for one in hyperdrive if one.get("id") == _PLACEHOLDER_ID]
-    if not findings:
+    complete = not findings
+    findings += [Finding(f"{path.name}: {what}", fix, wrong=True) for what, fix in pitfalls(settings)]
+    if complete:
         findings.append(Finding(f"{path.name}: every environment has its bindings"))
     if placeholders:
         findings.append(

@@ -1,0 +1,82 @@
+"""What `kontract build` finds in an application, and what it finds wrong."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Around(msgspec.Struct, frozen=True):
+    """Which functions a middleware is for: those that all of what it names fits."""
+
+    prefixurl: str | None
+    egroup: str | None
+    endpoints: tuple[str, ...] | None
+
+    def fits(self, function: Declared) -> bool:
+        """Whether it runs around ``function``."""
+        return (
+            (self.prefixurl is None or f"/rpc/{function.name}".startswith(self.prefixurl))
+            and (self.egroup is None or self.egroup == function.egroup)
+            and (self.endpoints is None or function.name in self.endpoints)
+        )
+
+
+class Argument(msgspec.Struct, frozen=True):
+    """A parameter of a function that callers give, with its type as it is written."""
+
+    name: str
+    type: str
+    required: bool
+
+
+class Declared(msgspec.Struct, frozen=True):
+    """One decorated function or class.
+
+    ``kind``: backend, table or middleware. ``where``: file and line. Of a function: ``egroup``, ``ugroup``, ``perm``
+    (bits), ``public``, ``arguments``; of middleware: ``around``; of a table: ``arguments`` are its fields, ``rows`` and
+    ``stream`` as declared.
+    """
+
+    kind: str
+    name: str
+    module: str
+    attribute: str
+    where: str
+    egroup: str | None = None
+    around: Around | None = None
+    ugroup: str | None = None
+    perm: int = 7
+    public: bool = False
+    arguments: tuple[Argument, ...] = ()
+    rows: str = "all"
+    stream: bool = True
+
+
+class Mistake(msgspec.Struct, frozen=True):
+    """Something wrong in the application: where, what, and what to do."""
+
+    where: str
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        """Both sentences, after the place."""
+        return f"{self.where}: {self.what} {self.fix}"
+
+
+class Read(msgspec.Struct, frozen=True):
+    """What one file holds."""
+
+    declared: list[Declared]
+    mistakes: list[Mistake]
+
+
+class WrongError(Exception):
+    """Ends the reading of one declaration; becomes a Mistake."""
+
+    def __init__(self, line: int, what: str, fix: str) -> None:
+        """Say what is wrong in which line, and what to do."""
+        super().__init__(what)
+        self.line = line
+        self.what = what
+        self.fix = fix

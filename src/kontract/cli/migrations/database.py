@@ -1,0 +1,257 @@
+"""Migrations and their records in the database."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from types import ModuleType
+from typing import Any
+
+import asyncpg
+
+from kontract.cli.migrations.files import Migration, index_name, statements
+from kontract.cli.toolchain.problem import Problem
+
+OWNER = "__migrations"
+"""The owner of the rows in storage that say which migrations ran. It is no tenant; and whoever asked for a table of it
+would find none, because ``ptr`` is a checksum there."""
+
+LOCK_MS = 2_000
+"""How long a statement waits for a lock. Everybody who comes later queues behind it, so it must not wait for long."""
+
+STATEMENT_MS = 60_000
+"""How long one statement of a migration may run, for it may hold a lock meanwhile. A file that needs more sets it."""
+
+TRIES = 5
+PAUSE_SECONDS = 1.0
+_CONNECT_SECONDS = 10.0
+_OTHER_RUN_SECONDS = 300.0
+
+_ROWS_CHANGED = """
+SELECT s.relname, s.n_tup_ins + s.n_tup_upd + s.n_tup_del AS changes
+FROM pg_catalog.pg_stat_xact_user_tables AS s
+WHERE 2 = (SELECT count(*) FROM pg_catalog.pg_attribute AS a
+           WHERE a.attrelid = s.relid AND a.attname IN ('_txid', '_deleted_txid') AND NOT a.attisdropped)
+"""
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Connect to the database itself; a Problem when it is out of reach, or behind a pooler."""
+    try:
+        connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS, statement_cache_size=0)
+    except (OSError, TimeoutError, asyncpg.PostgresError, ValueError) as error:
+        raise Problem(
+            f"The database cannot be reached: {error}.", "Check DATABASE_URL, and that PostgreSQL runs there."
+        ) from error
+    try:
+        # A pooler makes up the process id that it tells at login.
+        if await connection.fetchval("SELECT pg_backend_pid()") != connection.get_server_pid():
+            raise Problem(
+                "There is a pooler between this command and PostgreSQL: the lock that keeps two runs apart would stay "
+                "with a connection that is somebody else's in the next moment.",
+                "Set DATABASE_URL to the address of the database itself. Nothing was changed.",
+            )
+        yield connection
+    except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError, OSError) as error:
+        raise Problem(
+            f"The connection to the database was lost: {error}.",
+            "What was under way was undone by PostgreSQL. Run the command again; it goes on where this one stopped.",
+        ) from error
+    finally:
+        connection.terminate() if connection.is_closed() else await connection.close(timeout=5)
+
+
+@asynccontextmanager
+async def alone(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    """One run at a time: the others wait. The lock ends with the session, however it ends."""
+    # Asked for again and again, not waited for: a session that waits inside a statement holds a snapshot, and CREATE
+    # INDEX CONCURRENTLY waits for all snapshots.
+    for _ in range(int(_OTHER_RUN_SECONDS / 0.1)):
+        if await connection.fetchval("SELECT pg_try_advisory_lock(hashtext('kontract migrate'))"):
+            break
+        await asyncio.sleep(0.1)
+    else:
+        raise Problem(
+            f"Another `kontract migrate` has been at work on this database for {_OTHER_RUN_SECONDS:.0f} s.",
+            "Wait for its end, or look for it in pg_stat_activity.",
+        )
+    await connection.execute(f"SET lock_timeout = {LOCK_MS}")
+    yield
+
+
+async def applied(connection: asyncpg.Connection) -> dict[str, str]:
+    """Return the checksums of the migrations that ran, by name."""
+    rows = await connection.fetch('SELECT id, ptr FROM storage WHERE owner = $1 ORDER BY id COLLATE "C"', OWNER)
+    return {row["id"].removeprefix(f"{OWNER}/"): row["ptr"] for row in rows}
+
+
+async def has_records(connection: asyncpg.Connection) -> bool:
+    """Whether sql/init.sql was ever applied."""
+    return bool(await connection.fetchval("SELECT to_regclass('storage') IS NOT NULL"))
+
+
+def pending(files: Sequence[Migration], ran: dict[str, str]) -> list[Migration]:
+    """Return what is to do, in order; a Problem when files and records do not fit together."""
+    known = {one.name: one for one in files}
+    for name in ran:
+        if name not in known:
+            raise Problem(
+                f"The database has the migration {name}, for which there is no file.",
+                "Bring the file back, or check out the release that has it: an older one must not migrate here.",
+            )
+    for one in files:
+        if one.name in ran and ran[one.name] != one.checksum:
+            raise Problem(
+                f"{one.shown} was changed after it had been applied.",
+                "Put the old text back (git log shows it) and write the change as a new migration.",
+            )
+    todo = [one for one in files if one.name not in ran]
+    newest = max(ran, default="")
+    late = next((one for one in todo if one.name < newest), None)
+    if late is not None:
+        raise Problem(
+            f"{late.shown} was never applied here, but {newest}, which comes after it, was.",
+            "Give it the next free number, so that it has the same place everywhere.",
+        )
+    return todo
+
+
+async def up(connection: asyncpg.Connection, one: Migration) -> None:
+    """Apply a migration and record it, both or neither."""
+    if one.unfinished:
+        raise Problem(
+            f"{one.shown} is a skeleton that nobody has finished.",
+            "Do what its comments say, and take out the line that begins with `unfinished:`.",
+        )
+
+    async def record() -> None:
+        await connection.execute(
+            "INSERT INTO storage (id, ptr, owner, permissions) VALUES ($1, $2, $3, 0)",
+            f"{OWNER}/{one.name}",
+            one.checksum,
+            OWNER,
+        )
+
+    await _run(connection, one, one.up, "up", record)
+
+
+async def down(connection: asyncpg.Connection, one: Migration) -> None:
+    """Undo a migration and forget it, both or neither."""
+    if not one.is_python and one.down is None:
+        raise Problem(f"{one.shown} has no part `-- down`.", "It cannot be undone: write a new migration.")
+
+    async def forget() -> None:
+        await connection.execute("DELETE FROM storage WHERE id = $1 AND owner = $2", f"{OWNER}/{one.name}", OWNER)
+
+    await _run(connection, one, one.down or "", "down", forget)
+
+
+async def _run(
+    connection: asyncpg.Connection, one: Migration, text: str, direction: str, then: Callable[[], Awaitable[None]]
+) -> None:
+    if one.alone:
+        await patiently(one.shown, lambda: _without_transaction(connection, text))
+        await patiently(one.shown, then)
+        return
+    step = _function(one, direction) if one.is_python else None
+
+    async def work() -> None:
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL statement_timeout = {STATEMENT_MS}")
+            before = dict(await connection.fetch(_ROWS_CHANGED))
+            if step is not None:
+                await _step(one, step, connection)
+            elif next(statements(text), None):
+                await connection.execute(text)
+            after = dict(await connection.fetch(_ROWS_CHANGED))
+            touched = sorted(name for name, count in after.items() if count > before.get(name, 0))
+            if touched:
+                raise Problem(
+                    f"{one.shown} changes rows of {', '.join(touched)}, which are under the rules of transactions.",
+                    "Nothing was kept. Change rows by a backend function: only the coordinator can give a change its "
+                    "place in the order of all, see docs/how-to/migrations.md.",
+                )
+            await then()
+
+    await patiently(one.shown, work)
+
+
+async def _step(
+    one: Migration, step: Callable[[asyncpg.Connection], Awaitable[None]], connection: asyncpg.Connection
+) -> None:
+    try:
+        await step(connection)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, Problem):
+        raise
+    except Exception as error:
+        raise Problem(
+            f"{one.shown} failed: {error!r}.", "Nothing of it was kept. Correct it and run the command again."
+        ) from error
+
+
+async def patiently(what: str, work: Callable[[], Awaitable[Any]]) -> None:
+    """Do it; when a lock is not to be had soon, let those who queue behind go first and try again."""
+    for tried in range(1, TRIES + 1):
+        try:
+            await work()
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
+            if tried == TRIES:
+                raise Problem(
+                    f"{what} did not get a lock in {TRIES} times {LOCK_MS // 1000} s: {error}.",
+                    "Nothing of it was kept. Look for long transactions in pg_stat_activity, and run it again.",
+                ) from error
+            await asyncio.sleep(PAUSE_SECONDS)
+        except asyncpg.PostgresConnectionError:
+            raise
+        except asyncpg.AdminShutdownError:
+            raise
+        except asyncpg.PostgresError as error:
+            raise Problem(
+                f"{what} could not be applied: {error} (SQLSTATE {error.sqlstate}).",
+                "Nothing of this file was kept. Correct it and run the command again.",
+            ) from error
+        else:
+            return
+
+
+async def _without_transaction(connection: asyncpg.Connection, text: str) -> None:
+    statement = next(statements(text), None)
+    if statement is None:
+        return
+    name = index_name(statement)
+    await connection.execute("SET lock_timeout = 0")  # its locks let reading and writing pass
+    try:
+        # What a run that was cut off leaves is an index that is kept up and never used; IF NOT EXISTS would take it.
+        if await connection.fetchval("SELECT NOT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)", name):
+            await connection.execute(f'DROP INDEX CONCURRENTLY IF EXISTS "{name}"')
+        await connection.execute(statement)
+    finally:
+        if not connection.is_closed():
+            await connection.execute(f"SET lock_timeout = {LOCK_MS}")
+
+
+def _function(one: Migration, direction: str) -> Callable[[asyncpg.Connection], Awaitable[None]]:
+    try:
+        module = _module(one)
+    except Exception as error:
+        raise Problem(f"{one.shown} cannot be imported: {error!r}.", "Correct it and run the command again.") from error
+    step = getattr(module, direction, None)
+    if step is None or not inspect.iscoroutinefunction(step):
+        raise Problem(
+            f"{one.shown} has no `async def {direction}(connection)`.",
+            "Write it." if direction == "up" else "It cannot be undone: write a new migration.",
+        )
+    return step  # type: ignore[no-any-return]
+
+
+def _module(one: Migration) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"kontract_migration_{one.name}", one.path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,187 @@
+"""sql/schema.lock.json: the ``@table`` structs as of the last migration, and what has changed since."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kontract.cli.migrations.structs import Table
+from kontract.cli.toolchain.checkout import write_atomically
+from kontract.cli.toolchain.problem import Problem
+
+LOCK = "sql/schema.lock.json"
+
+_LONGEST = 47
+# Of a table's name inside a physical one: tbl_<name>_<6 digits> is 58 characters at most, so that the names of its
+# indexes (sql/init.sql) stay within PostgreSQL's 63.
+
+_BASE = re.compile(r"\('(\w+)',\s*'(\w+)',\s*'tenant-1'")
+"""A table that sql/init.sql registers."""
+
+SIDE_BY_SIDE = "During a deploy old and new code run side by side, and rows that old code wrote stay as they are."
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference. ``why``: the reason why it is refused; None for a change that is safe."""
+
+    what: str
+    why: str | None = None
+
+
+@dataclass
+class Difference:
+    """What lies between the lock file and the application."""
+
+    added: list[str] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self.added or self.changes)
+
+    @property
+    def refused(self) -> list[Change]:
+        """Return the changes that are not safe."""
+        return [change for change in self.changes if change.why is not None]
+
+    def sentences(self) -> Iterator[str]:
+        """Say what differs, one sentence each."""
+        yield from (f"Table {name} is new." for name in self.added)
+        yield from (change.what for change in self.changes)
+
+
+def load(root: Path) -> dict[str, dict[str, Any]]:
+    """Return the tables of the lock file, by name; those of sql/init.sql that it does not know have no fields yet."""
+    path = root / LOCK
+    tables: dict[str, dict[str, Any]] = {}
+    if path.is_file():
+        try:
+            tables = json.loads(path.read_text())["tables"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise Problem(
+                f"{LOCK} cannot be read: {error!r}.", "Take it from the last commit: git checkout it."
+            ) from error
+    return tables
+
+
+def base(root: Path) -> dict[str, str]:
+    """Return the physical tables that sql/init.sql registers for tenant-1, by name."""
+    path = root / "sql" / "init.sql"
+    return dict(_BASE.findall(path.read_text())) if path.is_file() else {}
+
+
+def save(root: Path, tables: dict[str, dict[str, Any]], migration: str | None) -> None:
+    """Write the lock file; the same tables always give the same text."""
+    content = {"about": "Written by `kontract migrate new`. Commit it.", "migration": migration, "tables": tables}
+    write_atomically(root / LOCK, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def physical(name: str, owner: str) -> str:
+    """Return the name of the physical table: the same for the same table, on every machine."""
+    digest = hashlib.sha256(f"{owner}/{name}".encode()).hexdigest()
+    return f"tbl_{name[:_LONGEST]}_{digest[:6]}"
+
+
+def entry(table: Table, ptr: str, permissions: int = 7) -> dict[str, Any]:
+    """Return what the lock file says of a table."""
+    return {**table, "ptr": ptr, "permissions": permissions}
+
+
+def compare(locked: dict[str, dict[str, Any]], declared: dict[str, Table]) -> Difference:
+    """Return what has changed; every dangerous change with its reason."""
+    difference = Difference()
+    for name, table in sorted(declared.items()):
+        if name in locked:
+            difference.changes += _changes(name, locked[name], table)
+        else:
+            difference.added.append(name)
+    for name in sorted(locked.keys() - declared.keys()):
+        difference.changes.append(
+            Change(
+                f"Table {name} has no struct any more.",
+                f"{SIDE_BY_SIDE} What still runs would lose the table under its hands: deploy the code without it "
+                "first, and remove the table in a later release.",
+            )
+        )
+    return difference
+
+
+def _changes(name: str, old: dict[str, Any], new: Table) -> Iterator[Change]:
+    before, after = old["fields"], new["fields"]
+    gone = [one for one in before if one not in after]
+    for one in gone:
+        yield Change(
+            f"Field {name}.{one} is gone (or has another name).",
+            f"{SIDE_BY_SIDE} Old code would miss the field in rows that new code wrote, and its values would stay "
+            "behind, unread. Add the new field beside it, copy by functions, and take the old one away last.",
+        )
+    for one, now in after.items():
+        if one not in before:
+            yield _added(name, one, now, old)
+        elif before[one] != now:
+            yield from _altered(f"{name}.{one}", before[one], now)
+    if old["rows"] != new["rows"]:
+        why = None
+        if new["rows"] == "own":
+            why = (
+                "Every user would lose sight of the rows that others created, from one half of the deploy to the other."
+            )
+        yield Change(f"Table {name} has rows={new['rows']!r} instead of {old['rows']!r}.", why)
+    if old["stream"] != new["stream"]:
+        yield Change(f"Table {name} has stream={new['stream']!r} instead of {old['stream']!r}.")
+    if old["options"] != new["options"]:
+        yield Change(
+            f"The struct of table {name} has {new['options'] or 'no options'} instead of {old['options'] or 'none'}.",
+            "Options such as rename= change under which names, or whether, fields are stored: rows of old code would "
+            "look different from those of new code.",
+        )
+
+
+def _added(table: str, name: str, now: dict[str, Any], old: dict[str, Any]) -> Change:
+    what = f"Field {table}.{name} is new."
+    if now["default"] is None:
+        return Change(
+            what,
+            f"It has no default. {SIDE_BY_SIDE} No such row has the field, so reading one would fail: give it a "
+            "default, fill it by a function, and take the default away in a later release.",
+        )
+    if old["options"].get("forbid_unknown_fields"):
+        return Change(
+            what,
+            f"The struct has forbid_unknown_fields. {SIDE_BY_SIDE} Old code could not read a row that new code wrote: "
+            "deploy it without that option first.",
+        )
+    return Change(what)
+
+
+_PERM = re.compile(r"(?:\w+\.)*perm\((?:\w+\.)*perms\.(\w+)\)")
+
+
+def _altered(name: str, before: dict[str, Any], now: dict[str, Any]) -> Iterator[Change]:
+    if _PERM.sub("perm()", before["type"]) != _PERM.sub("perm()", now["type"]) and not _only_perm(before, now):
+        yield Change(
+            f"Field {name} has the type {now['type']} instead of {before['type']}.",
+            f"{SIDE_BY_SIDE} Each would have to read what the other writes. If the new type takes every old value and "
+            "old code takes every new one, say so with --skeleton; otherwise add a new field.",
+        )
+    elif before["type"] != now["type"]:
+        yield Change(f"The permission of field {name} is another one.")
+    if before["default"] is not None and now["default"] is None:
+        yield Change(
+            f"Field {name} has no default any more.",
+            f"{SIDE_BY_SIDE} Rows without the field could not be read any more: fill it in all of them first.",
+        )
+    elif before["default"] != now["default"]:
+        yield Change(f"Field {name} has the default {now['default']} instead of {before['default']}.")
+
+
+def _only_perm(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether two types differ in one being ``Annotated[T, perm(...)]`` and the other ``T``."""
+    bare = [re.sub(rf", {_PERM.pattern}", "", one["type"]) for one in (before, now)]
+    return len({re.sub(r"^Annotated\[([^,\[\]]+|\w+\[[^\[\]]*\])\]$", r"\1", one) for one in bare}) == 1

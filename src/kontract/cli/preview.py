@@ -1,0 +1,188 @@
+"""`kontract preview`: a Worker and a database for one pull request (docs/how-to/deploy.md), made and removed.
+
+The Worker is deployed from the environment `preview` of wrangler.toml, under a name of its own. Its Durable Objects are
+therefore its own, and so must its database be: two coordinators of one tenant would shut each other out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import asyncpg
+
+from kontract.cli.deploy_check import TOP_LEVEL, read
+from kontract.cli.migrate import migrate
+from kontract.cli.toolchain import dev_vars, node, setup
+from kontract.cli.toolchain.checkout import Checkout, write_atomically
+from kontract.cli.toolchain.problem import Problem
+from kontract.cli.toolchain.progress import say, warn
+
+ENVIRONMENT = "preview"
+LONGEST = 63
+"""Of a database's name in PostgreSQL, and of a Worker's on workers.dev."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_URL = re.compile(r"https://[\w.-]+\.workers\.dev")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["up", "down"], help="deploy it, or remove it with its database")
+    parser.add_argument("number", type=int, help="the number of the pull request")
+    parser.add_argument("--dry-run", action="store_true", help="the database for real, and what wrangler would do")
+
+
+def run(args: argparse.Namespace) -> int:
+    checkout = Checkout.find()
+    environments = read(checkout)
+    if ENVIRONMENT not in environments:
+        raise Problem("wrangler.toml has no environment `preview`.", "Add [env.preview]; docs/how-to/deploy.md has it.")
+    if args.number < 1:
+        raise Problem(f"{args.number} is no number of a pull request.", "Give the one that its page shows.")
+    worker = f"{environments[TOP_LEVEL]['name']}-pr-{args.number}"
+    if len(worker) > LONGEST:
+        raise Problem(
+            f"The Worker would be {worker}, which has more than {LONGEST} characters.",
+            "Give the project a shorter name in wrangler.toml.",
+        )
+    if not _NAME.fullmatch(worker):
+        raise Problem(
+            f"The Worker would be {worker!r}, which no Worker can be called.",
+            "Use lower case letters, digits and hyphens for its name in wrangler.toml.",
+        )
+    database = worker.replace("-", "_")
+    server = _server()
+    if args.action == "up":
+        return _up(checkout, worker, server, database, dry=args.dry_run)
+    return _down(checkout, worker, server, database, dry=args.dry_run)
+
+
+def _up(checkout: Checkout, worker: str, server: str, database: str, *, dry: bool) -> int:
+    secret = os.environ.get("KONTRACT_SECRET", "")
+    if not dev_vars.SECRET_FORM.fullmatch(secret):
+        raise Problem(
+            "There is no KONTRACT_SECRET for previews, or it is malformed.",
+            "Set it to what `kontract keygen --bare` prints; not to that of production.",
+        )
+    url = _with_database(server, database)
+    if not asyncio.run(_create(server, database)):
+        say(f"Database {database} is there.")
+    asyncio.run(migrate(url, say))
+    setup.prepare(checkout, warn)
+    with tempfile.TemporaryDirectory(prefix="kontract-preview-") as folder:
+        secrets = Path(folder) / "secrets.json"
+        write_atomically(secrets, json.dumps({"KONTRACT_SECRET": secret, "DATABASE_URL": url}), 0o600)
+        said = _wrangler(
+            checkout,
+            ["deploy", "--env", ENVIRONMENT, "--name", worker, "--secrets-file", str(secrets), *_dry(dry)],
+        )
+    found = _URL.search(said)
+    if found:
+        say(f"Preview: {found[0]}")
+        _tell_github(found[0])
+    return 0
+
+
+def _down(checkout: Checkout, worker: str, server: str, database: str, *, dry: bool) -> int:
+    """The Worker first: it holds connections to the database."""
+    setup.prepare(checkout, warn)
+    _wrangler(checkout, ["delete", worker, "--force", "--env", ENVIRONMENT, *_dry(dry)])
+    asyncio.run(_drop(server, database))
+    say(f"Removed {worker} and its database {database}.")
+    return 0
+
+
+def _dry(dry: bool) -> list[str]:  # noqa: FBT001 - it is the question itself
+    return ["--dry-run"] if dry else []
+
+
+def _wrangler(checkout: Checkout, arguments: Sequence[str]) -> str:
+    """Run wrangler and show what it says while it says it; raises Problem when it fails."""
+    node_bin = node.bin_folder()
+    process = subprocess.Popen(
+        [*node.wrangler_command(checkout, node_bin), *arguments],
+        cwd=checkout.root,
+        env={**node.environment(node_bin), "WRANGLER_SEND_METRICS": "false", "FORCE_COLOR": "0"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    assert process.stdout is not None
+    lines = []
+    with process:
+        for line in process.stdout:
+            lines.append(line)
+            if not line.startswith(("┌", "├", "│", "└")):
+                say(line.rstrip("\n"))
+    if process.returncode != 0:
+        raise Problem(f"wrangler {arguments[0]} failed.", "The lines above are its own; correct what they name.")
+    return "".join(lines)
+
+
+def _tell_github(url: str) -> None:
+    """Give the address to the workflow: its environment links to it, and its summary names it."""
+    for variable, text in (("GITHUB_OUTPUT", f"url={url}\n"), ("GITHUB_STEP_SUMMARY", f"Preview: <{url}>\n")):
+        if path := os.environ.get(variable):
+            with Path(path).open("a", encoding="utf-8") as file:
+                file.write(text)
+
+
+# --- the database ----------------------------------------------------------------------------------------------------
+
+
+def _server() -> str:
+    url = os.environ.get("DATABASE_URL", "")
+    if urlsplit(url).scheme not in ("postgresql", "postgres"):
+        raise Problem(
+            "There is no DATABASE_URL of a server for previews.",
+            "Set it to postgresql://user:password@host:5432/postgres?sslmode=require, of a role that may create "
+            "databases on a server that holds nothing else.",
+        )
+    return url
+
+
+def _with_database(url: str, database: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{quote(database)}"))
+
+
+async def _create(server: str, database: str) -> bool:
+    """Create it unless it is there; True if it was created."""
+    connection = await _connect(server)
+    try:
+        await connection.execute(f'CREATE DATABASE "{database}"')
+    except asyncpg.DuplicateDatabaseError:
+        return False
+    except asyncpg.PostgresError as error:
+        raise Problem(
+            f"The database {database} could not be created: {error}.", "The role needs the right CREATEDB."
+        ) from error
+    finally:
+        await connection.close()
+    return True
+
+
+async def _drop(server: str, database: str) -> None:
+    connection = await _connect(server)
+    try:
+        with contextlib.suppress(asyncpg.InvalidCatalogNameError):
+            await connection.execute(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
+    finally:
+        await connection.close()
+
+
+async def _connect(server: str) -> asyncpg.Connection:
+    try:
+        return await asyncpg.connect(server, timeout=10)
+    except (OSError, TimeoutError, asyncpg.PostgresError, ValueError) as error:
+        raise Problem(f"The database server cannot be reached: {error}.", "Check DATABASE_URL.") from error

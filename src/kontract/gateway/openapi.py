@@ -1,0 +1,310 @@
+"""``GET /openapi.json``: the functions that a caller may call, and the gateway's own paths, as OpenAPI 3.1.
+
+It is made of what calls are checked by: signatures, docstrings, permissions, error codes. Without a token it tells of
+public functions alone, because without one nobody learns which functions there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import typing
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from kontract.core.errors import Code, HttpError
+from kontract.core.fields import without
+from kontract.core.perms import READ, WRITE, may_write, name_of
+from kontract.gateway.context import Session
+from kontract.gateway.http import JSON, HttpResp, Response, encode_json
+from kontract.gateway.routes import Endpoint, Registry
+from kontract.gateway.sessions import authorize
+
+PATH = "/openapi.json"
+
+_REFERENCE = "#/components/schemas/"
+_SENT = "Input"
+"""After the name of a schema as callers send it, where that differs from the one that they are shown."""
+
+_ALWAYS = (
+    Code.INVALID_REQUEST,
+    Code.NOT_FOUND,
+    Code.PAYLOAD_TOO_LARGE,
+    Code.RATE_LIMITED,
+    Code.INTERNAL,
+    Code.UNAVAILABLE,
+    Code.DEADLINE_EXCEEDED,
+)
+
+
+def respond(registry: Registry, session: Session | None, known: str | None) -> Response:
+    """Return the document for a caller; 304 when ``known`` (If-None-Match) names it already."""
+    body = encode_json(document(registry, session))
+    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    # What a token may do changes, and another caller sees something else: kept, but asked about every time.
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Vary": "Authorization"}
+    if known is not None and tag in known:
+        return Response(304, b"", headers)
+    return Response(200, body, {"Content-Type": JSON, **headers})
+
+
+def document(registry: Registry, session: Session | None) -> dict[str, Any]:
+    """Return the document as plain JSON values; the same application and caller always give the same one."""
+    loaded = [registry.endpoint(name) for name in sorted(registry.names())]
+    endpoints = [endpoint for endpoint in loaded if endpoint is not None and _may_call(endpoint, session)]
+    shown, components = _schemas([_returned(endpoint) for endpoint in endpoints], READ, "")
+    arguments = [hint for endpoint in endpoints for _, hint, _ in endpoint.signature.fields]
+    sent, more = _schemas(arguments, WRITE, _SENT)
+    paths: dict[str, Any] = {}
+    taken = iter(sent)
+    for endpoint, result in zip(endpoints, shown, strict=True):
+        schemas = [next(taken) for _ in endpoint.signature.fields]
+        paths[f"/rpc/{endpoint.name}"] = {"post": _operation(endpoint, schemas, result)}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Backend functions", "version": "1", "description": _ABOUT},
+        "paths": paths | _own_paths(),
+        "components": {
+            "schemas": {**dict(sorted({**more, **components}.items())), "Error": _ERROR},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+        },
+        "security": [{"token": []}],
+    }
+
+
+_ABOUT = (
+    "Each function is called with POST and the array of its arguments, and is one transaction. A call with an "
+    "Idempotency-Key may be repeated: it is applied once."
+)
+
+_ERROR = {
+    "type": "object",
+    "title": "Error",
+    "required": ["error", "message", "request_id"],
+    "properties": {
+        "error": {"type": "string", "enum": [code.name for code in Code]},
+        "message": {"type": "string"},
+        "request_id": {"type": "string", "description": "Under which the server's log has the story."},
+        "details": {"type": "object"},
+    },
+}
+
+
+def _may_call(endpoint: Endpoint, session: Session | None) -> bool:
+    if endpoint.meta.public or session is None:
+        return endpoint.meta.public
+    try:
+        authorize(session, endpoint.name, endpoint.meta)
+    except HttpError:
+        return False
+    return True
+
+
+# --- operations ------------------------------------------------------------------------------------------------------
+
+
+def _operation(endpoint: Endpoint, schemas: list[dict[str, Any]], result: dict[str, Any]) -> dict[str, Any]:
+    meta, fields = endpoint.meta, endpoint.signature.fields
+    summary, _, description = inspect.cleandoc(endpoint.function.__doc__ or "").partition("\n")
+    writes = may_write(meta.perm)
+    codes = [*_ALWAYS, *([Code.CONFLICT] if writes else [])]
+    codes += [] if meta.public else [Code.UNAUTHORIZED]
+    codes += [Code.PERMISSION_DENIED] if meta.ugroup is not None or not meta.public or writes else []
+    operation: dict[str, Any] = {
+        "operationId": endpoint.name,
+        "tags": [meta.egroup or endpoint.function.__module__.rpartition(".")[2]],
+        "summary": summary or endpoint.name,
+        "parameters": [_IDEMPOTENCY] if writes else [],
+        "requestBody": {
+            "required": endpoint.signature.required > 0,
+            "content": {JSON: {"schema": _body(fields, schemas, endpoint.signature.required)}},
+        },
+        "responses": _success(endpoint, result, writes=writes) | _failures(codes),
+        "x-kontract-perm": name_of(meta.perm),
+    }
+    if description.strip():
+        operation["description"] = description.strip()
+    if meta.ugroup is not None:
+        operation["x-kontract-ugroup"] = meta.ugroup
+    if meta.public:
+        operation["security"] = [{}, {"token": []}]
+    return operation
+
+
+_IDEMPOTENCY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "Calls with the same key are applied once, and answered alike for 24 hours.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+}
+
+
+def _body(fields: Iterable[tuple[str, Any, Any]], schemas: list[dict[str, Any]], required: int) -> dict[str, Any]:
+    items = []
+    for (name, _, default), schema in zip(fields, schemas, strict=True):
+        item = {"title": name, **({"allOf": [schema]} if "$ref" in schema else schema)}
+        if default is not inspect.Parameter.empty:
+            try:
+                item["default"] = msgspec.to_builtins(default)
+            except (TypeError, ValueError):
+                item["description"] = "Optional."
+        items.append(item)
+    body: dict[str, Any] = {"type": "array", "minItems": required, "maxItems": len(items)}
+    if items:
+        body |= {"prefixItems": items, "items": False}
+    return body
+
+
+def _success(endpoint: Endpoint, result: dict[str, Any], *, writes: bool) -> dict[str, Any]:
+    headers: dict[str, Any] = {
+        "X-Request-Id": {"schema": {"type": "string"}},
+        "Server-Timing": {"schema": {"type": "string"}, "description": "What the call cost: coord, db, handler."},
+    }
+    if writes:
+        headers["X-Kontract-Txid"] = {"schema": {"type": "string"}, "description": "The number of the commit."}
+    schema = {"type": "object", "required": ["result"], "properties": {"result": result}}
+    content = {JSON: {"schema": schema}}
+    if _returns_response(endpoint):
+        # The function chooses the status itself.
+        return {"2XX": {"description": "What the function answers.", "headers": headers, "content": content}}
+    return {"200": {"description": "The result.", "headers": headers, "content": content}}
+
+
+def _failures(codes: Iterable[Code]) -> dict[str, Any]:
+    named: dict[int, list[str]] = {}
+    for code in codes:
+        named.setdefault(code.status, []).append(code.name)
+    for code in Code:
+        if code.status in named and code.name not in named[code.status]:
+            named[code.status].append(code.name)
+    reference = {JSON: {"schema": {"$ref": f"{_REFERENCE}Error"}}}
+    return {
+        str(status): {"description": ", ".join(names), "content": reference} for status, names in sorted(named.items())
+    }
+
+
+# --- types -----------------------------------------------------------------------------------------------------------
+
+
+def _returned(endpoint: Endpoint) -> Any:
+    hint = typing.get_type_hints(endpoint.function, include_extras=True).get("return", Any)
+    return Any if _returns_response(endpoint) else hint
+
+
+def _returns_response(endpoint: Endpoint) -> bool:
+    hint = typing.get_type_hints(endpoint.function).get("return")
+    return hint is HttpResp or HttpResp in typing.get_args(hint)
+
+
+def _schemas(hints: list[Any], bit: int, suffix: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the schema of each type, and those that they refer to, without fields whose permission lacks ``bit``."""
+    hints = [hint if _is_described(hint) else Any for hint in hints]
+    schemas, components = msgspec.json.schema_components(hints, ref_template=_REFERENCE + "{name}")
+    differs = False
+    for struct in _structs(hints):
+        hidden = without(struct, bit)
+        component = components.get(struct.__name__, {})
+        for name in hidden & component.get("properties", {}).keys():
+            del component["properties"][name]
+            differs = True
+        if hidden and "required" in component:
+            component["required"] = [name for name in component["required"] if name not in hidden]
+    if not suffix or not differs:
+        return list(schemas), components
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: f"{item}{suffix}" if key == "$ref" else renamed(item) for key, item in value.items()}
+        return [renamed(item) for item in value] if isinstance(value, list) else value
+
+    return [renamed(schema) for schema in schemas], {f"{name}{suffix}": renamed(c) for name, c in components.items()}
+
+
+def _is_described(hint: Any) -> bool:
+    """Whether msgspec can tell the schema of a type: results may be of types that it can only write."""
+    try:
+        msgspec.json.schema(hint)
+    except (TypeError, NotImplementedError):
+        return False
+    return True
+
+
+def _structs(hints: Iterable[Any]) -> Iterator[type[msgspec.Struct]]:
+    """Every struct within the types, once."""
+    seen: set[int] = set()
+    waiting: list[Any] = list(msgspec.inspect.multi_type_info(hints))
+    while waiting:
+        kind = waiting.pop()
+        if id(kind) in seen:
+            continue
+        seen.add(id(kind))
+        if isinstance(kind, msgspec.inspect.StructType):
+            yield typing.get_origin(kind.cls) or kind.cls
+        for name in getattr(kind, "__struct_fields__", ()):
+            part = getattr(kind, name)
+            parts = part if isinstance(part, tuple) else (part,)
+            waiting += [getattr(one, "type", one) for one in parts if isinstance(one, msgspec.Struct)]
+
+
+# --- the gateway's own paths -----------------------------------------------------------------------------------------
+
+
+def _own_paths() -> dict[str, Any]:
+    credentials = _object(name={"type": "string"}, password={"type": "string", "format": "password"})
+    tokens = _object(
+        token={"type": "string"},
+        expires_in={"type": "integer", "description": "Seconds."},
+        refresh_token={"type": "string"},
+        owner={"type": "string"},
+        user={"type": "string"},
+    )
+    refused = (Code.INVALID_REQUEST, Code.UNAUTHORIZED, Code.RATE_LIMITED, Code.UNAVAILABLE)
+    return {
+        "/auth/anonymous": _own("post", "Sign up without an account", 201, tokens, refused, public=True),
+        "/auth/register": _own("post", "Sign up with an account", 201, tokens, refused, credentials, public=True),
+        "/auth/login": _own("post", "Get a token for an account", 200, tokens, refused, credentials, public=True),
+        "/auth/link": _own("post", "Give an anonymous user an account", 200, tokens, refused, credentials),
+        "/auth/refresh": _own(
+            "post", "Get the next token", 200, tokens, refused, _object(refresh_token={"type": "string"}), public=True
+        ),
+        "/auth/logout": _own("post", "End the session", 204, None, refused),
+        "/auth/me": _own("get", "Who the token stands for", 200, {"type": "object"}, refused),
+        "/stream": _own("get", "Changes of tables, as server-sent events or through a WebSocket", 200, None, refused),
+        "/stream/ticket": _own(
+            "post", "A ticket for EventSource, which cannot send a token", 200, {"type": "object"}, refused
+        ),
+        "/health": _own("get", "Whether the gateway answers", 200, {"type": "object"}, (), public=True),
+        "/ready": _own("get", "Whether its database does, too", 200, {"type": "object"}, refused[3:], public=True),
+    }
+
+
+def _own(
+    method: str,
+    summary: str,
+    status: int,
+    answer: dict[str, Any] | None,
+    codes: Iterable[Code],
+    body: dict[str, Any] | None = None,
+    *,
+    public: bool = False,
+) -> dict[str, Any]:
+    success: dict[str, Any] = {"description": "Done."}
+    if answer is not None:
+        success["content"] = {JSON: {"schema": answer}}
+    operation: dict[str, Any] = {
+        "tags": ["gateway"],
+        "summary": summary,
+        "responses": {str(status): success} | _failures(codes),
+    }
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": body}}}
+    if public:
+        operation["security"] = [{}]
+    return {method: operation}
+
+
+def _object(**properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "required": list(properties), "properties": properties}

@@ -1,0 +1,76 @@
+"""Conflicts on order: the same race every time, instead of one that is won or lost by chance."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from kontract.core.messages import Answer, Conflict, Prepare, Request
+from kontract.ports import CoordinatorStub
+
+FUNCTION: ContextVar[str] = ContextVar("kontract_function", default="")
+"""The function that the running request calls."""
+
+
+@dataclass
+class Plan:
+    """What happens to a function's next commits. ``action``: what is done before each; None: the commit is refused."""
+
+    function: str
+    left: int
+    action: Callable[[], Awaitable[Any]] | None = None
+    happened: int = field(default=0)
+
+
+class Contention:
+    """The plans of one test."""
+
+    def __init__(self) -> None:
+        """Plan nothing."""
+        self._plans: deque[Plan] = deque()
+
+    @contextmanager
+    def planned(self, plan: Plan) -> Iterator[Plan]:
+        """Have a plan while the block runs; raises AssertionError when nothing of it happened."""
+        self._plans.append(plan)
+        try:
+            yield plan
+        finally:
+            self._plans.remove(plan)
+        if not plan.happened:
+            message = f"{plan.function} never came to its commit, so nothing was done before it"
+            raise AssertionError(message)
+
+    def next(self) -> Plan | None:
+        """Return the plan for the commit that is about to be made, and count it."""
+        function = FUNCTION.get()
+        for plan in self._plans:
+            if plan.function == function and plan.left:
+                plan.left -= 1
+                plan.happened += 1
+                return plan
+        return None
+
+
+class ContendedCoordinator:
+    """A coordinator stub that carries out plans. Implements :class:`kontract.ports.CoordinatorStub`."""
+
+    def __init__(self, inner: CoordinatorStub, contention: Contention) -> None:
+        """Pass everything on to ``inner``, commits after what is planned for them."""
+        self._inner = inner
+        self._contention = contention
+
+    async def ask(self, request: Request) -> Answer:
+        """Ask."""
+        if type(request) is Prepare and request.writes:
+            plan = self._contention.next()
+            if plan is not None and plan.action is None:
+                lost = request.writes[0]
+                return Conflict(lost.ptr, id=lost.id)
+            if plan is not None and plan.action is not None:
+                await plan.action()
+        return await self._inner.ask(request)

@@ -1,0 +1,142 @@
+"""Nobody types figures into the page of benchmarks: it is what the renderer makes of the results that are kept."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """The modules of bench/, which is a folder of programs and no package."""
+    sys.path.insert(0, str(BENCH))
+    try:
+        yield {name: importlib.import_module(name) for name in ("records", "page", "all")}
+    finally:
+        sys.path.remove(str(BENCH))
+        for name in [name for name, one in sys.modules.items() if str(BENCH) in str(getattr(one, "__file__", None))]:
+            del sys.modules[name]
+
+
+@pytest.fixture
+def page(bench):
+    return bench["page"]
+
+
+@pytest.fixture
+def record(bench):
+    return bench["records"].Record
+
+
+def part(name="core", *records, problem=""):
+    return {
+        "name": name,
+        "command": f".venv/bin/python bench/{name}.py",
+        "seconds": 1.0,
+        "load": [0.5, 1.0],
+        "problem": problem,
+        "records": [one if isinstance(one, dict) else vars(one) for one in records],
+        "output": f"what {name} printed",
+    }
+
+
+def test_the_page_is_what_the_results_give(page):
+    """A figure that was typed, or results without their page, would differ."""
+    results = json.loads(page.RESULTS.read_text(encoding="utf-8"))
+    made = page.render(page.TEMPLATE.read_text(encoding="utf-8"), results)
+    assert page.PAGE.read_text(encoding="utf-8") == made, "run .venv/bin/python bench/all.py --render"
+
+
+def test_the_explanations_hold_no_figures(page):
+    """A measured number in the template would stay when the measurement changes."""
+    text = re.sub(r"`[^`]*`", "", page.TEMPLATE.read_text(encoding="utf-8").replace("127.0.0.1", ""))
+    assert re.findall(r"\d+(?:[.,]\d+)*\s*(?:%|ms|µs|s|KiB|MiB|times|x|of)\b|\d+\.\d+", text) == []
+
+
+def test_every_part_has_its_place_in_the_page(page, bench):
+    """A part that is measured and not shown would be found by nobody."""
+    shown = re.findall(r"\{\{output ([\w-]+)\}\}", page.TEMPLATE.read_text(encoding="utf-8"))
+    assert sorted(shown) == sorted(one.name for one in bench["all"].PARTS)
+
+
+def test_what_is_kept_names_no_folder_of_a_machine(page):
+    """Results are published."""
+    assert not re.search(r"/(?:root|home|work|tmp|Users)/", page.RESULTS.read_text(encoding="utf-8"))
+
+
+def test_an_aim_is_judged_by_the_median(page, record):
+    """ "met?" follows from value and aim alone."""
+    reached = record("echo", 4.0, "times", peer="FastAPI", low=1.5, high=4.5, aim="at least 4")
+    rows = [replace(reached, value=value) for value in (4.0, 3.99)]
+    exact = [record("echo", value, "statements", aim="exactly 1") for value in (1.0, 2.0)]
+    most = record("hot", 11, "attempts", aim="at most 10")
+    thousands = record("core", 49_999, "cycles a second", aim="at least 50,000")
+    met = [row[5] for row in page.cells(part("core", *rows, *exact, most, thousands, record("x", 1.0, "s")))]
+    assert met == ["yes", "**no**", "yes", "**no**", "**no**", "**no**", ""]
+    assert page.cells(part("core", reached))[0][3] == "4.00 (1.50-4.50) times"
+
+
+def test_an_aim_nobody_understands_is_refused(record):
+    """It would be a row without an answer."""
+    with pytest.raises((KeyError, ValueError)):
+        record("echo", 1.0, "times", aim="about 2")
+
+
+def test_a_part_that_failed_is_a_row(page):
+    """Whoever reads the table sees that something is missing."""
+    text = page.table([part("serve", problem="There is no program `wrk` | none."), part("core")])
+    assert "not measured" in text
+    assert "There is no program `wrk` \\| none." in text
+
+
+def test_a_part_that_was_not_run_is_said_to_be_missing(page):
+    """Else the page would be silent about it."""
+    results = {"parts": [part("core")]}
+    made = page.render("{{output core}} {{output serve}}", results)
+    assert made == "```text\nwhat core printed\n``` (Not part of this run.)"
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("raise SystemExit('There is no wrk. Install it.')", "There is no wrk. Install it."),
+        ("print('Starting ...', file=__import__('sys').stderr); raise SystemExit('broken')", "broken"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("pass", "It measured nothing."),
+    ],
+)
+def test_a_program_that_fails_does_not_end_the_run(bench, monkeypatch, tmp_path, code, expected):
+    """One that is missing something is told by its own words."""
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "broken.py").write_text(code)
+    monkeypatch.setattr(bench["page"], "ROOT", tmp_path)
+    done = bench["all"].run(bench["all"].Part("broken", "broken"), quick=True)
+    assert done["problem"] == expected
+    assert done["records"] == []
+
+
+def test_a_program_that_hangs_is_stopped(bench, monkeypatch, tmp_path):
+    """The others shall have their turn."""
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "hangs.py").write_text("import signal\nsignal.pause()\n")
+    monkeypatch.setattr(bench["page"], "ROOT", tmp_path)
+    monkeypatch.setattr(bench["all"], "LONGEST", 0.5)
+    done = bench["all"].run(bench["all"].Part("hangs", "hangs"), quick=True)
+    assert done["problem"] == "It took more than 0 s and was stopped."
+
+
+def test_what_is_stopped_may_stop_its_servers(bench):
+    """Servers are in groups of their own: only the program itself can stop them, at Ctrl-C."""
+    code = "import signal\ntry:\n    print('ready', flush=True)\n    signal.pause()\n"
+    code += "finally:\n    print('stopped its servers')\n"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout.readline() == "ready\n"
+    bench["all"]._stop(process)
+    assert process.communicate()[0] == "stopped its servers\n"

@@ -1,0 +1,223 @@
+"""GET /openapi.json: a valid document, that tells each caller what it may call and no field that it may not see."""
+
+from __future__ import annotations
+
+import enum
+import json
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import pytest
+from jsonschema import Draft202012Validator
+from msgspec import Meta, Struct
+from openapi_spec_validator import OpenAPIV31SpecValidator, validate
+
+from kontract import Context, HttpResp, backend, perm, perms, primkey, table
+from kontract.gateway.context import Session
+from kontract.gateway.openapi import document, respond
+from kontract.gateway.routes import Registry
+from routes import ROUTES, TABLES
+from support.api import apis
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    GREEN = "green"
+
+
+class Cat(Struct, tag=True):
+    lives: int
+
+
+class Dog(Struct, tag=True):
+    name: str
+
+
+class Tree(Struct):
+    value: int
+    children: list[Tree] = []
+
+
+@table("people")
+class Person(Struct):
+    """Somebody."""
+
+    id: Annotated[str, primkey]
+    name: str
+    seen: Annotated[str, perm(perms.R__)] = ""
+    password: Annotated[str, perm(perms._W_)] = ""
+
+
+class Team(Struct):
+    people: list[Person]
+
+
+@backend(perm=perms.RW_)
+async def save(ctx: Context, person: Person, *, colour: Colour = Colour.RED, at: datetime | None = None) -> Person:
+    """Save somebody.
+
+    Whoever is there already is replaced.
+    """
+    raise NotImplementedError
+
+
+@backend(public=True, perm=perms.R__)
+async def odd(
+    ctx: Context,
+    pet: Cat | Dog,
+    pair: tuple[int, str],
+    tree: Tree,
+    choice: Literal["a", "b"],
+    by_name: dict[str, list[float]],
+    team: Team,
+    anything: Any = None,
+    count: Annotated[int, Meta(ge=1, le=9)] = 3,
+) -> dict[str, Tree | None]:
+    raise NotImplementedError
+
+
+@backend(ugroup="admin", perm=perms.RW_)
+async def make(ctx: Context) -> HttpResp:
+    """Make something."""
+    raise NotImplementedError
+
+
+@backend(perm=perms.R__)
+async def nothing(ctx: Context):
+    raise NotImplementedError
+
+
+NASTY = Registry.of({each.__name__: each for each in (save, odd, make, nothing)}, [Person])
+DEMO = Registry(ROUTES, TABLES)
+ADMIN = Session("s", "tenant-1", "ann", is_anonymous=False, ugroups=frozenset({"admin"}))
+ANN = Session("s", "tenant-1", "ann", is_anonymous=False)
+READER = Session("s", "tenant-1", "ann", is_anonymous=False, perm=perms.R__)
+
+
+def functions(session, registry=NASTY):
+    return [path.removeprefix("/rpc/") for path in document(registry, session)["paths"] if path.startswith("/rpc/")]
+
+
+@pytest.mark.parametrize("registry", [NASTY, DEMO], ids=["nasty", "demo"])
+@pytest.mark.parametrize("session", [None, ADMIN, READER], ids=["nobody", "admin", "reader"])
+def test_it_is_openapi(registry, session):
+    """By the standard's own schema, with no reference to what is not there."""
+    made = json.loads(json.dumps(document(registry, session)))
+    validate(made, cls=OpenAPIV31SpecValidator)
+    for schema in made["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+    references = set(references_in(made))
+    assert references <= {f"#/components/schemas/{name}" for name in made["components"]["schemas"]}
+    assert document(registry, session) == document(registry, session)
+
+
+def references_in(value):
+    if isinstance(value, dict):
+        yield from (value[key] for key in value if key == "$ref")
+        for item in value.values():
+            yield from references_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from references_in(item)
+
+
+def test_each_caller_is_told_what_it_may_call():
+    """Without a token: public functions alone; with one: those whose group and permission it has."""
+    assert functions(None) == ["odd"]
+    assert functions(ADMIN) == ["make", "nothing", "odd", "save"]
+    assert functions(ANN) == ["nothing", "odd", "save"]
+    assert functions(READER) == ["nothing", "odd"]
+    assert functions(None, DEMO) == []
+    assert len(functions(ANN, DEMO)) == len(ROUTES)
+
+
+def test_fields_are_told_to_those_who_may_see_or_set_them():
+    """`password` is sent and never shown, `seen` shown and never sent; also within other structs."""
+    schemas = document(NASTY, ADMIN)["components"]["schemas"]
+    assert schemas["Person"]["properties"].keys() == {"id", "name", "seen"}
+    assert schemas["PersonInput"]["properties"].keys() == {"id", "name", "password"}
+    assert schemas["TeamInput"]["properties"]["people"]["items"] == {"$ref": "#/components/schemas/PersonInput"}
+    public = document(NASTY, None)["components"]["schemas"]
+    assert public["PersonInput"]["properties"].keys() == {"id", "name", "password"}
+
+
+def test_arguments_are_an_array_in_their_order():
+    """Names, types, limits and defaults; as many as are required, at most as many as there are."""
+    post = document(NASTY, ADMIN)["paths"]["/rpc/odd"]["post"]
+    body = post["requestBody"]["content"]["application/json"]["schema"]
+    assert [item["title"] for item in body["prefixItems"]] == [
+        "pet", "pair", "tree", "choice", "by_name", "team", "anything", "count",
+    ]  # fmt: skip
+    assert (body["minItems"], body["maxItems"], body["items"]) == (6, 8, False)
+    assert body["prefixItems"][7] == {"title": "count", "type": "integer", "minimum": 1, "maximum": 9, "default": 3}
+    assert body["prefixItems"][3]["enum"] == ["a", "b"]
+    save_body = document(NASTY, ANN)["paths"]["/rpc/save"]["post"]["requestBody"]["content"]["application/json"]
+    assert save_body["schema"]["prefixItems"][1]["default"] == "red"
+
+
+def test_the_body_that_it_describes_is_what_calls_take():
+    """What the schema accepts and refuses is what the signature accepts and refuses."""
+    made = document(NASTY, ADMIN)
+    schema = made["paths"]["/rpc/odd"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    validator = Draft202012Validator({**schema, "components": made["components"]})
+    good = [{"type": "Cat", "lives": 9}, [1, "x"], {"value": 1, "children": [{"value": 2}]}, "a", {"n": [1.5]},
+            {"people": [{"id": "1", "name": "Ann", "password": "x"}]}]  # fmt: skip
+    bound = NASTY.endpoint("odd").signature
+    cases = [
+        (good, True),
+        ([*good, None, 9], True),
+        ([*good, None, 10], False),
+        ([*good, None, 9, 1], False),
+        (good[:5], False),
+        ([{"type": "Cow"}, *good[1:]], False),
+        ([good[0], [1], *good[2:]], False),
+        ([*good[:3], "c", *good[4:]], False),
+    ]
+    for arguments, right in cases:
+        assert validator.is_valid(arguments) is right, arguments
+        try:
+            bound.bind(arguments, None)
+        except Exception:  # noqa: BLE001 - whatever a call is refused with
+            assert not right, arguments
+        else:
+            assert right, arguments
+
+
+def test_permissions_errors_and_words_are_told():
+    """Descriptions come from docstrings, statuses from the codes that a call can end with."""
+    paths = document(NASTY, ADMIN)["paths"]
+    saving, reading, making = (paths[f"/rpc/{name}"]["post"] for name in ("save", "odd", "make"))
+    assert (saving["summary"], saving["description"]) == ("Save somebody.", "Whoever is there already is replaced.")
+    assert (saving["x-kontract-perm"], making["x-kontract-ugroup"]) == ("RW_", "admin")
+    assert {"400", "401", "403", "404", "409", "413", "429", "500", "503", "504"} <= saving["responses"].keys()
+    assert "409" not in reading["responses"]
+    assert reading["security"] == [{}, {"token": []}]
+    assert [parameter["name"] for parameter in saving["parameters"]] == ["Idempotency-Key"]
+    assert reading["parameters"] == []
+    assert "X-Kontract-Txid" in saving["responses"]["200"]["headers"]
+    assert "2XX" in making["responses"]
+
+
+def test_it_is_sent_once():
+    """The caller's copy is asked about with its ETag; that of another caller is another one."""
+    first = respond(DEMO, ANN, None)
+    assert (first.status, first.headers["Cache-Control"]) == (200, "private, no-cache")
+    tag = first.headers["ETag"]
+    assert (respond(DEMO, ANN, f'"other", {tag}').status, respond(DEMO, ANN, tag).body) == (304, b"")
+    assert respond(DEMO, None, tag).status == 200
+
+
+async def test_the_gateway_answers_with_it(postgres):
+    """With a token and without, and to GET alone."""
+    async with apis(postgres, [save, odd, make, nothing], [Person]) as made:
+        api = made()
+        nobody = await api.send("GET", "/openapi.json", authorization=None)
+        known = await api.send("GET", "/openapi.json")
+        for answer, names in ((nobody, {"odd"}), (known, {"odd", "nothing", "save"})):
+            assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")
+            paths = json.loads(answer.body)["paths"]
+            assert {path.removeprefix("/rpc/") for path in paths if path.startswith("/rpc/")} >= names
+        again = await api.send("GET", "/openapi.json", if_none_match=known.headers["ETag"])
+        assert (again.status, again.body) == (304, b"")
+        assert (await api.send("GET", "/openapi.json", authorization="Bearer x")).status == 401
+        assert (await api.send("POST", "/openapi.json", b"")).status == 405
