@@ -11,7 +11,7 @@ BOOTSTRAP := src/kontract/cli/toolchain/bootstrap.py
 READY := .venv/ready
 BIN := .venv/bin
 
-.PHONY: help new dev serve test setup build lint format types migrate deploy deploy-check preview preview-down bench clean
+.PHONY: help new dev serve test setup build lint format types migrate deploy deploy-check preview preview-down bench docs clean
 
 help:
 	@echo "make dev     set up and run on http://localhost:8787 (PORT=8788 make dev for another port)"
@@ -24,6 +24,7 @@ help:
 	@echo "make migrate        bring the database in DATABASE_URL to this schema"
 	@echo "make deploy         deploy the Worker, ENV=production"
 	@echo "make bench   every benchmark and one table (ARGS=--quick for a short run)"
+	@echo "make docs    the documentation as a site, in docs/_build/html"
 	@echo "make clean   remove everything generated but the local data in .kontract"
 
 # NAME counts on the command line only: some systems have a variable of that name.
@@ -87,6 +88,12 @@ preview-down: $(READY)
 bench: setup build
 	@$(BIN)/python bench/all.py $(ARGS)
 
+# The tables of the reference first; then the site. A warning is an error: a link that leads nowhere, for example.
+docs: $(READY)
+	@$(BIN)/python docs/facts.py
+	@$(BIN)/sphinx-build -q -W --keep-going -n -b html docs docs/_build/html
+	@echo "The site is docs/_build/html/index.html"
+
 clean:
 	rm -rf .venv node_modules python_modules .wrangler .venv-workers pylock.toml .kontract/stamps .kontract/pyodide \
-		.kontract/tmp .pytest_cache .mypy_cache .ruff_cache .hypothesis
+		.kontract/tmp .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,10 @@ DOCS = ROOT / "docs"
 SHOWN_URL = "http://localhost:8787"
 """The address that the pages name."""
 
-_FENCE = re.compile(r"^(?P<fence>`{3,})(?P<kind>.*?)\n(?P<text>.*?)^(?P=fence)$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r"^(?P<indent> *)(?P<fence>`{3,})(?P<kind>.*?)\n(?P<text>.*?)^(?P=indent)(?P=fence)$",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def blocks(page: Path) -> list[Block]:
     """The blocks of a page, in their order."""
     text = page.read_text(encoding="utf-8")
     return [
-        Block(page, found["kind"], found["text"].strip("\n"), text.count("\n", 0, found.start()) + 1)
+        Block(page, found["kind"], textwrap.dedent(found["text"]).strip("\n"), text.count("\n", 0, found.start()) + 1)
         for found in _FENCE.finditer(text)
     ]
 

@@ -46,7 +46,8 @@ def generate(crypto: Crypto) -> dict[str, Any]:
     ring = keys.ring(SECRET, PREVIOUS)
     server = Server(crypto, ring)
     return {
-        "about": "Test vectors of raystream, version 1. raystream.md beside them explains every field; bytes are hexadecimal.",
+        "about": "Test vectors of raystream, version 1. raystream.md beside them explains every field; bytes are "
+        "hexadecimal.",
         "prologue": PROLOGUE.hex(),
         "deployment": {
             "secret": SECRET.hex(),

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.folder.strip():
         raise Problem("There is no folder to make the project in.", "Name one: make new NAME=../my-app.")
     checkout = Checkout.find()
-    target = Path(args.folder).expanduser().absolute()
+    target = Path(args.folder).expanduser().resolve()  # without the .. of ../my-app
     name = args.name or target.name
     _check(checkout, target, name)
     create(checkout, target, name, demo=not args.without_demo)

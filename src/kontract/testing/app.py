@@ -39,7 +39,7 @@ CONNECTIONS = 10
 
 
 class Api(Client):
-    """A caller of the application: the Python client (docs/client.md), and what a test wants besides.
+    """A caller of the application: the Python client (docs/reference/python-client.md), and what a test wants besides.
 
     ``await api.create_task("Buy milk")`` calls a function; errors are those that callers get. Nothing is repeated by
     itself: a conflict that the gateway gives up on is raised at once.
