@@ -5,16 +5,16 @@ from __future__ import annotations
 import enum
 import json
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import pytest
 from jsonschema import Draft202012Validator
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, defstruct
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from kontract import Context, HttpResp, backend, perm, perms, primkey, table
 from kontract.gateway.context import Session
-from kontract.gateway.openapi import document, respond
+from kontract.gateway.openapi import Documents, document
 from kontract.gateway.routes import Registry
 from routes import ROUTES, TABLES
 from support.api import apis
@@ -141,6 +141,59 @@ def test_fields_are_told_to_those_who_may_see_or_set_them():
     assert public["PersonInput"]["properties"].keys() == {"id", "name", "password"}
 
 
+@table("secrets")
+class Secret(Struct):
+    id: Annotated[str, primkey]
+    password: Annotated[str, perm(perms._W_)] = ""
+
+
+T = TypeVar("T")
+
+
+@table("boxes")
+class Box(Struct, Generic[T]):
+    id: Annotated[str, primkey]
+    content: T
+    hidden: Annotated[str, perm(perms._W_)] = ""
+
+
+def item(module, **fields):
+    """A struct called Item, of a module of its own."""
+    return table(module)(defstruct("Item", [("id", Annotated[str, primkey]), *fields.items()], module=module))
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown", "fields_sent", "fields_shown"),
+    [
+        (Secret, Secret, {"id", "password"}, {"id"}),
+        (Box[int], Box[int], {"id", "content", "hidden"}, {"id", "content"}),
+        (
+            item("one", a=int, x=Annotated[str, perm(perms._W_)]),
+            item("two", b=int, y=Annotated[str, perm(perms._W_)]),
+            {"id", "a", "x"},
+            {"id", "b"},
+        ),
+    ],
+    ids=["only sent", "generic", "two of one name"],
+)
+def test_what_is_sent_and_what_is_shown_are_told_apart(sent, shown, fields_sent, fields_shown):
+    """Whatever the structs are called."""
+
+    @backend(public=True)
+    async def put(ctx, value):
+        raise NotImplementedError
+
+    put.__annotations__ = {"ctx": Context, "value": sent, "return": list[shown]}
+    made = document(Registry.of({"put": put}), None)
+    post = made["paths"]["/rpc/put"]["post"]
+    [argument] = post["requestBody"]["content"]["application/json"]["schema"]["prefixItems"]
+    result = post["responses"]["200"]["content"]["application/json"]["schema"]["properties"]["result"]
+    schemas = made["components"]["schemas"]
+    names = argument["allOf"][0]["$ref"].rpartition("/")[2], result["items"]["$ref"].rpartition("/")[2]
+    assert schemas[names[0]]["properties"].keys() == fields_sent
+    assert schemas[names[1]]["properties"].keys() == fields_shown
+
+
 def test_arguments_are_an_array_in_their_order():
     """Names, types, limits and defaults; as many as are required, at most as many as there are."""
     post = document(NASTY, ADMIN)["paths"]["/rpc/odd"]["post"]
@@ -200,11 +253,12 @@ def test_permissions_errors_and_words_are_told():
 
 def test_it_is_sent_once():
     """The caller's copy is asked about with its ETag; that of another caller is another one."""
-    first = respond(DEMO, ANN, None)
+    documents = Documents(DEMO)
+    first = documents.respond(ANN, None)
     assert (first.status, first.headers["Cache-Control"]) == (200, "private, no-cache")
     tag = first.headers["ETag"]
-    assert (respond(DEMO, ANN, f'"other", {tag}').status, respond(DEMO, ANN, tag).body) == (304, b"")
-    assert respond(DEMO, None, tag).status == 200
+    assert (documents.respond(ANN, f'"other", {tag}').status, documents.respond(ANN, tag).body) == (304, b"")
+    assert documents.respond(None, tag).status == 200
 
 
 async def test_the_gateway_answers_with_it(postgres):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kontract.core import headers as header_fields
 from kontract.core import trace
@@ -24,6 +24,9 @@ from kontract.gateway.scope import Deployment, Scope
 from kontract.gateway.sessions import authenticate
 from kontract.gateway.tokens import Tokens
 from kontract.ports import CoordinatorUnavailableError, DatabaseError, DatabaseUnavailableError, RuntimeAdapter
+
+if TYPE_CHECKING:
+    from kontract.gateway.openapi import Documents
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -53,6 +56,7 @@ class Gateway:
         self._broken = broken
         self._deployment: Deployment | None = None
         self._raystream: Raystream | None = None
+        self._documents: Documents | None = None
 
     async def handle(self, request: Request, platform: RuntimeAdapter) -> Response:
         """Answer one request. Never raises: every failure becomes an error body and a log line."""
@@ -129,10 +133,12 @@ class Gateway:
         if request.path == "/openapi.json":
             if request.method not in ("GET", "HEAD"):
                 raise method_not_allowed("GET")
-            from kontract.gateway import openapi  # asked for rarely: not part of the start
-
             session = authenticate(request, scope.deployment.tokens, scope.platform.clock.now())
-            return openapi.respond(self._registry, session, request.headers.get("if-none-match"))
+            if self._documents is None:
+                from kontract.gateway.openapi import Documents  # asked for rarely: not part of the start
+
+                self._documents = Documents(self._registry)
+            return self._documents.respond(session, request.headers.get("if-none-match"))
         if request.path in ("/health", "/ready"):
             if request.method not in ("GET", "HEAD"):
                 raise method_not_allowed("GET")

@@ -39,10 +39,30 @@ _ALWAYS = (
 )
 
 
-def respond(registry: Registry, session: Session | None, known: str | None) -> Response:
-    """Return the document for a caller; 304 when ``known`` (If-None-Match) names it already."""
-    body = encode_json(document(registry, session))
-    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+class Documents:
+    """The documents of a process. Callers who may call the same get the same one, made once."""
+
+    def __init__(self, registry: Registry) -> None:
+        """Tell of the functions of ``registry``."""
+        self._registry = registry
+        self._made: dict[tuple[str, ...], tuple[bytes, str]] = {}
+
+    def respond(self, session: Session | None, known: str | None) -> Response:
+        """Return the document for a caller; 304 when ``known`` (If-None-Match) names it already."""
+        which = tuple(endpoint.name for endpoint in _callable(self._registry, session))
+        if which not in self._made:
+            if len(self._made) >= _KEPT:
+                self._made.clear()
+            body = encode_json(document(self._registry, session))
+            self._made[which] = (body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+        return _answer(*self._made[which], known)
+
+
+_KEPT = 16
+"""Documents that a process remembers: one for each set of functions that somebody may call."""
+
+
+def _answer(body: bytes, tag: str, known: str | None) -> Response:
     # What a token may do changes, and another caller sees something else: kept, but asked about every time.
     headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Vary": "Authorization"}
     if known is not None and tag in known:
@@ -52,11 +72,9 @@ def respond(registry: Registry, session: Session | None, known: str | None) -> R
 
 def document(registry: Registry, session: Session | None) -> dict[str, Any]:
     """Return the document as plain JSON values; the same application and caller always give the same one."""
-    loaded = [registry.endpoint(name) for name in sorted(registry.names())]
-    endpoints = [endpoint for endpoint in loaded if endpoint is not None and _may_call(endpoint, session)]
-    shown, components = _schemas([_returned(endpoint) for endpoint in endpoints], READ, "")
+    endpoints = _callable(registry, session)
     arguments = [hint for endpoint in endpoints for _, hint, _ in endpoint.signature.fields]
-    sent, more = _schemas(arguments, WRITE, _SENT)
+    shown, sent, components = _schemas([_returned(endpoint) for endpoint in endpoints], arguments)
     paths: dict[str, Any] = {}
     taken = iter(sent)
     for endpoint, result in zip(endpoints, shown, strict=True):
@@ -67,7 +85,7 @@ def document(registry: Registry, session: Session | None) -> dict[str, Any]:
         "info": {"title": "Backend functions", "version": "1", "description": _ABOUT},
         "paths": paths | _own_paths(),
         "components": {
-            "schemas": {**dict(sorted({**more, **components}.items())), "Error": _ERROR},
+            "schemas": {**dict(sorted(components.items())), "Error": _ERROR},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
         },
         "security": [{"token": []}],
@@ -90,6 +108,11 @@ _ERROR = {
         "details": {"type": "object"},
     },
 }
+
+
+def _callable(registry: Registry, session: Session | None) -> list[Endpoint]:
+    loaded = [registry.endpoint(name) for name in sorted(registry.names())]
+    return [endpoint for endpoint in loaded if endpoint is not None and _may_call(endpoint, session)]
 
 
 def _may_call(endpoint: Endpoint, session: Session | None) -> bool:
@@ -155,6 +178,7 @@ def _body(fields: Iterable[tuple[str, Any, Any]], schemas: list[dict[str, Any]],
     body: dict[str, Any] = {"type": "array", "minItems": required, "maxItems": len(items)}
     if items:
         body |= {"prefixItems": items, "items": False}
+        body["description"] = "The arguments in their order. One that is no array may stand by itself."
     return body
 
 
@@ -169,7 +193,10 @@ def _success(endpoint: Endpoint, result: dict[str, Any], *, writes: bool) -> dic
     content = {JSON: {"schema": schema}}
     if _returns_response(endpoint):
         # The function chooses the status itself.
-        return {"2XX": {"description": "What the function answers.", "headers": headers, "content": content}}
+        return {
+            "2XX": {"description": "What it answers; 204 without a body.", "headers": headers, "content": content},
+            "3XX": {"description": "The answer is elsewhere.", "headers": headers},
+        }
     return {"200": {"description": "The result.", "headers": headers, "content": content}}
 
 
@@ -199,28 +226,93 @@ def _returns_response(endpoint: Endpoint) -> bool:
     return hint is HttpResp or HttpResp in typing.get_args(hint)
 
 
-def _schemas(hints: list[Any], bit: int, suffix: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the schema of each type, and those that they refer to, without fields whose permission lacks ``bit``."""
-    hints = [hint if _is_described(hint) else Any for hint in hints]
+def _schemas(shown: list[Any], sent: list[Any]) -> tuple[list[Any], list[Any], dict[str, Any]]:
+    """Return the schemas of results, those of arguments, and the components that both refer to.
+
+    A component as callers send it lacks the fields that they may not write; as they are shown it, those that they may
+    not read. Where the two differ, the first one is called ``...Input``, and so is everything that refers to it.
+    """
+    hints = [hint if _is_described(hint) else Any for hint in (*shown, *sent)]
+    # All in one: structs of the same name, from different modules, must not be taken for one another.
     schemas, components = msgspec.json.schema_components(hints, ref_template=_REFERENCE + "{name}")
-    differs = False
-    for struct in _structs(hints):
+    names = _names(hints)
+    readable, writable = (_without(components, names, bit) for bit in (READ, WRITE))
+    differing = {name for name in components if readable[name] != writable[name]}
+    while more := {n for n in components if n not in differing and _refers(components[n], differing)}:
+        differing |= more
+    asked = _reached(schemas[len(shown) :], writable)
+    inputs = {f"{name}{_SENT}": _renamed(writable[name], differing) for name in differing & asked}
+    results = _reached(schemas[: len(shown)], readable) | (asked - differing)
+    return (
+        list(schemas[: len(shown)]),
+        [_renamed(schema, differing) for schema in schemas[len(shown) :]],
+        {name: readable[name] for name in results} | inputs,
+    )
+
+
+def _names(hints: list[Any]) -> dict[str, type[msgspec.Struct]]:
+    """Return the structs with hidden fields by the names that msgspec gives their components."""
+    found: dict[str, type[msgspec.Struct]] = {}
+    for kind in _structs(hints):
+        struct = typing.get_origin(kind) or kind
+        if without(struct, READ) or without(struct, WRITE):
+            # Among the others it may be called otherwise than by itself: by its module, too.
+            [reference] = msgspec.json.schema_components([*hints, kind], ref_template="{name}")[0][-1:]
+            found[reference["$ref"]] = struct
+    return found
+
+
+def _without(components: dict[str, Any], names: dict[str, type[msgspec.Struct]], bit: int) -> dict[str, Any]:
+    """Return the components without the fields whose permission lacks ``bit``."""
+    made = dict(components)
+    for name, struct in names.items():
         hidden = without(struct, bit)
-        component = components.get(struct.__name__, {})
-        for name in hidden & component.get("properties", {}).keys():
-            del component["properties"][name]
-            differs = True
-        if hidden and "required" in component:
-            component["required"] = [name for name in component["required"] if name not in hidden]
-    if not suffix or not differs:
-        return list(schemas), components
+        component = made[name]
+        if "properties" not in component:  # a struct that is an array: what is hidden in it is null
+            continue
+        made[name] = component | {
+            "properties": {field: kind for field, kind in component["properties"].items() if field not in hidden},
+            "required": [field for field in component.get("required", []) if field not in hidden],
+        }
+    return made
 
-    def renamed(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: f"{item}{suffix}" if key == "$ref" else renamed(item) for key, item in value.items()}
-        return [renamed(item) for item in value] if isinstance(value, list) else value
 
-    return [renamed(schema) for schema in schemas], {f"{name}{suffix}": renamed(c) for name, c in components.items()}
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key == "$ref":
+                yield item.removeprefix(_REFERENCE)
+            else:
+                yield from _references(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _references(item)
+
+
+def _refers(value: Any, names: set[str]) -> bool:
+    return any(name in names for name in _references(value))
+
+
+def _reached(schemas: Iterable[Any], components: dict[str, Any]) -> set[str]:
+    """Return the names of all components that the schemas refer to, also by others."""
+    found: set[str] = set()
+    waiting = [name for schema in schemas for name in _references(schema)]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += _references(components[name])
+    return found
+
+
+def _renamed(value: Any, names: set[str]) -> Any:
+    """Return the value with references to ``names`` as callers send them."""
+    if isinstance(value, dict):
+        return {
+            key: f"{item}{_SENT}" if key == "$ref" and item.removeprefix(_REFERENCE) in names else _renamed(item, names)
+            for key, item in value.items()
+        }
+    return [_renamed(item, names) for item in value] if isinstance(value, list) else value
 
 
 def _is_described(hint: Any) -> bool:
@@ -232,8 +324,8 @@ def _is_described(hint: Any) -> bool:
     return True
 
 
-def _structs(hints: Iterable[Any]) -> Iterator[type[msgspec.Struct]]:
-    """Every struct within the types, once."""
+def _structs(hints: Iterable[Any]) -> Iterator[Any]:
+    """Every struct type within the types, once; of a generic one, as it is used."""
     seen: set[int] = set()
     waiting: list[Any] = list(msgspec.inspect.multi_type_info(hints))
     while waiting:
@@ -242,7 +334,7 @@ def _structs(hints: Iterable[Any]) -> Iterator[type[msgspec.Struct]]:
             continue
         seen.add(id(kind))
         if isinstance(kind, msgspec.inspect.StructType):
-            yield typing.get_origin(kind.cls) or kind.cls
+            yield kind.cls
         for name in getattr(kind, "__struct_fields__", ()):
             part = getattr(kind, name)
             parts = part if isinstance(part, tuple) else (part,)
