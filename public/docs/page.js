@@ -27,7 +27,8 @@ export function typeOf(schema) {
   if (choice) return [...new Set(choice.map(typeOf))].join(" | ");
   if (schema.prefixItems) return `[${schema.prefixItems.map(typeOf).join(", ")}]`;
   if (schema.type === "array") return schema.items ? `${wrapped(typeOf(schema.items))}[]` : "any[]";
-  if (schema.type === "object" && schema.additionalProperties) return `{ name: ${typeOf(schema.additionalProperties)} }`;
+  const others = schema.type === "object" && schema.additionalProperties;
+  if (others) return `{ name: ${typeOf(others)} }`;
   const kind = Array.isArray(schema.type) ? schema.type.join(" | ") : schema.type ?? "any";
   return schema.format ? `${kind} (${schema.format})` : kind;
 }
@@ -90,7 +91,8 @@ function functionOf(name, operation) {
 
 function tryOf(name, required) {
   const id = `try-${name}`;
-  const input = make("textarea", { id, rows: 2, spellcheck: false, value: JSON.stringify(required.map(exampleOf)) });
+  const value = JSON.stringify(required.map(exampleOf));
+  const input = make("textarea", { id, rows: 2, spellcheck: false, value });
   const answer = make("pre", { tabIndex: 0, hidden: true, "aria-label": `Answer of ${name}` });
   const status = make("p", { "aria-live": "polite" });
   const form = make("form", {}, make("label", { htmlFor: id }, "Arguments as JSON"), input,
@@ -102,8 +104,9 @@ function tryOf(name, required) {
       const headers = { "Content-Type": "application/json", ...authorization() };
       const response = await fetch(`rpc/${name}`, { method: "POST", headers, body: input.value });
       const text = await response.text();
-      const told = [response.headers.get("Server-Timing"), response.headers.get("X-Kontract-Txid")];
-      status.textContent = [`Status ${response.status}`, told[0], told[1] && `commit ${told[1]}`].filter(Boolean).join(" · ");
+      const [timing, commit] = ["Server-Timing", "X-Kontract-Txid"].map((name) => response.headers.get(name));
+      const told = [`Status ${response.status}`, timing, commit && `commit ${commit}`];
+      status.textContent = told.filter(Boolean).join(" · ");
       answer.textContent = pretty(text);
       answer.hidden = false;
     } catch {
@@ -125,8 +128,10 @@ function typesOf(name, schema) {
   const required = new Set(schema.required ?? []);
   const rows = Object.entries(schema.properties ?? {}).map(([field, kind]) =>
     [field, typeOf(kind), [required.has(field) ? "" : "optional", limitsOf(kind)].filter(Boolean).join(", ")]);
-  return make("article", { "aria-labelledby": `type-${name}` }, make("h3", { id: `type-${name}` }, make("code", {}, name)),
-    make("p", {}, schema.description ?? ""), ...(rows.length > 0 ? [table("Fields", rows)] : [make("code", {}, typeOf(schema))]));
+  const id = `type-${name}`;
+  const shown = rows.length > 0 ? table("Fields", rows) : make("code", {}, typeOf(schema));
+  return make("article", { "aria-labelledby": id }, make("h3", { id }, make("code", {}, name)),
+    make("p", {}, schema.description ?? ""), shown);
 }
 
 function show(document_) {
@@ -135,7 +140,10 @@ function show(document_) {
   for (const [path, methods] of Object.entries(document_.paths)) {
     for (const [method, operation] of Object.entries(methods)) {
       if (!path.startsWith("/rpc/")) gateway.push([`${method.toUpperCase()} ${path}`, "", operation.summary]);
-      else groups.set(operation.tags[0], [...(groups.get(operation.tags[0]) ?? []), functionOf(path.slice(5), operation)]);
+      else {
+        const [group] = operation.tags;
+        groups.set(group, [...(groups.get(group) ?? []), functionOf(path.slice(5), operation)]);
+      }
     }
   }
   const sections = [...groups].map(([name, functions]) => make("section", {}, make("h2", {}, name), ...functions));
@@ -159,8 +167,8 @@ async function load() {
       return;
     }
     const count = show(answer);
-    const whose = token === "" ? "may be called without a token. With one there may be more" : "may be called with this token";
-    byId("state").textContent = `${count} ${count === 1 ? "function" : "functions"} ${whose}.`;
+    const whose = token === "" ? "without a token. With one there may be more" : "with this token";
+    byId("state").textContent = `${count} ${count === 1 ? "function" : "functions"} may be called ${whose}.`;
   } catch {
     byId("state").textContent = "The server cannot be reached.";
   }

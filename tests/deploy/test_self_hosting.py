@@ -16,7 +16,7 @@ import pytest
 from kontract.cli.main import COMMANDS
 from kontract.cli.migrate import migrate
 from kontract.cli.toolchain.bootstrap import UV_VERSION
-from kontract.cli.toolchain.processes import free_port
+from kontract.cli.toolchain.processes import free_port, wait_until
 from kontract.server import metrics, settings
 from support.deployment import DEPLOY, HOME, ROOT, compose, known
 from support.pages import DOCS, blocks
@@ -39,6 +39,7 @@ ELSEWHERE = ["bash root", "bash engine", "bash cluster"]
 KINDS = {
     *ELSEWHERE,
     "bash install",
+    "bash nodes",
     "bash compose",
     "sql roles",
     "sql coordination",
@@ -346,3 +347,30 @@ def test_programs_know_their_options(line):
 
 def has_compose(program):
     return subprocess.run([program, "compose", "version"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.timeout(180)
+def test_two_nodes_are_started_as_written(postgres, checkout):
+    """Both answer, on one database and one secret."""
+    migrate, *nodes = the_one("bash nodes").splitlines()
+    env = os.environ | {"DATABASE_URL": postgres.create_database(empty=True), "KONTRACT_SECRET": SECRET}
+    subprocess.run(shlex.split(migrate), cwd=ROOT, env=env, check=True, capture_output=True, timeout=60)
+    ports = [free_port() for _ in nodes]
+    commands = [
+        shlex.split(re.sub(r"--port \d+ &$", f"--port {port}", line)) for line, port in zip(nodes, ports, strict=True)
+    ]
+    started = [subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL) for command in commands]
+    try:
+        for port in ports:
+            assert wait_until(lambda port=port: is_ready(port), 60)
+    finally:
+        for process in started:
+            process.terminate()
+        assert [process.wait(30) for process in started] == [0, 0]
+
+
+def is_ready(port):
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/ready", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False

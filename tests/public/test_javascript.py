@@ -25,7 +25,7 @@ def test_the_client(name):
     assert int(counted[1]) > 0
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_modules_are_small_and_import_nothing_but_each_other(path):
     """No build step and no dependency: what a module imports is a file beside it."""
     text = path.read_text()

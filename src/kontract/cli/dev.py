@@ -199,6 +199,7 @@ def _watch(checkout: Checkout, server: DevServer, cluster: Cluster | None, schem
     parent = os.getppid()
     under_make = "MAKELEVEL" in os.environ
     broken_at: int | None = None  # what the sources were when wrangler stopped
+    public = _changed(checkout.root / "public")
     try:
         while True:
             time.sleep(_LOOK_SECONDS)
@@ -209,6 +210,10 @@ def _watch(checkout: Checkout, server: DevServer, cluster: Cluster | None, schem
             if under_make and os.getppid() != parent:
                 return 1  # make was killed and passed no signal on
             schema.look()
+            if _changed(checkout.root / "public") != public:
+                public = _changed(checkout.root / "public")
+                # wrangler lists the files of public/ when it starts a Worker, and watches src/ alone.
+                os.utime(checkout.root / "src" / "entry.py")
             if server.running():
                 continue
             if broken_at is None:
