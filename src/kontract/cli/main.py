@@ -16,6 +16,7 @@ COMMANDS = {
     "setup": ("kontract.cli.setup", "install and vendor what `dev` and the tests need, and stop there"),
     "serve": ("kontract.cli.serve", "run the self-hosted gateway"),
     "build": ("kontract.cli.build", "compile the route table (wrangler runs it by itself)"),
+    "generate": ("kontract.cli.generate", "write typed clients, in TypeScript and in Python"),
     "migrate": ("kontract.cli.migrate", "bring a database to the schema that the application needs"),
     "table": ("kontract.cli.table", "register, list and adopt tables"),
     "deploy-check": ("kontract.cli.deploy_check", "say what each environment would deploy, without an account"),

@@ -70,17 +70,22 @@ def _answer(body: bytes, tag: str, known: str | None) -> Response:
     return Response(200, body, {"Content-Type": JSON, **headers})
 
 
-def document(registry: Registry, session: Session | None) -> dict[str, Any]:
-    """Return the document as plain JSON values; the same application and caller always give the same one."""
+def document(registry: Registry, session: Session | None, *, rows: bool = False) -> dict[str, Any]:
+    """Return the document as plain JSON values; the same application and caller always give the same one.
+
+    ``rows``: with ``x-kontract-rows``, the schema of a row of each table whose changes may be listened to.
+    """
     endpoints = _callable(registry, session)
     arguments = [hint for endpoint in endpoints for _, hint, _ in endpoint.signature.fields]
-    shown, sent, components = _schemas([_returned(endpoint) for endpoint in endpoints], arguments)
+    tables = {name: found.struct for name in sorted(registry.tables()) if rows and (found := registry.streamed(name))}
+    results = [*(_returned(endpoint) for endpoint in endpoints), *tables.values()]
+    shown, sent, components = _schemas(results, arguments)
     paths: dict[str, Any] = {}
     taken = iter(sent)
-    for endpoint, result in zip(endpoints, shown, strict=True):
+    for endpoint, result in zip(endpoints, shown, strict=False):
         schemas = [next(taken) for _ in endpoint.signature.fields]
         paths[f"/rpc/{endpoint.name}"] = {"post": _operation(endpoint, schemas, result)}
-    return {
+    return ({"x-kontract-rows": dict(zip(tables, shown[len(endpoints) :], strict=True))} if rows else {}) | {
         "openapi": "3.1.0",
         "info": {"title": "Backend functions", "version": "1", "description": _ABOUT},
         "paths": paths | _own_paths(),
@@ -251,15 +256,14 @@ def _schemas(shown: list[Any], sent: list[Any]) -> tuple[list[Any], list[Any], d
 
 
 def _names(hints: list[Any]) -> dict[str, type[msgspec.Struct]]:
-    """Return the structs with hidden fields by the names that msgspec gives their components."""
-    found: dict[str, type[msgspec.Struct]] = {}
-    for kind in _structs(hints):
-        struct = typing.get_origin(kind) or kind
-        if without(struct, READ) or without(struct, WRITE):
-            # Among the others it may be called otherwise than by itself: by its module, too.
-            [reference] = msgspec.json.schema_components([*hints, kind], ref_template="{name}")[0][-1:]
-            found[reference["$ref"]] = struct
-    return found
+    """Return the structs by the names of their components: of two that are called alike, msgspec says the module."""
+    kinds = list(_structs(hints))
+    references = msgspec.json.schema_components([*hints, *kinds], ref_template="{name}")[0][len(hints) :]
+    return {
+        reference["$ref"]: typing.get_origin(kind) or kind
+        for kind, reference in zip(kinds, references, strict=True)
+        if "$ref" in reference
+    }
 
 
 def _without(components: dict[str, Any], names: dict[str, type[msgspec.Struct]], bit: int) -> dict[str, Any]:
@@ -270,10 +274,13 @@ def _without(components: dict[str, Any], names: dict[str, type[msgspec.Struct]],
         component = made[name]
         if "properties" not in component:  # a struct that is an array: what is hidden in it is null
             continue
-        made[name] = component | {
-            "properties": {field: kind for field, kind in component["properties"].items() if field not in hidden},
-            "required": [field for field in component.get("required", []) if field not in hidden],
-        }
+        properties = {field: kind for field, kind in component["properties"].items() if field not in hidden}
+        required = [field for field in component.get("required", []) if field not in hidden]
+        if bit == READ and not struct.__struct_config__.omit_defaults:
+            # What is shown is whole, whatever may be left out when it is sent.
+            maybe = {field.encode_name for field in msgspec.structs.fields(struct) if field.default is msgspec.UNSET}
+            required = [field for field in properties if field not in maybe]
+        made[name] = component | {"properties": properties, "required": required}
     return made
 
 

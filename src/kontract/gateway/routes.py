@@ -138,6 +138,10 @@ class Registry:
         """Return the names of the functions."""
         return self._routes.keys()
 
+    def tables(self) -> Collection[str]:
+        """Return the names of the tables that have a struct."""
+        return self._structs.keys()
+
     def endpoint(self, name: str) -> Endpoint | None:
         """Return the function called ``name``, importing its module if need be; None when there is none."""
         endpoint = self._endpoints.get(name)

@@ -46,7 +46,10 @@ def run(args: argparse.Namespace) -> int:
     text = render(declared)
     if args.check:
         check(checkout.root / "src", declared)
-        say("kontract build --check: src/routes.py is up to date")
+        from kontract.cli import generate
+
+        generate.check(checkout, generate.generated_files(checkout))
+        say("kontract build --check: everything is up to date")
         return 0
     _write(target, text)
     count = Counter(one.kind for one in declared)

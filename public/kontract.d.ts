@@ -1,0 +1,150 @@
+// Types of kontract.js, written by hand. What functions there are is said by `kontract generate ts`.
+
+export interface Session {
+  token: string;
+  refreshToken?: string;
+  /** Milliseconds since the epoch. */
+  expiresAt?: number;
+  owner?: string;
+  user?: string;
+}
+
+export interface SessionStorage {
+  load(): Session | null | Promise<Session | null>;
+  save(session: Session | null): void | Promise<void>;
+  exclusive?<T>(work: () => Promise<T>): Promise<T>;
+}
+
+export function memoryStorage(): SessionStorage;
+export function browserStorage(name?: "localStorage" | "sessionStorage", key?: string): SessionStorage;
+
+export interface Timing {
+  dur?: number;
+  desc?: string;
+}
+
+export function parseServerTiming(header: string | null): Record<string, Timing>;
+
+/** What a call fails with: what the server answered, or why there was no answer. */
+export class KontractError extends Error {
+  /** The server's code, for example "NOT_FOUND"; or "NETWORK", "TIMEOUT", "UNSUPPORTED", "RAYSTREAM". */
+  readonly code: string;
+  /** Of HTTP, 0 when there was no answer. */
+  readonly status: number;
+  readonly requestId: string;
+  readonly details: Record<string, unknown> | null;
+  /** Seconds. */
+  readonly retryAfter: number;
+}
+
+/** What a call cost. */
+export interface CallInfo {
+  readonly name: string;
+  readonly args: readonly unknown[];
+  readonly status: number;
+  readonly requestId: string;
+  /** The number of its commit, null if it wrote nothing. */
+  readonly txid: number | string | null;
+  readonly attempts: number;
+  readonly tries: number;
+  readonly roundTrips: { coordinator: number; database: number };
+  readonly timing: Record<string, Timing>;
+  readonly milliseconds: number;
+  readonly replayed: boolean;
+  readonly sealed: boolean;
+  readonly error: KontractError | null;
+}
+
+export interface Options {
+  /** Of the backend; the page's own origin if left out. */
+  url?: string | URL;
+  /** A token that was obtained elsewhere. */
+  token?: string;
+  /** Sign up by itself. */
+  anonymous?: boolean;
+  storage?: SessionStorage;
+  /** Calls go through raystream. */
+  secure?: boolean;
+  /** Raystream's public key, base64url. */
+  serverKey?: string;
+  onCall?(info: CallInfo): void;
+  attempts?: number;
+  /** Milliseconds of each try. */
+  timeout?: number;
+  fetch?: typeof fetch;
+  backoff?: { first: number; last: number };
+}
+
+export interface CallOptions {
+  idempotencyKey?: string;
+  signal?: AbortSignal;
+  timeout?: number;
+  attempts?: number;
+}
+
+export interface Auth {
+  session(): Promise<Session | null>;
+  anonymous(): Promise<unknown>;
+  register(name: string, password: string): Promise<unknown>;
+  login(name: string, password: string): Promise<unknown>;
+  link(name: string, password: string): Promise<unknown>;
+  refresh(): Promise<Session | null>;
+  logout(): Promise<void>;
+  me(): Promise<Record<string, unknown>>;
+  token(): Promise<string | null>;
+}
+
+/** A change of a row of one of the tables `Name`. */
+export type Change<Rows, Name extends keyof Rows = keyof Rows> = {
+  [Table in Name]: {
+    type: "insert" | "update" | "delete";
+    table: Table;
+    id: string;
+    data: Rows[Table];
+    oldData?: Rows[Table];
+    txid: number | string;
+  };
+}[Name];
+
+/** Some changes are not to be had any more: read the tables anew. */
+export interface Reset {
+  type: "reset";
+  reason: string;
+}
+
+export interface StreamOptions<Event> {
+  ids?: readonly string[];
+  since?: string;
+  onReady?(ready: { tables: string[]; denied: string[] }): void;
+  onTransaction?(changes: Event[], transaction: { txid: number | string; position: string }): void;
+  onEvent?(change: Event): void;
+  onReset?(reason: string): void;
+  onState?(state: StreamState, detail: { error?: unknown; milliseconds?: number }): void;
+  transport?: "sse" | "websocket";
+  signal?: AbortSignal;
+  /** Milliseconds without a sign of life. */
+  silence?: number;
+}
+
+export type StreamState = "connecting" | "open" | "waiting" | "closed";
+
+export interface ChangeStream<Event> extends AsyncIterable<Event | Reset> {
+  readonly state: StreamState;
+  readonly position: string | undefined;
+  readonly error: unknown;
+  close(): void;
+}
+
+/** What every client has. `Rows`: the rows of each table, by name. */
+export interface Client<Rows = Record<string, Record<string, unknown>>> {
+  readonly url: string;
+  readonly auth: Auth;
+  call<T = unknown>(name: string, args?: readonly unknown[], how?: CallOptions): Promise<T>;
+  stream<Name extends keyof Rows & string>(
+    tables: Name | readonly Name[],
+    how?: StreamOptions<Change<Rows, Name>>,
+  ): ChangeStream<Change<Rows, Name>>;
+}
+
+/** Returns a client: every other name is a function of the backend. */
+export function connect(options?: Options): Client & Record<string, (...args: unknown[]) => Promise<unknown>>;

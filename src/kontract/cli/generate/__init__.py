@@ -1,0 +1,108 @@
+"""`kontract generate ts|py`: typed clients, made of what the functions' signatures say.
+
+The application is imported for it, unlike for `kontract build`: types are what Python makes of annotations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tomllib
+import traceback
+from pathlib import Path
+from typing import Any
+
+from kontract.cli import build
+from kontract.cli.generate import python, typescript
+from kontract.cli.toolchain.checkout import Checkout, write_atomically
+from kontract.cli.toolchain.problem import Problem
+from kontract.cli.toolchain.progress import say
+
+LANGUAGES = {"ts": typescript.render, "py": python.render}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "language", nargs="?", choices=LANGUAGES, help="ts or py; without it, what pyproject.toml lists"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: print it)")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is not up to date")
+
+
+def run(args: argparse.Namespace) -> int:
+    checkout = Checkout.find()
+    if args.language is None:
+        files = generated_files(checkout)
+        if not files:
+            raise Problem(
+                "Nothing is listed to be generated.",
+                "Name a language: kontract generate ts --out FILE; or list files in pyproject.toml: "
+                '[tool.kontract.generate] with ts = "FILE" and py = "FILE".',
+            )
+    else:
+        text = LANGUAGES[args.language](describe(checkout))
+        if args.out is None:
+            print(text, end="")
+            return 0
+        files = [(args.out.absolute(), text)]
+    if args.check:
+        check(checkout, files)
+        say("kontract generate --check: everything is up to date")
+        return 0
+    for path, text in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+        say(f"kontract generate: wrote {_shown(checkout, path)}")
+    return 0
+
+
+def check(checkout: Checkout, files: list[tuple[Path, str]]) -> None:
+    """Raise Problem when a file is not what would be written."""
+    for path, text in files:
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            raise Problem(f"{_shown(checkout, path)} is not what the functions say.", "Run: kontract generate")
+
+
+def generated_files(checkout: Checkout) -> list[tuple[Path, str]]:
+    """Return the files that pyproject.toml lists in [tool.kontract.generate], with what should stand in them."""
+    with (checkout.root / "pyproject.toml").open("rb") as file:
+        listed = tomllib.load(file).get("tool", {}).get("kontract", {}).get("generate", {})
+    unknown = sorted(listed.keys() - LANGUAGES.keys())
+    if unknown:
+        raise Problem(
+            f"pyproject.toml: [tool.kontract.generate] has {unknown[0]}.", f"It takes {', '.join(LANGUAGES)}."
+        )
+    described = describe(checkout) if listed else {}
+    return [(checkout.root / path, LANGUAGES[language](described)) for language, path in listed.items()]
+
+
+def describe(checkout: Checkout) -> dict[str, Any]:
+    """Return the OpenAPI document of the whole application, with the rows of its tables."""
+    from kontract.gateway.context import Session
+    from kontract.gateway.openapi import document
+    from kontract.gateway.routes import Registry
+
+    source = checkout.root / "src"
+    declared = build.scan(source)
+    compiled: dict[str, Any] = {}
+    exec(build.render(declared), compiled)  # noqa: S102 - it is ours
+    if str(source) not in sys.path:
+        sys.path.insert(0, str(source))
+    groups = frozenset(one.ugroup for one in declared if one.ugroup is not None)
+    try:
+        return document(
+            Registry(compiled["ROUTES"], compiled["TABLES"]),
+            Session("", "", "", is_anonymous=False, ugroups=groups),
+            rows=True,
+        )
+    except Exception as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/src/app/" in frame.filename]
+        place = f"src/app/{frames[-1].filename.rpartition('/src/app/')[2]}:{frames[-1].lineno}: " if frames else ""
+        raise Problem(
+            f"{place}the application cannot be imported: {type(error).__name__}: {error}.",
+            "Correct it; generating clients needs what it imports to be installed here.",
+        ) from error
+
+
+def _shown(checkout: Checkout, path: Path) -> str:
+    return path.relative_to(checkout.root).as_posix() if path.is_relative_to(checkout.root) else str(path)

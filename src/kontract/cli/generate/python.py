@@ -1,0 +1,118 @@
+"""A Python module for callers: the client of `kontract.client` with a typed method for every function."""
+
+from __future__ import annotations
+
+import json
+import keyword
+import re
+from typing import Any
+
+from kontract.cli.generate.schema import Function, choices, components, functions, identifier, referred
+
+_HEADER = '''\
+"""Made by `kontract generate py` from the functions in src/app. Not to be edited.
+
+`kontract build --check` tells when it is not up to date.
+"""
+
+# ruff: noqa
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict, Union, cast
+
+from kontract.client import Client
+
+_OMITTED: Any = object()
+
+
+def _given(*arguments: Any) -> list[Any]:
+    """The arguments up to the first one that was left out."""
+    return [*arguments[: next((at for at, one in enumerate(arguments) if one is _OMITTED), len(arguments))]]
+
+
+'''
+
+_PLAIN = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}
+
+
+def render(document: dict[str, Any]) -> str:
+    """Return the module for an OpenAPI document of `kontract.gateway.openapi`."""
+    from kontract.client import Client
+
+    # Methods of the client, and what annotations in the class mean.
+    taken = {name for name in dir(Client) if not name.startswith("__")} | set(_PLAIN.values()) | {"list", "dict"}
+    named = [_component(name, schema) for name, schema in components(document)]
+    methods = [_method(function, taken) for function in functions(document)]
+    body = "\n".join(methods) or "    pass\n"
+    return f'{_HEADER}{"".join(named)}class Api(Client):\n    """A client with the functions of src/app."""\n\n{body}'
+
+
+def _component(name: str, schema: dict[str, Any]) -> str:
+    if schema.get("type") == "object" and "properties" in schema:
+        required = schema.get("required", [])
+        fields = {
+            field: _type(kind) if field in required else f"NotRequired[{_type(kind)}]"
+            for field, kind in schema["properties"].items()
+        }
+        if all(field.isidentifier() and not keyword.iskeyword(field) for field in fields):
+            lines = [f"    {field}: {kind}" for field, kind in fields.items()] or ["    pass"]
+            words = _docstring(schema.get("description", ""), "    ")
+            return "\n".join([f"class {name}(TypedDict):", *words, *lines, "", "", ""])
+        written = ", ".join(f"{json.dumps(field)}: {json.dumps(kind)}" for field, kind in fields.items())
+        return f'{name} = TypedDict("{name}", {{{written}}})\n\n\n'
+    return f"{name}: TypeAlias = {json.dumps(_type(schema))}\n\n\n"
+
+
+def _method(function: Function, taken: set[str]) -> str:
+    name = identifier(function.name)
+    while keyword.iskeyword(name) or name in taken or name[0].isdigit():
+        name = f"{name}_"
+    names = [_parameter(argument.name) for argument in function.arguments]
+    parameters = [
+        f"{as_written}: {_type(argument.schema)}{'' if argument.required else ' = _OMITTED'}"
+        for as_written, argument in zip(names, function.arguments, strict=True)
+    ]
+    result = _type(function.result)
+    lines = [f"    async def {name}({', '.join(['self', *parameters])}) -> {result}:"]
+    lines += _docstring(function.words, "        ")
+    call = f'await self.call("{function.name}", *_given({", ".join(names)}))'
+    lines.append(f"        return cast({json.dumps(result)}, {call})" if result != "Any" else f"        return {call}")
+    return "\n".join([*lines, ""])
+
+
+def _docstring(text: str, indent: str) -> list[str]:
+    lines = text.strip().replace("\\", "\\\\").replace('"""', "'''").splitlines()
+    if not lines:
+        return []
+    if len(lines) == 1 and not lines[0].endswith('"'):
+        return [f'{indent}"""{lines[0]}"""', *([""] if indent == "    " else [])]
+    return [f'{indent}"""{lines[0]}', *(f"{indent}{line}".rstrip() for line in lines[1:]), f'{indent}"""']
+
+
+def _type(schema: Any) -> str:
+    if not isinstance(schema, dict):
+        return "Any"
+    if "$ref" in schema:
+        return referred(schema)
+    if "const" in schema or "enum" in schema:
+        values = schema.get("enum", [schema.get("const")])
+        return f"Literal[{', '.join(repr(value) for value in values)}]"
+    if (alternatives := choices(schema)) is not None:
+        kinds = list(dict.fromkeys(_type(one) for one in alternatives))
+        return kinds[0] if len(kinds) == 1 else f"Union[{', '.join(kinds)}]"
+    match schema.get("type"):
+        case "array" if "prefixItems" in schema:
+            return "list[Any]"  # JSON has no tuples
+        case "array":
+            return f"list[{_type(schema.get('items'))}]"
+        case "object" if "properties" in schema:
+            return "dict[str, Any]"
+        case "object":
+            return f"dict[str, {_type(schema.get('additionalProperties'))}]"
+        case str(kind):
+            return _PLAIN.get(kind, "Any")
+    return "Any"
+
+
+def _parameter(name: str) -> str:
+    return f"{name}_" if keyword.iskeyword(name) or name == "self" else re.sub(r"\W", "_", name)

@@ -1,0 +1,66 @@
+"""What both languages take from the document: functions and their arguments, schemas by identifiers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+
+class Argument(NamedTuple):
+    """One argument of a function."""
+
+    name: str
+    schema: dict[str, Any]
+    required: bool
+
+
+class Function(NamedTuple):
+    """One function of the application."""
+
+    name: str
+    words: str
+    arguments: list[Argument]
+    result: dict[str, Any]
+
+
+def functions(document: dict[str, Any]) -> Iterator[Function]:
+    """Every backend function, in order of name."""
+    for path, methods in document["paths"].items():
+        if not path.startswith("/rpc/"):
+            continue
+        post = methods["post"]
+        body = post["requestBody"]["content"]["application/json"]["schema"]
+        arguments = [
+            Argument(item["title"], {key: item[key] for key in item if key != "title"}, at < body["minItems"])
+            for at, item in enumerate(body.get("prefixItems", []))
+        ]
+        answer = next(iter(post["responses"].values()))["content"]["application/json"]["schema"]
+        words = "\n\n".join(filter(None, [post["summary"], post.get("description", "")]))
+        name = path.removeprefix("/rpc/")
+        yield Function(name, "" if words == name else words, arguments, answer["properties"]["result"])
+
+
+def components(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every schema of the application, by an identifier."""
+    for name, schema in document["components"]["schemas"].items():
+        if name != "Error":
+            yield identifier(name), schema
+
+
+def referred(schema: dict[str, Any]) -> str:
+    """Return the identifier that a reference means."""
+    return identifier(str(schema["$ref"]).rpartition("/")[2])
+
+
+def identifier(name: str) -> str:
+    """Return a name as an identifier of both languages: ``a.Item`` becomes ``a_Item``."""
+    return re.sub(r"\W", "_", name)
+
+
+def choices(schema: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """Return the alternatives of a schema; None when it has none."""
+    found = schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf")
+    if found is None and isinstance(schema.get("type"), list):
+        found = [schema | {"type": one} for one in schema["type"]]
+    return found

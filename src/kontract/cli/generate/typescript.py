@@ -1,0 +1,120 @@
+"""A TypeScript module: types of every function and table, over public/kontract.js."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from kontract.cli.generate.schema import choices, components, functions, identifier, referred
+
+_HEADER = """\
+// Made by `kontract generate ts` from the functions in src/app. Not to be edited: `kontract build --check` tells when
+// it is not up to date. It stands beside kontract.js, kontract.d.ts and kontract/.
+
+import { connect as open } from "./kontract.js";
+import type { Client, Options } from "./kontract.js";
+
+"""
+
+_FOOTER = """\
+/** A client of this backend: each function under its own name, and what every client has. */
+export type Api = Omit<Functions, keyof Client<Rows>> & Client<Rows>;
+
+/** Returns a client; see `connect` of kontract.js. */
+export function connect(options: Options = {}): Api {
+  return open(options) as unknown as Api;
+}
+"""
+
+_PLAIN = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}
+
+
+def render(document: dict[str, Any]) -> str:
+    """Return the module for an OpenAPI document of `kontract.gateway.openapi`."""
+    parts = [_HEADER]
+    for name, schema in components(document):
+        parts.append(_component(name, schema))
+    rows = [f"  {_key(name)}: {_type(schema)};" for name, schema in document["x-kontract-rows"].items()]
+    parts.append("/** The rows of each table whose changes can be listened to. */\n" + _interface("Rows", rows))
+    lines: list[str] = []
+    for function in functions(document):
+        arguments = [
+            f"{_parameter(argument.name)}{'' if argument.required else '?'}: {_type(argument.schema)}"
+            for argument in function.arguments
+        ]
+        lines += _words(function.words, "  ")
+        lines.append(f"  {_key(function.name)}({', '.join(arguments)}): Promise<{_type(function.result)}>;")
+    parts.append("/** The functions of src/app. */\n" + _interface("Functions", lines))
+    return "\n".join([*parts, _FOOTER]).replace("\n\n\n", "\n\n")
+
+
+def _component(name: str, schema: dict[str, Any]) -> str:
+    words = _words(schema.get("description", ""), "")
+    if schema.get("type") == "object" and "properties" in schema:
+        required = schema.get("required", [])
+        lines = [
+            f"  {_key(field)}{'' if field in required else '?'}: {_type(kind)};"
+            for field, kind in schema["properties"].items()
+        ]
+        return "\n".join([*words, _interface(name, lines)])
+    return "\n".join([*words, f"export type {name} = {_type(schema)};", ""])
+
+
+def _interface(name: str, lines: list[str]) -> str:
+    return "\n".join([f"export interface {name} {{", *lines, "}", ""])
+
+
+def _words(text: str, indent: str) -> list[str]:
+    """A comment, if there is something to say."""
+    lines = text.strip().replace("*/", "* /").splitlines()
+    if not lines:
+        return []
+    if len(lines) == 1:
+        return [f"{indent}/** {lines[0]} */"]
+    return [f"{indent}/**", *(f"{indent} * {line}".rstrip() for line in lines), f"{indent} */"]
+
+
+def _type(schema: Any) -> str:
+    if not isinstance(schema, dict):
+        return "unknown"
+    if "$ref" in schema:
+        return referred(schema)
+    if "const" in schema:
+        return json.dumps(schema["const"])
+    if "enum" in schema:
+        return " | ".join(json.dumps(value) for value in schema["enum"])
+    if (alternatives := choices(schema)) is not None:
+        return " | ".join(dict.fromkeys(_type(one) for one in alternatives))
+    match schema.get("type"):
+        case "array" if "prefixItems" in schema:
+            return f"[{', '.join(_type(item) for item in schema['prefixItems'])}]"
+        case "array":
+            return f"Array<{_type(schema.get('items'))}>"
+        case "object" if "properties" in schema:
+            required = schema.get("required", [])
+            fields = [f"{_key(n)}{'' if n in required else '?'}: {_type(k)}" for n, k in schema["properties"].items()]
+            return f"{{ {'; '.join(fields)} }}"
+        case "object":
+            return f"Record<string, {_type(schema.get('additionalProperties'))}>"
+        case str(kind):
+            return _PLAIN.get(kind, "unknown")
+    return "unknown"
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z_$][\w$]*", name, re.ASCII) else json.dumps(name)
+
+
+# Words that cannot name a parameter in a module.
+_RESERVED = frozenset((
+    "arguments", "await", "break", "case", "catch", "class", "const", "continue", "debugger", "default",
+    "delete", "do", "else", "enum", "eval", "export", "extends", "false", "finally", "for", "function", "if",
+    "implements", "import", "in", "instanceof", "interface", "let", "new", "null", "package", "private",
+    "protected", "public", "return", "static", "super", "switch", "this", "throw", "true", "try", "typeof",
+    "var", "void", "while", "with", "yield",
+))  # fmt: skip
+
+
+def _parameter(name: str) -> str:
+    return f"{name}_" if name in _RESERVED else identifier(name)
