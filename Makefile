@@ -45,9 +45,9 @@ serve: build
 setup: $(READY)
 	@$(BIN)/kontract setup
 
-# Most tests wait for a server more than they compute, so there are more processes than processors. Each takes a file at
-# a time, those that take longest first (tests/conftest.py). TEST_PROCESSES=0 runs them one after the other.
-TEST_PROCESSES ?= 3
+# Each process takes a file at a time, those that take longest first (tests/conftest.py). TEST_PROCESSES=0 runs all of
+# them one after the other.
+TEST_PROCESSES ?= 2
 
 test: setup build
 	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
