@@ -5,11 +5,23 @@ from __future__ import annotations
 import asyncio
 
 import asyncpg
+import httpx
 import pytest
 
-from kontract.cli.doctor import Finding, database_findings, looks_pooled, report, skew_finding, wrangler_findings
+from kontract.cli.doctor import (
+    Finding,
+    application_findings,
+    database_findings,
+    grants,
+    looks_pooled,
+    report,
+    skew_finding,
+    wrangler_findings,
+)
 from kontract.cli.main import main
+from kontract.cli.table import list_tables
 from kontract.cli.toolchain.problem import Problem
+from support.serving import running_server
 
 DEAD = (
     "INSERT INTO tbl_tasks_5f0c1d (id, _txid, _deleted_txid, _owner) "
@@ -109,9 +121,124 @@ def test_rights_that_are_missing_are_named(postgres):
     (found,) = wrong(f"postgresql://poor:poor@{address}")
     assert found.what == "poor may not INSERT, UPDATE, DELETE trxs"
     changed(url, "GRANT ALL ON trxs, tbl_tasks_5f0c1d TO poor")
-    (found,) = wrong(f"postgresql://poor:poor@{address}")
-    assert found.fix == "GRANT INSERT, UPDATE, DELETE ON tbl_accounts_9b27e4"
+    missing = [finding.fix for finding in wrong(f"postgresql://poor:poor@{address}")]
+    assert sorted(missing) == [
+        "GRANT INSERT, UPDATE, DELETE ON tbl_accounts_9b27e4",
+        "GRANT USAGE ON SEQUENCE public.tbl_sessions_e08b53__order_seq",
+        "GRANT USAGE ON SEQUENCE public.tbl_tasks_5f0c1d__order_seq",
+        "GRANT USAGE ON SEQUENCE public.tbl_users_c41d7a__order_seq",
+    ]
     changed(url, "DROP OWNED BY poor", "DROP ROLE poor")
+
+
+@pytest.fixture
+def gateway_role(postgres):
+    """A database, and the URL of a role with exactly the rights that doctor names."""
+    url = postgres.create_database()
+    tables = [row.ptr for row in asyncio.run(list_tables(url))]
+    changed(url, "CREATE ROLE gateway LOGIN PASSWORD 'gateway'", *grants("gateway", tables))
+    yield url, f"postgresql://gateway:gateway@{url.partition('@')[2]}"
+    changed(url, "DROP OWNED BY gateway", "DROP ROLE gateway")
+
+
+def test_a_gateway_needs_no_more_than_what_is_granted(gateway_role, checkout, reaper, tmp_path):
+    """The demo, sessions, exec-free reads and a second start, over HTTP, as a role that owns nothing."""
+    _, url = gateway_role
+    said = look(url)
+    assert [finding for finding in said if finding.wrong] == []
+    assert "role gateway has what it needs and owns nothing" in [finding.what for finding in said]
+    for name in ("first", "again"):
+        variables = {"KONTRACT_COORDINATION": "memory", "KONTRACT_OWNER": "tenant-1"}
+        with (
+            running_server(
+                checkout, url, tmp_path / name, reaper, KONTRACT_SIGN_UP="anonymous register", **variables
+            ) as server,
+            httpx.Client(base_url=server.url, trust_env=False, timeout=60) as http,
+        ):
+            signed = http.post("/auth/register", json={"name": f"ann-{name}", "password": "long enough a word"})
+            assert signed.status_code == 201, signed.text
+            http.headers["Authorization"] = f"Bearer {signed.json()['token']}"
+            calls = [
+                ("create_task", ["x"]),
+                ("list_tasks", []),
+                ("open_account", [f"a-{name}", 5]),
+                ("open_account", [f"b-{name}", 5]),
+                ("transfer", [f"a-{name}", f"b-{name}", 5]),
+                ("total", []),
+            ]
+            answers = [http.post(f"/rpc/{function}", json=arguments) for function, arguments in calls]
+            assert [answer.text for answer in answers if answer.status_code >= 300] == []
+            assert http.post("/auth/logout").status_code == 204
+
+
+def test_each_right_that_is_granted_is_needed(gateway_role):
+    """Without any one of them doctor says what is missing, in the words that grant it."""
+    url, limited = gateway_role
+    tables = [row.ptr for row in asyncio.run(list_tables(url))]
+    for statement in grants("gateway", tables):
+        changed(url, statement.replace("GRANT", "REVOKE", 1).replace(" TO ", " FROM "))
+        assert wrong(limited), statement
+        changed(url, statement)
+    assert wrong(limited) == []
+
+
+def test_a_role_that_may_do_more_is_told_what_would_do(postgres):
+    """No error: whoever migrates owns the tables. What a gateway needs stands there, to be copied."""
+    [finding] = [one for one in look(postgres.create_database()) if "superuser" in one.what]
+    assert not finding.wrong
+    assert 'GRANT SELECT ON storage TO "gateway";' in finding.fix
+    assert 'GRANT USAGE ON SEQUENCE "tbl_tasks_5f0c1d__order_seq" TO "gateway";' in finding.fix
+
+
+CALLED = """
+import random
+import uuid as ids
+from datetime import datetime
+from os import urandom
+
+from kontract import Context, backend
+
+SALT = urandom(8)
+
+
+class Settings:
+    started = datetime.now()
+
+
+def lazily(value=random.random()):
+    return ids.uuid4(), random.random(), lambda: urandom(1)
+
+
+CONFIG = open("config.json").read() if ids.uuid4() else None
+
+
+@backend()
+async def now(ctx: Context) -> str:
+    return datetime.now().isoformat()
+"""
+
+
+def test_what_a_module_must_not_do_while_it_is_imported_is_named(tmp_path):
+    """Randomness, clock and I/O at the top, in classes, defaults and conditions; not inside of functions."""
+    (tmp_path / "src" / "app").mkdir(parents=True)
+    (tmp_path / "src" / "app" / "odd.py").write_text(CALLED)
+    found = [finding.what.partition(" runs")[0] for finding in application_findings(tmp_path / "src")]
+    assert sorted(found) == [
+        "src/app/odd.py:13: datetime.datetime.now()",
+        "src/app/odd.py:16: random.random()",
+        "src/app/odd.py:20: open()",
+        "src/app/odd.py:20: uuid.uuid4()",
+        "src/app/odd.py:9: os.urandom()",
+    ]
+
+
+def test_an_application_that_does_not_build_is_named(tmp_path, checkout):
+    (tmp_path / "src" / "app").mkdir(parents=True)
+    (tmp_path / "src" / "app" / "odd.py").write_text("def f(:")
+    [finding] = application_findings(tmp_path / "src")
+    assert finding.wrong
+    assert "src/app/odd.py:1" in finding.what
+    assert not any(finding.wrong for finding in application_findings(checkout.root / "src"))
 
 
 def test_a_database_that_is_not_there_is_a_problem():
@@ -173,6 +300,8 @@ def test_the_exit_code_is_one_only_if_something_is_wrong():
         ('  "/stream/*",\n', "", "run_worker_first lacks /stream/*"),
         ("[vars]", '[vars]\nKONTRACT_SECRET = "x"', "KONTRACT_SECRET is in [vars] of (top level)"),
         ('KONTRACT_CORS_ORIGINS = ""', 'KONTRACT_CORS_ORIGINS = "*"', "has a *"),
+        ("[vars]", '[vars]\nKONTRACT_SHOW_ERRORS = "1"', "KONTRACT_SHOW_ERRORS is in [vars] of (top level)"),
+        ('  "/openapi.json",\n', "", "run_worker_first lacks /openapi.json"),
     ],
 )
 def test_pitfalls_that_wrangler_accepts_are_named(tmp_path, checkout, old, new, what):

@@ -1,4 +1,4 @@
-"""`kontract doctor`: looks at the database and wrangler.toml, and says what is wrong and what to do about it."""
+"""`kontract doctor`: looks at database, wrangler.toml and application; says what is wrong and what to do about it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import asyncio
 import os
 import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 
+from kontract.cli import build
+from kontract.cli.doctor.importing import importing
 from kontract.cli.doctor.pitfalls import pitfalls
 from kontract.cli.table import Listed, list_tables
 from kontract.cli.toolchain.checkout import Checkout
@@ -49,7 +51,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    findings = wrangler_findings(Checkout.find().root / "wrangler.toml")
+    checkout = Checkout.find()
+    findings = wrangler_findings(checkout.wrangler_toml) + application_findings(checkout.root / "src")
     url = args.database_url or os.environ.get("DATABASE_URL", "")
     if url:
         findings += asyncio.run(database_findings(url))
@@ -104,6 +107,23 @@ def wrangler_findings(path: Path) -> list[Finding]:
     findings += [Finding(f"{path.name}: {what}", fix, wrong=True) for what, fix in pitfalls(settings)]
     if complete:
         findings.append(Finding(f"{path.name}: every environment has its bindings"))
+    production = settings.get("env", {}).get("production", settings)
+    if production.get("vars", {}).get("KONTRACT_SIGN_UP"):
+        findings.append(
+            Finding(
+                f"{path.name}: production lets anybody sign up (KONTRACT_SIGN_UP)",
+                "Empty it there, unless that is what you want; tokens then come from `kontract token` alone.",
+            )
+        )
+    examples = [
+        name
+        for name, section in settings.get("env", {}).items()
+        if any("example.com" in str(route) for route in section.get("routes", []))
+    ]
+    if examples:
+        findings.append(
+            Finding(f"{path.name}: routes of {', '.join(examples)} are example.com's", "Put your own domain there.")
+        )
     if placeholders:
         findings.append(
             Finding(
@@ -112,6 +132,19 @@ def wrangler_findings(path: Path) -> list[Finding]:
             )
         )
     return findings
+
+
+# --- the application ------------------------------------------------------------------------------------------------
+
+
+def application_findings(source: Path) -> list[Finding]:
+    """What can be read of src/app: whether it builds, and what its modules do while they are imported."""
+    try:
+        build.scan(source)
+    except Problem as problem:
+        return [Finding(problem.what, f"{problem.fix} (kontract build tells all of it)", wrong=True)]
+    found = [Finding(what, fix, wrong=True) for what, fix in importing(source)]
+    return found or [Finding("src/app builds, and does nothing while it is imported that workerd forbids")]
 
 
 # --- the database ----------------------------------------------------------------------------------------------------
@@ -146,8 +179,10 @@ async def database_findings(url: str) -> list[Finding]:
         if any(finding.wrong for finding in findings[3:]):
             return findings
         findings += await _owners(connection)
-        for table in await list_tables(url):
+        tables = await list_tables(url)
+        for table in tables:
             findings += await _table(connection, table)
+        findings.append(await _role(connection, [table.ptr for table in tables if table.kind != "missing"]))
     except asyncpg.PostgresError as error:
         raise Problem(
             f"PostgreSQL refused a question: {error} (SQLSTATE {error.sqlstate}).", "Correct what it says; run again."
@@ -225,6 +260,45 @@ async def _rights(connection: asyncpg.Connection, table: str, rights: Sequence[s
     return [Finding(f"{user} may not {', '.join(missing)} {table}", f"GRANT {', '.join(missing)} ON {table}", True)]
 
 
+def grants(role: str, tables: Iterable[str]) -> list[str]:
+    """Return what a role of the gateway needs, and nothing more, as SQL. ``tables``: those that storage names."""
+    names = ", ".join(sql.quote(name) for name in ("trxs", *sorted(set(tables))))
+    quoted = '"' + role.replace('"', '""') + '"'
+    return [
+        f"GRANT SELECT ON storage TO {quoted}",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {names} TO {quoted}",
+        *(f"GRANT USAGE ON SEQUENCE {sql.quote(f'{name}__order_seq')} TO {quoted}" for name in sorted(set(tables))),
+    ]
+
+
+async def _role(connection: asyncpg.Connection, tables: Sequence[str]) -> Finding:
+    """What the role of this URL may do beyond that: a note, because who migrates has to own the tables."""
+    row = await connection.fetchrow(
+        "SELECT rolname, rolsuper, rolcreaterole, rolcreatedb, rolbypassrls, "
+        "(SELECT count(*) FROM pg_catalog.pg_class WHERE relowner = pg_roles.oid AND relname = ANY ($1)) AS owned "
+        "FROM pg_catalog.pg_roles WHERE rolname = current_user",
+        ["storage", "trxs", *tables],
+    )
+    more = [
+        text
+        for text, has in (
+            ("is a superuser", row["rolsuper"]),
+            ("may create roles", row["rolcreaterole"]),
+            ("may create databases", row["rolcreatedb"]),
+            ("passes row security", row["rolbypassrls"]),
+            (f"owns {row['owned']} of the tables", row["owned"]),
+        )
+        if has
+    ]
+    if not more:
+        return Finding(f"role {row['rolname']} has what it needs and owns nothing")
+    needed = ";\n            ".join(grants("gateway", tables))
+    return Finding(
+        f"role {row['rolname']} {', '.join(more)}: right for migrations, more than a gateway needs",
+        f"Let the gateway connect with a role of its own, here called gateway:\n            {needed};",
+    )
+
+
 async def _owners(connection: asyncpg.Connection) -> list[Finding]:
     rows = await connection.fetch(
         """
@@ -272,7 +346,11 @@ async def _table(connection: asyncpg.Connection, table: Listed) -> list[Finding]
     if findings:
         return findings
     quoted = sql.quote(table.ptr)
-    if not await connection.fetchval("SELECT pg_get_serial_sequence($1, '_order')", quoted):
+    sequence = await connection.fetchval("SELECT pg_get_serial_sequence($1, '_order')", quoted)
+    if sequence and not await connection.fetchval("SELECT has_sequence_privilege($1, 'USAGE')", sequence):
+        user = await connection.fetchval("SELECT current_user")
+        return [Finding(f"{user} may not use the sequence {sequence}", f"GRANT USAGE ON SEQUENCE {sequence}", True)]
+    if not sequence:
         # So it is after CREATE TABLE .. (LIKE .. INCLUDING ALL): the default is copied, and belongs to the other table.
         sequence = sql.quote(f"{table.ptr[:54]}__order_seq")
         findings.append(

@@ -7,7 +7,10 @@ from typing import Any
 
 _OLDEST_DATE = "2026-09-08"
 _FLAGS = ("python_workers", "nodejs_compat", "enable_request_signal")
-_PATHS = ("/rpc/*", "/auth/*", "/raystream/*", "/.well-known/*", "/stream", "/stream/*", "/health", "/ready")
+_PATHS = (
+    *("/rpc/*", "/auth/*", "/raystream/*", "/.well-known/*", "/stream", "/stream/*", "/health", "/ready"),
+    "/openapi.json",
+)
 _SECRETS = ("KONTRACT_SECRET", "KONTRACT_SECRET_PREVIOUS", "DATABASE_URL")
 _OBJECT = "KontractSessionDO"
 
@@ -35,5 +38,10 @@ def pitfalls(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for secret in _SECRETS:
             if secret in variables:
                 yield f"{secret} is in [vars] of {name}", f"Take it out, renew it, and: wrangler secret put {secret}."
+        if "KONTRACT_SHOW_ERRORS" in variables:
+            yield (
+                f"KONTRACT_SHOW_ERRORS is in [vars] of {name}",
+                "Take it out: callers would be told what exceptions say. `make dev` sets it by itself.",
+            )
         if "*" in str(variables.get("KONTRACT_CORS_ORIGINS", "")):
             yield f"KONTRACT_CORS_ORIGINS of {name} has a *", "Name each origin: the gateway does not start with a *."
