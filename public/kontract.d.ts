@@ -23,7 +23,7 @@ export interface Timing {
   desc?: string;
 }
 
-export function parseServerTiming(header: string | null): Record<string, Timing>;
+export function parseServerTiming(header: string): Record<string, Timing>;
 
 /** What a call fails with: what the server answered, or why there was no answer. */
 export class KontractError extends Error {
@@ -44,7 +44,7 @@ export interface CallInfo {
   readonly status: number;
   readonly requestId: string;
   /** The number of its commit, null if it wrote nothing. */
-  readonly txid: number | string | null;
+  readonly txid: number | null;
   readonly attempts: number;
   readonly tries: number;
   readonly roundTrips: { coordinator: number; database: number };
@@ -76,7 +76,8 @@ export interface Options {
 }
 
 export interface CallOptions {
-  idempotencyKey?: string;
+  /** Your own, to repeat a call yourself; null for none. */
+  idempotencyKey?: string | null;
   signal?: AbortSignal;
   timeout?: number;
   attempts?: number;
@@ -84,10 +85,10 @@ export interface CallOptions {
 
 export interface Auth {
   session(): Promise<Session | null>;
-  anonymous(): Promise<unknown>;
-  register(name: string, password: string): Promise<unknown>;
-  login(name: string, password: string): Promise<unknown>;
-  link(name: string, password: string): Promise<unknown>;
+  anonymous(): Promise<Session>;
+  register(name: string, password: string): Promise<Session>;
+  login(name: string, password: string): Promise<Session>;
+  link(name: string, password: string): Promise<Session>;
   refresh(): Promise<Session | null>;
   logout(): Promise<void>;
   me(): Promise<Record<string, unknown>>;
@@ -97,13 +98,11 @@ export interface Auth {
 /** A change of a row of one of the tables `Name`. */
 export type Change<Rows, Name extends keyof Rows = keyof Rows> = {
   [Table in Name]: {
-    type: "insert" | "update" | "delete";
     table: Table;
     id: string;
-    data: Rows[Table];
     oldData?: Rows[Table];
-    txid: number | string;
-  };
+    txid: number;
+  } & ({ type: "insert" | "update"; data: Rows[Table] } | { type: "delete"; data: null });
 }[Name];
 
 /** Some changes are not to be had any more: read the tables anew. */
@@ -116,10 +115,10 @@ export interface StreamOptions<Event> {
   ids?: readonly string[];
   since?: string;
   onReady?(ready: { tables: string[]; denied: string[] }): void;
-  onTransaction?(changes: Event[], transaction: { txid: number | string; position: string }): void;
+  onTransaction?(changes: Event[], transaction: { txid: number; position: string }): void;
   onEvent?(change: Event): void;
   onReset?(reason: string): void;
-  onState?(state: StreamState, detail: { error?: unknown; milliseconds?: number }): void;
+  onState?(state: StreamState, detail: { error: unknown; milliseconds: number }): void;
   transport?: "sse" | "websocket";
   signal?: AbortSignal;
   /** Milliseconds without a sign of life. */
@@ -130,7 +129,7 @@ export type StreamState = "connecting" | "open" | "waiting" | "closed";
 
 export interface ChangeStream<Event> extends AsyncIterable<Event | Reset> {
   readonly state: StreamState;
-  readonly position: string | undefined;
+  readonly position: string;
   readonly error: unknown;
   close(): void;
 }

@@ -106,6 +106,30 @@ async def named_like_a_type(ctx: Context, x: list[int]) -> list[str]:
     return [str(n) for n in x]
 
 
+@table("clients")
+class Client(Struct):
+    id: Annotated[str, primkey]
+
+
+class Record(Struct):
+    by: dict[str, int]
+
+
+@backend(perm=perms.R__)
+async def clients(ctx: Context, cast: str = "") -> list[Client]:
+    return []
+
+
+@backend(perm=perms.R__)
+async def records(ctx: Context) -> dict[str, Record]:
+    return {}
+
+
+@backend(name="with_dash.and.dots", perm=perms.R__)
+async def without_dash(ctx: Context) -> int:
+    return 1
+
+
 @backend(ugroup="admin", perm=perms.RW_)
 async def made(ctx: Context) -> HttpResp:
     return HttpResp.created({"a": 1})
@@ -176,11 +200,17 @@ RIGHT_AND_WRONG_TS = {
         const api = connect({ url: "http://localhost" });
         const task: { id: string; title: string; done: boolean; created_by: string } = await api.create_task("x");
         await api.list_tasks(null, 5);
+        await api.call("total", [], { idempotencyKey: null });
+        const session: { token: string } = await api.auth.anonymous();
+        console.log(session.token);
         const sum: number = await api.total();
         for await (const change of api.stream(["tasks", "accounts"])) {
           if (change.type === "reset") console.log(change.reason);
+          else if (change.type === "delete") console.log(change.oldData, change.data satisfies null);
           else if (change.table === "tasks") console.log(change.data.title);
           else console.log(change.data.balance + sum, task.id);
+          // @ts-expect-error: the row of a deletion is null
+          if (change.type !== "reset" && change.table === "tasks") console.log(change.data.title);
         }
         // @ts-expect-error: a number is no title
         await api.create_task(1);
@@ -289,6 +319,7 @@ def test_what_is_written_works(checkout, postgres, reaper, tmp_path):
         "import asyncio, json, sys\nfrom backend import Api\n"
         "async def use():\n    async with Api(sys.argv[1], token=sys.argv[2]) as api:\n"
         '        task = await api.create_task("From Python")\n'
+        "        assert len(await api.list_tasks(limit=1)) == 1\n"
         "        print(json.dumps([task, await api.list_tasks(limit=5)]))\n"
         "asyncio.run(use())\n"
     )

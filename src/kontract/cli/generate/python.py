@@ -18,19 +18,33 @@ _HEADER = '''\
 # ruff: noqa
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, TypeAlias, TypedDict, Union, cast
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict, Union, cast as _cast
 
 from kontract.client import Client
 
 _OMITTED: Any = object()
 
 
-def _given(*arguments: Any) -> list[Any]:
-    """The arguments up to the first one that was left out."""
-    return [*arguments[: next((at for at, one in enumerate(arguments) if one is _OMITTED), len(arguments))]]
+def _given(*arguments: tuple[str, Any, Any]) -> list[Any]:
+    """The arguments up to the last one that was given; for those left out before it, what the function takes then."""
+    count = max((at for at, (_, one, _) in enumerate(arguments, 1) if one is not _OMITTED), default=0)
+    values = [(name, default if one is _OMITTED else one) for name, one, default in arguments[:count]]
+    for name, value in values:
+        if value is _OMITTED:
+            raise TypeError(f"{name} has to be given when a later argument is")
+    return [value for _, value in values]
 
 
 '''
+
+
+class _Unknown:
+    def __repr__(self) -> str:
+        return "_OMITTED"
+
+
+_UNKNOWN = _Unknown()
+"""Stands for a default that JSON cannot say."""
 
 _PLAIN = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}
 
@@ -42,7 +56,11 @@ def render(document: dict[str, Any]) -> str:
     # Methods of the client, and what annotations in the class mean.
     taken = {name for name in dir(Client) if not name.startswith("__")} | set(_PLAIN.values()) | {"list", "dict"}
     named = [_component(name, schema) for name, schema in components(document)]
-    methods = [_method(function, taken) for function in functions(document)]
+    methods = []
+    for function in functions(document):
+        name, method = _method(function, taken)
+        taken.add(name)  # `a-b` and `a_b` are one name here
+        methods.append(method)
     body = "\n".join(methods) or "    pass\n"
     return f'{_HEADER}{"".join(named)}class Api(Client):\n    """A client with the functions of src/app."""\n\n{body}'
 
@@ -63,7 +81,7 @@ def _component(name: str, schema: dict[str, Any]) -> str:
     return f"{name}: TypeAlias = {json.dumps(_type(schema))}\n\n\n"
 
 
-def _method(function: Function, taken: set[str]) -> str:
+def _method(function: Function, taken: set[str]) -> tuple[str, str]:
     name = identifier(function.name)
     while keyword.iskeyword(name) or name in taken or name[0].isdigit():
         name = f"{name}_"
@@ -75,9 +93,14 @@ def _method(function: Function, taken: set[str]) -> str:
     result = _type(function.result)
     lines = [f"    async def {name}({', '.join(['self', *parameters])}) -> {result}:"]
     lines += _docstring(function.words, "        ")
-    call = f'await self.call("{function.name}", *_given({", ".join(names)}))'
-    lines.append(f"        return cast({json.dumps(result)}, {call})" if result != "Any" else f"        return {call}")
-    return "\n".join([*lines, ""])
+    # A call is an array: whoever gives a later argument sends what stands for those before it, too.
+    given = [
+        f'("{as_written}", {as_written}, {argument.schema.get("default", _UNKNOWN)!r})'
+        for as_written, argument in zip(names, function.arguments, strict=True)
+    ]
+    call = f'await self.call("{function.name}", *_given({", ".join(given)}))'
+    lines.append(f"        return _cast({json.dumps(result)}, {call})" if result != "Any" else f"        return {call}")
+    return name, "\n".join([*lines, ""])
 
 
 def _docstring(text: str, indent: str) -> list[str]:

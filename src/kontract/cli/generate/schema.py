@@ -45,12 +45,25 @@ def components(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
     """Every schema of the application, by an identifier."""
     for name, schema in document["components"]["schemas"].items():
         if name != "Error":
-            yield identifier(name), schema
+            yield type_name(name), schema
 
 
 def referred(schema: dict[str, Any]) -> str:
     """Return the identifier that a reference means."""
-    return identifier(str(schema["$ref"]).rpartition("/")[2])
+    return type_name(str(schema["$ref"]).rpartition("/")[2])
+
+
+# What the modules themselves use or define: a struct of the application may be called like it.
+_TAKEN = frozenset((
+    "Any", "Api", "Array", "Client", "Functions", "Literal", "NotRequired", "Omit", "Options", "Promise", "Record",
+    "Rows", "TypeAlias", "TypedDict", "Union",
+))  # fmt: skip
+
+
+def type_name(name: str) -> str:
+    """Return the name of a schema as that of a type in both languages: ``Client`` becomes ``Client_``."""
+    found = identifier(name)
+    return f"{found}_" if found in _TAKEN else found
 
 
 def identifier(name: str) -> str:
