@@ -44,7 +44,7 @@ export function connect(options = {}) {
   return new Proxy(own, {
     get(target, name) {
       // A client is no promise, whatever `await` asks it; and symbols are the language's, not backend functions.
-      if (typeof name !== "string" || name === "then" || name in target) return target[name];
+      if (typeof name !== "string" || name === "then" || Object.hasOwn(target, name)) return target[name];
       return (...args) => client.call(name, args);
     },
   });
