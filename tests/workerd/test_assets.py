@@ -57,7 +57,7 @@ def test_a_visit_that_comes_again_loads_nothing_again(worker):
     assert get(worker, "/kontract.js", **{"If-None-Match": first.headers["etag"]}).status_code == 304
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name != "_headers"])
+@pytest.mark.parametrize("name", [name for name in FILES if name != "_headers" and not name.endswith(".d.ts")])
 def test_every_file_is_served_as_what_it_is(worker, name):
     """With its type; the client's modules to pages of every origin."""
     response = get(worker, "/" if name == "index.html" else f"/{name.removesuffix('.html')}")
