@@ -4,7 +4,7 @@ What follows the language in a fence says what becomes of the block:
 
 - a path (``python src/app/letters.py``): it is that file. In the guides, all of them make one project here, whose tests
   (``python tests/app/test_letters.py``) are run as `make test` would;
-- ``account``, ``root``, ``engine``, ``cluster``, ``bench``: it needs one of those, which there is none of where tests run;
+- ``account``, ``root``, ``engine``, ``cluster``, ``bench``: it needs what there is not where tests run;
 - anything else: its page has a test of its own, below.
 """
 
