@@ -5,6 +5,8 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 with (Path(__file__).parent.parent / "pyproject.toml").open("rb") as _file:
     release = tomllib.load(_file)["project"]["version"]
 
@@ -27,6 +29,27 @@ html_show_sphinx = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_class_signature = "mixed"
+add_module_names = False
 
-# Names in signatures that the reference does not describe: how things are inside, and the standard library.
-nitpick_ignore_regex = [("py:class", r"(collections\.abc|kontract\.(core|gateway|ports))\..*")]
+# Names in signatures that the reference does not describe: how things are inside, and other people's libraries.
+nitpick_ignore_regex = [
+    ("py:class", r"(collections\.abc|contextlib|datetime|httpx|_pytest)\..*"),
+    ("py:class", r"kontract\.(cli|core|gateway|ports|testing)\..*"),
+    ("py:class", r"kontract\.client\.client\.(Options|T)"),
+    ("py:mod", r"kontract\.client\.errors"),
+]
+
+# How an object is made is the gateway's business, except for those that people make.
+_MADE_BY_PEOPLE = {"Client", "HttpError", "HttpResp", "Retries"}
+
+
+def _without_how_it_is_made(
+    _app: Sphinx, what: str, name: str, _made: object, _options: object, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    hidden = signature and what in {"class", "exception"} and name.rpartition(".")[2] not in _MADE_BY_PEOPLE
+    return ("", "") if hidden else (signature, returned)
+
+
+def setup(app: Sphinx) -> None:
+    """Sphinx calls it when it starts."""
+    app.connect("autodoc-process-signature", _without_how_it_is_made)

@@ -92,7 +92,7 @@ class Context:
 
     @property
     def current_txid(self) -> int:
-        """Versions with a lower txid are visible (design: terms); 0 before the first read."""
+        """Versions with a lower txid are visible; 0 before the first read."""
         snapshot = self._transaction.snapshot if self._transaction is not None else None
         return 0 if snapshot is None else snapshot + 1
 
