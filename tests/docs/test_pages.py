@@ -55,13 +55,3 @@ def test_nothing_is_about_one_machine(page):
 def test_tables_of_facts_are_those_of_the_code():
     """`make docs` brings them up to date."""
     assert [named(path) for path, _ in of_docs("facts").stale()] == []
-
-
-def test_the_errors_that_the_questions_name_are_those_of_the_product():
-    """Somebody looks for the message that stands on the screen."""
-    titles = re.findall(r"^## (.*)$", (DOCS / "faq.md").read_text(encoding="utf-8"), re.MULTILINE)
-    named = [text for title in titles for text in re.findall(r'"([a-z][^"]+)"|`[0-9]* ?([A-Z_]{6,})`', title)]
-    texts = [quoted or code for quoted, code in named]
-    assert len(texts) >= 7
-    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src" / "kontract").rglob("*.py"))
-    assert [text for text in texts if text not in sources] == []
