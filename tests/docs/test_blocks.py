@@ -49,6 +49,7 @@ RUN_HERE = {
 # The page, the kinds of its blocks, and who runs them: the file, and what has to stand in it.
 ELSEWHERE = [
     ("README.md", r"bash|console|sql|python( client| middleware)?", "docs/test_readme.py", "README"),
+    ("docs/tutorial/quick-start.md", r"bash dev|console", "docs/test_tutorial.py", '"quick-start.md"'),
     ("docs/tutorial/booking.md", r".*", "docs/test_tutorial.py", '"booking.md"'),
     ("docs/reference/python-client.md", r"python", "client/test_docs.py", '"python-client.md"'),
     (
