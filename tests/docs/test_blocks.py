@@ -49,8 +49,19 @@ RUN_HERE = {
 # The page, the kinds of its blocks, and who runs them: the file, and what has to stand in it.
 ELSEWHERE = [
     ("README.md", r"bash|console|sql|python( client| middleware)?", "docs/test_readme.py", "README"),
+    ("docs/tutorial/quick-start.md", r"bash dev|console", "docs/test_tutorial.py", '"quick-start.md"'),
     ("docs/tutorial/booking.md", r".*", "docs/test_tutorial.py", '"booking.md"'),
     ("docs/reference/python-client.md", r"python", "client/test_docs.py", '"python-client.md"'),
+    (
+        "docs/how-to/connect-from-python.md",
+        r"python|bash token",
+        "client/test_docs.py",
+        '"how-to/connect-from-python.md"',
+    ),
+    ("docs/how-to/encrypt-calls.md", r"python", "client/test_docs.py", '"how-to/encrypt-calls.md"'),
+    ("docs/how-to/encrypt-calls.md", r"js", "browser/test_docs.py", '"how-to/encrypt-calls.md"'),
+    ("docs/how-to/encrypt-calls.md", r"bash keys", "client/test_docs.py", "/.well-known/kontract"),
+    ("docs/how-to/connect-from-a-page.md", r"js", "browser/test_docs.py", '"how-to/connect-from-a-page.md"'),
     ("docs/reference/javascript-client.md", r"js", "browser/test_docs.py", '"javascript-client.md"'),
     ("docs/reference/raystream.md", r"json", "docs/test_raystream.py", "```json"),
     ("docs/reference/raystream.md", r"bash vectors", "core/test_raystream_vectors.py", '"raystream-vectors.json"'),

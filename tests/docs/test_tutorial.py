@@ -5,14 +5,17 @@ import re
 import shutil
 import subprocess
 from itertools import count
+from urllib.parse import urlsplit
 
 import pytest
 
 from kontract.cli.toolchain.processes import free_port, wait_until
 from support.dev import dev
-from support.pages import DOCS, SHOWN_URL, blocks
+from support.pages import DOCS, ROOT, SHOWN_URL, blocks
+from support.worker import running_worker
 
 TUTORIAL = DOCS / "tutorial" / "booking.md"
+QUICK_START = DOCS / "tutorial" / "quick-start.md"
 
 # Row ids (UUID) and request ids are new each time.
 IDS = re.compile(r'[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?<="request_id":")[0-9a-f]{24}(?=")')
@@ -104,6 +107,22 @@ def clone(checkout, tmp_path):
 def test_every_block_says_what_it_is():
     kinds = {block.kind.partition(" ")[0] for block in blocks(TUTORIAL)}
     assert kinds == {"bash", "console", "python", "html", "javascript"}
+
+
+def test_the_quick_start_works_as_it_is_written(checkout, postgres, reaper, tmp_path):
+    """Typed against what `make dev` starts: a Worker whose database nobody has used."""
+    shown = blocks(QUICK_START)
+    assert [block.text for block in shown if block.kind == "bash dev"] == ["make dev"]
+    with running_worker(checkout, postgres.create_database(), tmp_path, reaper) as server:
+        reader = Reader(tmp_path, urlsplit(server.url).port)
+        for block in shown:
+            if block.kind == "console":
+                reader.compare(block.text)
+
+
+def test_what_the_quick_start_tells_to_change_is_there():
+    """The file, and the sentence of the error in it."""
+    assert "which is less than" in (ROOT / "src/app/accounts.py").read_text(encoding="utf-8")
 
 
 @pytest.mark.timeout(900)
