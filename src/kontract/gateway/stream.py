@@ -213,8 +213,8 @@ class Stream:
                 finally:
                     asking.cancel()
                     serving.cancel()
-                    with contextlib.suppress(asyncio.CancelledError, ClientGoneError, FeedClosedError):
-                        await serving
+                    await asyncio.wait([serving])  # not `await serving`, whose cancellation hides that of this task
+                    _check(serving)
                 self._rules_until = 0.0
                 feed, first = await self.open(self._position)
         except (ClientGoneError, FeedClosedError, asyncio.CancelledError):
@@ -387,6 +387,13 @@ class Stream:
             if writer.done():
                 writer.result()
                 raise ClientGoneError
+
+
+def _check(served: asyncio.Future[Any]) -> None:
+    """Raise what ended a task, unless that is how streams end."""
+    error = None if served.cancelled() else served.exception()
+    if error is not None and not isinstance(error, (ClientGoneError, FeedClosedError)):
+        raise error
 
 
 def _before(page: Page) -> str:
