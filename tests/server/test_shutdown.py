@@ -116,6 +116,26 @@ async def test_websockets_are_closed_with_1001(serve):
     assert server.events("cut") == []
 
 
+async def test_websockets_in_the_middle_of_a_message_are_too(serve):
+    """The signal comes while most of them are being sent their first message."""
+    server = serve()
+    address = f"{server.url.replace('http', 'ws')}/stream?table=tasks"
+    first = asyncio.Event()
+
+    async def listen() -> tuple[str, int | None]:
+        async with websockets.connect(address, additional_headers=bearer_for(server), proxy=None) as socket:
+            event = json.loads(await socket.recv())["event"]
+            if not first.is_set():
+                first.set()
+                server.send(signal.SIGTERM)
+            with pytest.raises(websockets.ConnectionClosed) as closed:
+                await socket.recv()
+        return event, closed.value.rcvd and closed.value.rcvd.code
+
+    assert await asyncio.gather(*(listen() for _ in range(40))) == [("ready", 1001)] * 40
+    assert await ended(server) == 0
+
+
 async def test_under_load_no_write_that_was_answered_is_lost(serve, client):
     """And none that was refused is there."""
     server = serve()

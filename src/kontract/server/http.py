@@ -22,7 +22,7 @@ from kontract.ports import CoordinatorStub, Outlet, RuntimeAdapter, Socket
 from kontract.server.assets import Assets, not_modified
 from kontract.server.clients import Clients
 from kontract.server.sockets import PeerSocket, PeerSockets
-from kontract.server.streams import ClientSocket, StreamOutlet
+from kontract.server.streams import LAST_MESSAGE_SECONDS, ClientSocket, StreamOutlet
 
 BODY_SECONDS = 30.0
 """How long the body of a request may take: 1 MiB over a slow mobile line."""
@@ -179,6 +179,12 @@ class Http:
         for exchange in list(self._exchanges):
             if exchange.stream:
                 exchange.task.cancel()
+
+    async def streams_closed(self) -> None:
+        """Wait until the streams that :meth:`drain` ended have said so to their clients, who are given a moment each."""
+        closing = [exchange.task for exchange in self._exchanges if exchange.stream]
+        if closing:
+            await asyncio.wait(closing, timeout=2 * LAST_MESSAGE_SECONDS)
 
     async def idle(self) -> None:
         """Wait until nothing is being answered."""

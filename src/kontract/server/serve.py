@@ -271,6 +271,7 @@ class ServerProcess:
         http.drain()
         if self._settings.drain_seconds and not self._interactive:
             await asyncio.sleep(self._settings.drain_seconds)
+        await http.streams_closed()  # granian drops messages that are on their way
         granian.stop()  # type: ignore[no-untyped-call]
         finished = asyncio.ensure_future(http.idle())
         await asyncio.wait([finished], timeout=FINISH_SECONDS)
