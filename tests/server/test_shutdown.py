@@ -122,17 +122,19 @@ async def test_websockets_in_the_middle_of_a_message_are_too(serve):
     address = f"{server.url.replace('http', 'ws')}/stream?table=tasks"
     first = asyncio.Event()
 
-    async def listen() -> tuple[str, int | None]:
+    async def listen() -> int | None:
         async with websockets.connect(address, additional_headers=bearer_for(server), proxy=None) as socket:
-            event = json.loads(await socket.recv())["event"]
+            assert json.loads(await socket.recv())["event"] == "ready"
             if not first.is_set():
                 first.set()
                 server.send(signal.SIGTERM)
             with pytest.raises(websockets.ConnectionClosed) as closed:
                 await socket.recv()
-        return event, closed.value.rcvd and closed.value.rcvd.code
+        return closed.value.rcvd and closed.value.rcvd.code
 
-    assert await asyncio.gather(*(listen() for _ in range(40))) == [("ready", 1001)] * 40
+    ends = await asyncio.gather(*(listen() for _ in range(40)), return_exceptions=True)
+    late = (OSError, websockets.InvalidHandshake, websockets.ConnectionClosed)  # it was not there when the signal came
+    assert {end for end in ends if not isinstance(end, late)} == {1001}
     assert await ended(server) == 0
 
 

@@ -181,7 +181,7 @@ class Http:
                 exchange.task.cancel()
 
     async def streams_closed(self) -> None:
-        """Wait until the streams that :meth:`drain` ended have said so to their clients, who are given a moment each."""
+        """Wait until the streams that :meth:`drain` ended have told their clients, who are given a moment each."""
         closing = [exchange.task for exchange in self._exchanges if exchange.stream]
         if closing:
             await asyncio.wait(closing, timeout=2 * LAST_MESSAGE_SECONDS)
