@@ -50,7 +50,7 @@ SECONDS = 60
 @pytest.fixture(scope="module")
 def product(checkout, tmp_path_factory):
     """The product in a folder of its own, whose `make build` is the real one."""
-    setup.prepare(checkout)
+    setup.prepare(checkout)  # with its snapshot, which is used for the copy
     made = product_checkout(checkout, tmp_path_factory.mktemp("edits") / "product")
     (made.root / "Makefile").write_text(f"build:\n\t@{sys.executable} -m kontract.cli.main build\n")
     (made.root / "sql").unlink()

@@ -105,14 +105,16 @@ def test_the_wrapper_adds_the_bundle_to_serve_and_nothing_to_the_rest(checkout, 
     assert run("--version") == "--version"
 
 
-def test_online_is_plain_wrangler(checkout):
+def test_online_keeps_the_flags_of_wrangler_toml(checkout):
+    """workerd downloads its runtime, into the folder that it is told, once."""
     runtime = mode.prepare(checkout, Source.ONLINE)
 
-    assert (runtime.arguments, runtime.environment) == ((), {})
+    assert runtime.arguments == ()
+    assert list(runtime.environment) == ["MINIFLARE_WORKERD_PATH"]
 
 
 def test_wrangler_toml_carries_no_development_flag(checkout):
-    assert not set(DEVELOPMENT_FLAGS) & set(mode._flags(checkout))
+    assert not set(DEVELOPMENT_FLAGS) & set(mode._flags(checkout, Source.ONLINE))
     config = tomllib.loads(checkout.wrangler_toml.read_text())
     assert all("compatibility_flags" not in environment for environment in config["env"].values())
 

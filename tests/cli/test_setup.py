@@ -19,6 +19,7 @@ def done(monkeypatch):
     monkeypatch.setattr(online, "sync", lambda *_rest: steps.append("pywrangler"))
     monkeypatch.setattr(mode, "reachable", lambda _hosts: steps.append("probe") or True)
     monkeypatch.setattr(mode, "prepare", lambda _checkout, source, _tell: Runtime(source))
+    monkeypatch.setattr(mode, "take_snapshot", lambda *_rest: steps.append("snapshot"))
     return steps
 
 
@@ -28,14 +29,19 @@ def fails(*_rest):
 
 def test_with_a_network_it_goes_cloudflares_way(done, tmp_path):
     assert setup.prepare(Checkout(tmp_path)).source is Source.ONLINE
-    assert done == ["npm", "probe", "pywrangler"]
+    assert done == ["npm", "probe", "pywrangler", "snapshot"]
 
 
 def test_without_one_the_packages_come_from_pypi(done, tmp_path, monkeypatch):
     monkeypatch.setattr(mode, "reachable", lambda _hosts: False)
 
     assert setup.prepare(Checkout(tmp_path)).source is Source.OFFLINE
-    assert done == ["npm", "packages from PyPI"]
+    assert done == ["npm", "packages from PyPI", "snapshot"]
+
+
+def test_who_only_uploads_needs_no_snapshot(done, tmp_path):
+    setup.prepare(Checkout(tmp_path), run=False)
+    assert done == ["npm", "probe", "pywrangler"]
 
 
 def test_a_network_that_fails_half_way_is_told_and_remembered(done, tmp_path, monkeypatch, capsys):
@@ -44,7 +50,7 @@ def test_a_network_that_fails_half_way_is_told_and_remembered(done, tmp_path, mo
     assert setup.prepare(Checkout(tmp_path)).source is Source.OFFLINE
     assert "Falling back to packages from PyPI" in capsys.readouterr().err
     assert setup.prepare(Checkout(tmp_path)).source is Source.OFFLINE
-    assert done == ["npm", "probe", "packages from PyPI", "npm", "packages from PyPI"]
+    assert done == ["npm", "probe", "packages from PyPI", "snapshot", "npm", "packages from PyPI", "snapshot"]
 
 
 def test_who_insists_on_the_network_is_told_why_it_fails(done, tmp_path, monkeypatch):

@@ -70,7 +70,8 @@ class Dev:
 def dev(folder: Path, *, port: int | str, command: Sequence[str | Path] = (), **env: str) -> Iterator[Dev]:
     """`kontract dev` in a checkout; ended with SIGINT if the test has not done it, and killed if that does not help."""
     start = command or (sys.executable, "-m", "kontract.cli.main", "dev")
-    running = Dev(folder, start, {"PORT": str(port), **env})
+    # A checkout of a test starts once or twice: a snapshot of its own would cost more than it saves.
+    running = Dev(folder, start, {"PORT": str(port), "KONTRACT_SNAPSHOT": "keep", **env})
     try:
         yield running
     finally:

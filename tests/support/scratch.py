@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from kontract.cli import build
@@ -74,7 +76,8 @@ def product_checkout(
     for name, value in (limits or {}).items():
         text, count = re.subn(rf"^{name} = .*$", f"{name} = {value}", text, flags=re.MULTILINE)
         assert count == 1, f"there is no limit {name}"
-    path.write_text(text)
+    if limits:  # else the file stays as old as it is, and the snapshot of the real checkout does for this one too
+        path.write_text(text)
     (folder / "src" / "routes.py").write_text(build.render(build.scan(folder / "src")))
     return _furnished(real, folder)
 
@@ -91,5 +94,14 @@ def _furnished(real: Checkout, folder: Path) -> Checkout:
     shutil.copytree(real.state / "stamps", checkout.state / "stamps")
     shutil.copyfile(real.state / "pyodide-source", checkout.state / "pyodide-source")
     if (real.state / "pyodide").is_dir():
-        shutil.copytree(real.state / "pyodide", checkout.state / "pyodide")
+        shutil.copytree(real.state / "pyodide", checkout.state / "pyodide", copy_function=_link_or_copy)
     return checkout
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """Two files have dozens of megabytes and never change; the others are written anew in place."""
+    if Path(source).stat().st_size > 1_000_000:
+        with suppress(OSError):  # another disk
+            os.link(source, target)
+            return
+    shutil.copy2(source, target)

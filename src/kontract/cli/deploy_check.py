@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
             f"wrangler.toml has no environment {', '.join(unknown)}.", f"It has {', '.join(list(environments)[1:])}."
         )
     check_names(environments)
-    setup.prepare(checkout)
+    setup.prepare(checkout, run=False)
     for name in chosen:
         with tempfile.TemporaryDirectory(prefix="kontract-upload-") as out:
             done = dry_run(checkout, name, Path(out))

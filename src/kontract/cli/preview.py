@@ -77,7 +77,7 @@ def _up(checkout: Checkout, worker: str, server: str, database: str, *, dry: boo
     if not asyncio.run(_create(server, database)):
         say(f"Database {database} is there.")
     asyncio.run(migrate(url, say))
-    setup.prepare(checkout, warn)
+    setup.prepare(checkout, warn, run=False)
     with tempfile.TemporaryDirectory(prefix="kontract-preview-") as folder:
         secrets = Path(folder) / "secrets.json"
         write_atomically(secrets, json.dumps({"KONTRACT_SECRET": secret, "DATABASE_URL": url}), 0o600)
@@ -94,7 +94,7 @@ def _up(checkout: Checkout, worker: str, server: str, database: str, *, dry: boo
 
 def _down(checkout: Checkout, worker: str, server: str, database: str, *, dry: bool) -> int:
     """The Worker first: it holds connections to the database."""
-    setup.prepare(checkout, warn)
+    setup.prepare(checkout, warn, run=False)
     _wrangler(checkout, ["delete", worker, "--force", "--env", ENVIRONMENT, *_dry(dry)])
     asyncio.run(_drop(server, database))
     say(f"Removed {worker} and its database {database}.")

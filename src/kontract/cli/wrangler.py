@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     checkout = Checkout.find()
-    setup.prepare(checkout, warn)  # what is uploaded must be complete; stdout is wrangler's
+    setup.prepare(checkout, warn, run=False)  # what is uploaded must be complete; stdout is wrangler's
     node_bin = node.bin_folder()
     process = subprocess.run(
         [*node.wrangler_command(checkout, node_bin), *args.arguments],

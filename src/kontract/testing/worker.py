@@ -32,7 +32,7 @@ def running_worker(
         file.write(more_vars)
     server = DevServer(
         checkout,
-        setup.prepare(checkout),
+        setup.prepare(checkout, run=False),  # `make test` has taken the snapshot; for one server it does not pay
         free_port(),
         database_url,
         persist_to=folder / "durable-objects",

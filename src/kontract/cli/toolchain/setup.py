@@ -22,8 +22,11 @@ def check_python(found: tuple[int, ...] = sys.version_info[:3]) -> None:
         )
 
 
-def prepare(checkout: Checkout, tell: Say = say) -> mode.Runtime:
-    """Everything but the database: node_modules, python_modules, the Python runtime of workerd."""
+def prepare(checkout: Checkout, tell: Say = say, *, run: bool = True) -> mode.Runtime:
+    """Everything but the database: node_modules, python_modules, the Python runtime of workerd.
+
+    `run`: the Worker will run here, and is to start quickly.
+    """
     check_python()
     with checkout.setting_up(tell):
         node.install(checkout, tell)
@@ -40,4 +43,7 @@ def prepare(checkout: Checkout, tell: Say = say) -> mode.Runtime:
                 mode.remember(checkout, source)  # and do not wait for the same failure at every start
         if source is mode.Source.OFFLINE:
             vendor.install(checkout, tell)
-        return mode.prepare(checkout, source, tell)
+        runtime = mode.prepare(checkout, source, tell)
+        if run:
+            mode.take_snapshot(checkout, source, tell)
+        return runtime

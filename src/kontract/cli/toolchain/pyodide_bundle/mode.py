@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import threading
 import time
@@ -10,11 +11,14 @@ import tomllib
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from kontract.cli.toolchain.checkout import Checkout, write_atomically
 from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.progress import Say, say
+from kontract.cli.toolchain.pyodide_bundle import snapshot
 from kontract.cli.toolchain.pyodide_bundle.assemble import assemble
+from kontract.cli.toolchain.pyodide_bundle.snapshot import Wish
 
 # workerd's bundle, and the index and interpreter that pywrangler needs. All three, or none is of use.
 HOSTS = ("pyodide-capnp-bin.edgeworker.net", "index.pyodide.org", "github.com")
@@ -105,37 +109,68 @@ def _answers(host: str, seconds: float) -> bool:
 
 def prepare(checkout: Checkout, source: Source, tell: Say = say) -> Runtime:
     """Make what the source needs and say how to start `wrangler dev` with it."""
-    if source is Source.ONLINE:
-        return Runtime(source)
-    tell(
-        "  Pyodide's downloads are out of reach: workerd's Python runtime is assembled from npm's pyodide "
-        "(KONTRACT_PYODIDE=online insists on the download)."
-    )
     folder = checkout.state / "pyodide"
-    assemble(checkout.node_modules / "pyodide", folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if source is Source.OFFLINE:
+        tell(
+            "  Pyodide's downloads are out of reach: workerd's Python runtime is assembled from npm's pyodide "
+            "(KONTRACT_PYODIDE=online insists on the download)."
+        )
+        assemble(checkout.node_modules / "pyodide", folder)
+    flags = tuple(_flags(checkout, source))
     return Runtime(
         source,
-        ("--compatibility-flags", *_flags(checkout), *DEVELOPMENT_FLAGS),
+        ("--compatibility-flags", *flags) if source is Source.OFFLINE else (),
         {"MINIFLARE_WORKERD_PATH": str(_wrapper(checkout, folder))},
     )
 
 
-def _flags(checkout: Checkout) -> list[str]:
-    """The flags of wrangler.toml: giving any on the command line replaces all of them."""
-    config = tomllib.loads(checkout.wrangler_toml.read_text(encoding="utf-8"))
-    return [str(flag) for flag in config.get("compatibility_flags", [])]
+def take_snapshot(checkout: Checkout, source: Source, tell: Say = say) -> None:
+    """Make starts and reloads quick (snapshot.py): for those who run the Worker, not for those who only upload it."""
+    folder = checkout.state / "pyodide"
+    wish = snapshot.wish()
+    if wish is Wish.OFF:
+        (folder / snapshot.NAME).unlink(missing_ok=True)
+    if wish is not Wish.TAKE:
+        return
+    date = str(_config(checkout).get("compatibility_date", ""))
+    snapshot.prepare(checkout, _workerd(checkout), folder, date, _flags(checkout, source), tell)
+
+
+def _config(checkout: Checkout) -> dict[str, Any]:
+    return tomllib.loads(checkout.wrangler_toml.read_text(encoding="utf-8"))
+
+
+def _flags(checkout: Checkout, source: Source) -> list[str]:
+    """The flags of wrangler.toml, which are replaced as soon as any is given on the command line, and those of ours."""
+    flags = [str(flag) for flag in _config(checkout).get("compatibility_flags", [])]
+    return [*flags, *(DEVELOPMENT_FLAGS if source is Source.OFFLINE else ())]
 
 
 def _wrapper(checkout: Checkout, folder: Path) -> Path:
-    """A program that miniflare starts in workerd's place: the real one, told where the bundle is."""
+    """A program that miniflare starts in workerd's place: the real one, told where Python and its snapshot are.
+
+    miniflare starts it anew for every reload. A snapshot that is older than a file it was made of is left alone.
+    """
     script = folder / "workerd"
+    package = checkout.root / "src" / "kontract"
+    parts = [path for path in (package / name for name in snapshot.LOCAL) if path.is_dir()]
+    quote = shlex.quote
     text = (
         "#!/bin/sh\n"
         "# Written by `kontract dev`: workerd, told to look for its Python runtime in this folder.\n"
         'here=$(dirname "$0")\n'
-        f'workerd="{_workerd(checkout)}"\n'
+        f"workerd={quote(str(_workerd(checkout)))}\n"
+        "edited() {\n"
+        f"  find -H {quote(str(package))} {quote(str(checkout.python_modules))}"
+        + "".join(f" -path {quote(str(part))} -prune -o" for part in parts)
+        + f""" -type f ! -name '*.pyc' -newer "$here/{snapshot.NAME}" -print 2>/dev/null\n"""
+        "}\n"
         'if [ "$1" = serve ]; then\n'
         "  shift\n"
+        f'  if [ -f "$here/{snapshot.NAME}" ] && [ -z "$(edited | head -n 1)" ]; then\n'
+        f'    set -- --python-snapshot-dir="$here" --python-load-snapshot={snapshot.NAME} "$@"\n'
+        "  fi\n"
         '  exec "$workerd" serve --pyodide-bundle-disk-cache-dir="$here" "$@"\n'
         "fi\n"
         'exec "$workerd" "$@"\n'

@@ -1,0 +1,238 @@
+"""A memory snapshot of workerd's Python with the gateway imported: what every start and reload then begins from.
+
+A deployed Worker restores such a snapshot, which Cloudflare takes of it when it is uploaded. `wrangler dev` starts
+Python and imports everything again for each edit: seconds of processor time. workerd can save and load snapshots
+itself (`--python-save-snapshot`, `--python-load-snapshot`), so one is taken of a Worker that imports what the main
+module imports of the gateway and of python_modules, and nothing of the application. The application's main module has
+another name, so it and whatever it imports of src/ come from their files, edited or not.
+
+The snapshot is tried out before it is used. Whatever goes wrong costs the time that it would have saved, and a
+sentence.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from pathlib import Path
+
+from kontract.cli.toolchain.checkout import Checkout
+from kontract.cli.toolchain.problem import Problem
+from kontract.cli.toolchain.progress import Say, step
+
+NAME = "snapshot.bin"
+_STAMP = "snapshot"
+_MAIN = "_kontract_snapshot.py"  # not the name of the application's main module, which must come from its file
+_READY = "the snapshot's Worker"
+_SECONDS = 60.0  # 5 on a quiet machine
+LOCAL = ("cli", "server", "testing")  # parts of the gateway's package that no Worker imports
+_CONFIG = """using Workerd = import "/workerd/workerd.capnp";
+const config :Workerd.Config = (
+  services = [(name = "main", worker = .worker)],
+  sockets = [(name = "http", address = "127.0.0.1:0", http = (), service = "main")],
+);
+const worker :Workerd.Worker = (
+  modules = [%(modules)s],
+  compatibilityDate = %(date)s,
+  compatibilityFlags = [%(flags)s],
+);
+"""
+_WORKER = """from workers import Response, WorkerEntrypoint
+
+%(imports)s
+
+
+class Default(WorkerEntrypoint):
+    async def fetch(self, request):
+        return Response(%(answer)r)
+"""
+
+
+class Wish(Enum):
+    """What KONTRACT_SNAPSHOT asks for."""
+
+    TAKE = ""
+    KEEP = "keep"  # use the one that is there for as long as it can be used, and take no other
+    OFF = "off"
+
+
+def wish() -> Wish:
+    """Raises Problem."""
+    text = os.environ.get("KONTRACT_SNAPSHOT", "")
+    try:
+        return Wish(text)
+    except ValueError:
+        raise Problem(f"KONTRACT_SNAPSHOT is {text!r}.", "Set it to `keep` or `off`, or unset it.") from None
+
+
+def prepare(checkout: Checkout, workerd: Path, folder: Path, date: str, flags: Iterable[str], tell: Say) -> None:
+    """Take the snapshot into `folder`, beside the bundle, unless the one that is there is of the same things."""
+    sources = _sources(checkout)
+    snapshot, flags = folder / NAME, tuple(flags)
+    made_from = _fingerprint(checkout, workerd, date, flags, sources)
+    if snapshot.is_file() and checkout.is_fresh(_STAMP, made_from):
+        return
+    checkout.forget(_STAMP)
+    snapshot.unlink(missing_ok=True)
+    started = time.time()
+    scratch = checkout.state / "tmp"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with (
+        step("Taking a snapshot of the Python runtime, for quick starts and reloads", tell),
+        tempfile.TemporaryDirectory(prefix="snapshot-", dir=scratch) as work,
+    ):
+        made = Path(work)
+        try:
+            config = _write_config(checkout, made, date, flags, sources)
+            for how in (("--python-save-snapshot",), (f"--python-load-snapshot={NAME}",)):
+                _ask(workerd, checkout, made, folder, config, how)
+            os.utime(made / NAME, (started, started))  # what is edited from now on is newer (mode.py compares)
+            (made / NAME).replace(snapshot)
+        except _FailedError as error:
+            tell(f"    No snapshot: {error} Starts and reloads take some seconds longer; nothing else is different.")
+            return
+    checkout.mark(_STAMP, made_from)
+
+
+class _FailedError(Exception):
+    """There is no snapshot, and why."""
+
+
+def _sources(checkout: Checkout) -> list[tuple[str, Path, str]]:
+    """The modules of the Worker that are not the application's: name, file, kind (workerd.capnp, `Worker.Module`)."""
+    src, vendored = checkout.root / "src", checkout.python_modules
+    package = src / "kontract"
+    found: list[tuple[str, Path, str]] = []
+    for path in sorted(package.rglob("*")):
+        part = path.relative_to(package).parts[0]
+        if path.suffix in (".py", ".js") and part not in LOCAL:
+            kind = "pythonModule" if path.suffix == ".py" else "esModule"
+            found.append((path.relative_to(src).as_posix(), path, kind))
+    packages = (path for path in sorted(vendored.rglob("*")) if path.is_file() and path.suffix not in (".pyc", ".pyi"))
+    found += [(f"python_modules/{path.relative_to(vendored).as_posix()}", path, "data") for path in packages]
+    return found
+
+
+def _imports(checkout: Checkout) -> list[str]:
+    """What the Worker's main modules import of the gateway and of the packages, as statements."""
+    vendored = {path.name.removesuffix(".py") for path in checkout.python_modules.iterdir()} | {"kontract"}
+    names: set[str] = set()
+    for path in (checkout.root / "src" / "entry.py", checkout.root / "src" / "session_do.py"):
+        with contextlib.suppress(SyntaxError, OSError):  # `kontract build` tells about those
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.Import):
+                    names.update(alias.name for alias in node.names)
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    names.add(node.module)
+    return [f"import {name}" for name in sorted(names) if name.partition(".")[0] in vendored]
+
+
+def _fingerprint(
+    checkout: Checkout, workerd: Path, date: str, flags: tuple[str, ...], sources: list[tuple[str, Path, str]]
+) -> str:
+    digest = hashlib.sha256()
+    for path in (workerd, Path(__file__)):
+        digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
+    digest.update("\n".join([date, *flags, *_imports(checkout)]).encode())
+    for name, path, _kind in sources:
+        if name.startswith("kontract/"):
+            digest.update(name.encode() + path.read_bytes())
+        else:
+            found = path.stat()
+            digest.update(f"{name} {found.st_size} {found.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _write_config(
+    checkout: Checkout, folder: Path, date: str, flags: tuple[str, ...], sources: list[tuple[str, Path, str]]
+) -> Path:
+    main = folder / _MAIN
+    main.write_text(_WORKER % {"imports": "\n".join(_imports(checkout)), "answer": _READY}, encoding="utf-8")
+    modules = ",\n    ".join(
+        f"(name = {_text(name)}, {kind} = embed {_text('/' + path.relative_to(checkout.root).as_posix())})"
+        for name, path, kind in ((_MAIN, main, "pythonModule"), *sources)
+    )
+    config = folder / "config.capnp"
+    config.write_text(
+        _CONFIG % {"modules": modules, "date": _text(date), "flags": ", ".join(map(_text, flags))}, encoding="utf-8"
+    )
+    return config
+
+
+def _text(text: str) -> str:
+    """A string of Cap'n Proto's language, whose escapes are C's."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _ask(workerd: Path, checkout: Checkout, made: Path, bundle: Path, config: Path, how: tuple[str, ...]) -> None:
+    """Run workerd until its Worker has answered; raises _FailedError."""
+    reading, writing = os.pipe()
+    log = made / "log"
+    try:
+        with log.open("w") as output:
+            options = [f"--control-fd={writing}", f"-I{checkout.root}", f"--pyodide-bundle-disk-cache-dir={bundle}"]
+            process = subprocess.Popen(
+                [workerd, "serve", "--experimental", *options, f"--python-snapshot-dir={made}", *how, config],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=(writing,),
+            )
+        os.close(writing)
+        writing = -1
+        try:
+            port = next(_ports(reading), None)  # none when it has ended
+            if port is None or _get(port) != _READY:
+                raise _FailedError(_reason(log))
+        finally:
+            process.kill()  # it holds nothing that could be lost
+            process.wait()
+    except OSError as error:
+        raise _FailedError(_reason(log) if log.is_file() else f"{error}.") from error
+    finally:
+        for descriptor in (reading, writing):
+            if descriptor >= 0:
+                os.close(descriptor)
+    if not (made / NAME).is_file():
+        raise _FailedError(_reason(log))
+
+
+def _ports(descriptor: int) -> Iterator[int]:
+    """The ports that workerd says it listens on, once its Workers are there."""
+    os.set_blocking(descriptor, False)
+    text, end = b"", time.monotonic() + _SECONDS
+    while time.monotonic() < end:
+        try:
+            part = os.read(descriptor, 4096)
+        except BlockingIOError:
+            time.sleep(0.02)
+            continue
+        if not part:
+            return
+        text += part
+        *lines, text = text.split(b"\n")
+        for line in lines:
+            said = json.loads(line)
+            if said.get("event") == "listen":
+                yield int(said["port"])
+
+
+def _get(port: int) -> str:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # never through HTTP_PROXY
+    with opener.open(f"http://127.0.0.1:{port}/", timeout=_SECONDS) as response:
+        return bytes(response.read()).decode()
+
+
+def _reason(log: Path) -> str:
+    """What workerd said at the end, in a line."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return f"workerd says: {lines[-1][:300]}." if lines else "workerd did not answer."
