@@ -3,7 +3,8 @@
 The commit that is checked out is cloned into a temporary folder, `make dev` is started there, and a client asks as the
 README's first lines do until it is answered. The caches of uv, pip, npm and XDG_CACHE_HOME are in the temporary folder
 too, so the cold run downloads everything. Configuration (registries, certificates) stays that of the user. Last, the
-same clone is started a second time. The phases are the lines that `make dev` prints.
+same clone is started a second time, and a function is edited in it: from saving to the first answer of the new one. The
+phases are the lines that `make dev` prints.
 
 Run: .venv/bin/python bench/clone.py [--warm]
 """
@@ -19,6 +20,7 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from statistics import median
 
 import records
 from records import Record
@@ -30,6 +32,15 @@ from kontract.cli.toolchain.processes import free_port, stop_group, wait_until
 LONGEST = 240.0  # seconds until the first answer
 STOPPING = 45.0
 CLONING = "git clone"
+EDITED = "`make dev`: from saving a function to its first answer"
+EDITS = 7
+
+_EDITED = """
+
+@backend(public=True, perm=perms.R__)
+async def edited(ctx: Context) -> int:
+    return {number}
+"""
 
 _OTHERS = ("KONTRACT_", "DATABASE_URL", "PORT", "PYTHONPATH", "VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "MAKE", "MFLAGS")
 
@@ -87,8 +98,32 @@ def answers(port: int) -> bool:
         return False
 
 
-def dev(stage: Stage, clone: Path, caches: Path | None, phases: Phases) -> float:
-    """`make dev` until it answers, then Ctrl-C; the second of the first answer."""
+def edit(clone: Path, port: int) -> list[float]:
+    """Seconds from saving a function to its first answer, several times."""
+    module, took = clone / "src" / "app" / "tasks.py", []
+    text = module.read_text()
+    snapshot = clone / ".kontract" / "pyodide" / "snapshot.bin"
+    if not wait_until(snapshot.is_file, LONGEST, 0.1):
+        raise Problem("`make dev` takes no snapshot of Python.", "Try `make setup` by hand.")
+    for number in range(EDITS):
+        time.sleep(1.0)  # nobody saves faster than that
+        module.write_text(text + _EDITED.format(number=number))
+        saved = time.monotonic()
+
+        def shows(number: int = number) -> bool:
+            try:
+                return call(port, "/rpc/edited", []).get("result") == number
+            except OSError:
+                return False
+
+        if not wait_until(shows, LONGEST, 0.02):
+            raise Problem("An edit does not show.", "Try it by hand: `make dev`, and edit src/app/tasks.py.")
+        took.append(time.monotonic() - saved)
+    return took
+
+
+def dev(stage: Stage, clone: Path, caches: Path | None, phases: Phases, edits: list[float] | None = None) -> float:
+    """`make dev` until it answers, then Ctrl-C; the second of the first answer. ``edits`` are made and added there."""
     port = free_port()
     process = subprocess.Popen(
         ["make", "dev"],
@@ -111,7 +146,10 @@ def dev(stage: Stage, clone: Path, caches: Path | None, phases: Phases) -> float
             or process.poll() is not None
         ):
             raise Problem("`make dev` in a fresh clone does not answer.", "See below.", "".join(phases.text[-30:]))
-        return phases.seconds()
+        seconds = phases.seconds()
+        if edits is not None:
+            edits += edit(clone, port)
+        return seconds
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does: make passes none on
@@ -148,9 +186,11 @@ def measure(stage: Stage, *, cold: bool) -> list[Record]:
     for name in ("cold", "warm") if cold else ("warm",):
         tell(f"  {name} ...")
         clone, *runs[name] = once(stage, name, caches)
-    again = Phases()
-    again.add("make dev ...")
-    runs["second start"] = [again, dev(stage, clone, caches, again)]
+    edits: list[float] = []
+    for name in ("second start", "third start"):
+        again = Phases()
+        again.add("make dev ...")
+        runs[name] = [again, dev(stage, clone, caches, again, edits if name == "second start" else None)]
     if caches:
         sizes = (f"{one.name} {size_mib(one):.0f} MiB" for one in sorted(caches.iterdir()))
         print(f"\ncaches after the cold run: {', '.join(sizes)}")
@@ -158,7 +198,8 @@ def measure(stage: Stage, *, cold: bool) -> list[Record]:
     titles = {
         "cold": "from `git clone` to the first answer, caches empty",
         "warm": "from `git clone` to the first answer, caches kept",
-        "second start": "from `make dev` to the first answer, second start",
+        "second start": "from `make dev` to the first answer, second start, no snapshot of Python yet",
+        "third start": "from `make dev` to the first answer, with the snapshot",
     }
     for name, (phases, end) in runs.items():
         print(f"\n{titles[name]}: {end:.1f} s")
@@ -167,6 +208,9 @@ def measure(stage: Stage, *, cold: bool) -> list[Record]:
         longest = sorted(phases.took(end), key=lambda one: -one[1])[:3]
         behind = "; ".join(f"{phase.partition(' (')[0]} {seconds:.0f} s" for phase, seconds in longest)
         measured.append(Record(titles[name], end, "s", behind=behind))
+    shown = ", ".join(f"{seconds:.1f}" for seconds in edits)
+    print(f"\n{EDITED}: {median(edits):.1f} s\n  each: {shown}")
+    measured.append(records.over_rounds(EDITED, edits, "s", aim="at most 3", behind=f"each: {shown}"))
     return measured
 
 

@@ -61,6 +61,35 @@ def test_it_runs_stops_on_ctrl_c_and_loses_nothing(scratch):
     assert processes_of(scratch) == []
 
 
+def test_a_snapshot_of_python_is_taken_beside_it_and_reloads_begin_from_that(scratch):
+    """Nobody waits for it: not the first answer, and not Ctrl-C."""
+
+    def commands(flag):
+        return [one for one in processes_of(scratch) if f"--python-{flag}-snapshot" in one.command]
+
+    snapshot = scratch.state / "pyodide" / "snapshot.bin"
+    snapshot.unlink()
+    port = free_port()
+    with dev(scratch.root, port=port, KONTRACT_SNAPSHOT="") as first:
+        first.wait_for("A snapshot of the Python runtime is being taken")
+        assert visit(port)["postgres"] == 1
+        assert wait_until(lambda: commands("save") or snapshot.is_file(), 60)
+        first.send(signal.SIGINT)
+        assert first.wait() == 0
+        assert processes_of(scratch) == []
+
+    snapshot.unlink(missing_ok=True)
+    with dev(scratch.root, port=port, KONTRACT_SNAPSHOT="") as second:
+        second.wait_for(READY)
+        assert commands("load") == []
+        assert wait_until(snapshot.is_file, 120)
+        entry = scratch.root / "src" / "entry.py"
+        entry.write_text(entry.read_text().replace('"postgres": visits', '"visits": visits'))
+        assert wait_until(lambda: "visits" in visit(port), 60, 0.1)
+        assert commands("load")
+    assert processes_of(scratch) == []
+
+
 def test_a_second_one_in_the_checkout_is_refused_and_the_first_goes_on(scratch):
     port = free_port()
     with dev(scratch.root, port=port) as first:

@@ -164,12 +164,13 @@ def test_this_checkout_has_one_and_takes_no_other(checkout, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_every_thing_that_it_is_made_of_makes_another(checkout, copy, tmp_path):
+def test_every_thing_that_it_is_made_of_makes_another(copy, tmp_path):
     workerd = tmp_path / "workerd"
     workerd.write_text("1")
 
     def fingerprint(date="2026-01-01", flags=("a",)):
-        return snapshot._fingerprint(copy, workerd, date, flags, snapshot._sources(copy))
+        subject = snapshot.Subject(copy, workerd, tmp_path, date, flags)
+        return snapshot._fingerprint(subject, snapshot._sources(copy))
 
     seen = {fingerprint()}
     assert fingerprint() in seen

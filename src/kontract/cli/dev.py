@@ -6,7 +6,9 @@ import argparse
 import asyncio
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,6 +22,7 @@ from kontract.cli.toolchain.postgres import DATABASE, Cluster, create_database
 from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.processes import group_members, is_running, stop_group
 from kontract.cli.toolchain.progress import say, step, warn
+from kontract.cli.toolchain.pyodide_bundle import mode
 from kontract.cli.toolchain.reaper import Reaper
 from kontract.cli.toolchain.wrangler import DevServer
 
@@ -53,7 +56,7 @@ def _run(checkout: Checkout, port: int, stack: ExitStack, lock: int) -> int:
         say(f"  Using PostgreSQL at {host}:{port_there} (DATABASE_URL).")
     if dev_vars.ensure(checkout.root / ".dev.vars"):
         say("  Wrote .dev.vars with a fresh KONTRACT_SECRET.")
-    runtime = setup.prepare(checkout)
+    runtime = setup.prepare(checkout, run=False)
     reaper = Reaper(hold=(lock,))
     stack.callback(reaper.close)
     cluster = None if brought else _start_postgres(checkout, stack, reaper)
@@ -78,10 +81,40 @@ def _run(checkout: Checkout, port: int, stack: ExitStack, lock: int) -> int:
         server.start()
     server.on_line = _show
     greet(port)
+    if mode.wants_snapshot(checkout, runtime.source):
+        _set_up_beside(checkout, stack, reaper)
     try:
         return _watch(checkout, server, cluster, schema)
     finally:
         say("Stopping ...")
+
+
+def _set_up_beside(checkout: Checkout, stack: ExitStack, reaper: Reaper) -> None:
+    """Take the snapshot that makes reloads quick while the gateway answers already: `kontract setup` does it."""
+    say("\nA snapshot of the Python runtime is being taken; reloads are quicker once it is there.")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kontract.cli.main", "setup"],
+        cwd=checkout.root,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # a group of its own, to be stopped with what it starts
+    )
+    reaper.watch_group(process.pid)
+
+    def wait() -> None:
+        process.wait()
+        reaper.forget_group(process.pid)
+
+    waiting = threading.Thread(target=wait, name="snapshot", daemon=True)
+    waiting.start()
+
+    def end() -> None:
+        if waiting.is_alive():
+            stop_group(process.pid, grace=1.0)
+            waiting.join(5)
+
+    stack.callback(end)
 
 
 def _port(option: int | None) -> int:

@@ -127,14 +127,22 @@ def prepare(checkout: Checkout, source: Source, tell: Say = say) -> Runtime:
 
 def take_snapshot(checkout: Checkout, source: Source, tell: Say = say) -> None:
     """Make starts and reloads quick (snapshot.py): for those who run the Worker, not for those who only upload it."""
-    folder = checkout.state / "pyodide"
+    if wants_snapshot(checkout, source):
+        snapshot.take(_subject(checkout, source), tell)
+
+
+def wants_snapshot(checkout: Checkout, source: Source) -> bool:
+    """Whether one should be taken. One that nobody wishes for is removed."""
     wish = snapshot.wish()
     if wish is Wish.OFF:
-        (folder / snapshot.NAME).unlink(missing_ok=True)
-    if wish is not Wish.TAKE:
-        return
+        (checkout.state / "pyodide" / snapshot.NAME).unlink(missing_ok=True)
+    return wish is Wish.TAKE and not snapshot.is_fresh(_subject(checkout, source))
+
+
+def _subject(checkout: Checkout, source: Source) -> snapshot.Subject:
     date = str(_config(checkout).get("compatibility_date", ""))
-    snapshot.prepare(checkout, _workerd(checkout), folder, date, _flags(checkout, source), tell)
+    flags = tuple(_flags(checkout, source))
+    return snapshot.Subject(checkout, _workerd(checkout), checkout.state / "pyodide", date, flags)
 
 
 def _config(checkout: Checkout) -> dict[str, Any]:

@@ -21,7 +21,8 @@ import subprocess
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
@@ -74,13 +75,28 @@ def wish() -> Wish:
         raise Problem(f"KONTRACT_SNAPSHOT is {text!r}.", "Set it to `keep` or `off`, or unset it.") from None
 
 
-def prepare(checkout: Checkout, workerd: Path, folder: Path, date: str, flags: Iterable[str], tell: Say) -> None:
-    """Take the snapshot into `folder`, beside the bundle, unless the one that is there is of the same things."""
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a snapshot is of."""
+
+    checkout: Checkout
+    workerd: Path
+    folder: Path  # with the bundle; where the snapshot goes
+    date: str  # of compatibility
+    flags: tuple[str, ...]
+
+
+def is_fresh(subject: Subject) -> bool:
+    """Whether the one that is there is of the same things as one that would be taken now."""
+    made_from = _fingerprint(subject, _sources(subject.checkout))
+    return (subject.folder / NAME).is_file() and subject.checkout.is_fresh(_STAMP, made_from)
+
+
+def take(subject: Subject, tell: Say) -> None:
+    """Take it and try it out; one that fails leaves none, and is told."""
+    checkout, snapshot = subject.checkout, subject.folder / NAME
     sources = _sources(checkout)
-    snapshot, flags = folder / NAME, tuple(flags)
-    made_from = _fingerprint(checkout, workerd, date, flags, sources)
-    if snapshot.is_file() and checkout.is_fresh(_STAMP, made_from):
-        return
+    made_from = _fingerprint(subject, sources)
     checkout.forget(_STAMP)
     snapshot.unlink(missing_ok=True)
     started = time.time()
@@ -92,9 +108,9 @@ def prepare(checkout: Checkout, workerd: Path, folder: Path, date: str, flags: I
     ):
         made = Path(work)
         try:
-            config = _write_config(checkout, made, date, flags, sources)
-            for how in (("--python-save-snapshot",), (f"--python-load-snapshot={NAME}",)):
-                _ask(workerd, checkout, made, folder, config, how)
+            config = _write_config(subject, made, sources)
+            for how in ("--python-save-snapshot", f"--python-load-snapshot={NAME}"):
+                _ask(subject, made, config, how)
             os.utime(made / NAME, (started, started))  # what is edited from now on is newer (mode.py compares)
             (made / NAME).replace(snapshot)
         except _FailedError as error:
@@ -136,13 +152,11 @@ def _imports(checkout: Checkout) -> list[str]:
     return [f"import {name}" for name in sorted(names) if name.partition(".")[0] in vendored]
 
 
-def _fingerprint(
-    checkout: Checkout, workerd: Path, date: str, flags: tuple[str, ...], sources: list[tuple[str, Path, str]]
-) -> str:
+def _fingerprint(subject: Subject, sources: list[tuple[str, Path, str]]) -> str:
     digest = hashlib.sha256()
-    for path in (workerd, Path(__file__)):
+    for path in (subject.workerd, Path(__file__)):
         digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
-    digest.update("\n".join([date, *flags, *_imports(checkout)]).encode())
+    digest.update("\n".join([subject.date, *subject.flags, *_imports(subject.checkout)]).encode())
     for name, path, _kind in sources:
         if name.startswith("kontract/"):
             digest.update(name.encode() + path.read_bytes())
@@ -152,19 +166,16 @@ def _fingerprint(
     return digest.hexdigest()
 
 
-def _write_config(
-    checkout: Checkout, folder: Path, date: str, flags: tuple[str, ...], sources: list[tuple[str, Path, str]]
-) -> Path:
-    main = folder / _MAIN
-    main.write_text(_WORKER % {"imports": "\n".join(_imports(checkout)), "answer": _READY}, encoding="utf-8")
+def _write_config(subject: Subject, folder: Path, sources: list[tuple[str, Path, str]]) -> Path:
+    root, main = subject.checkout.root, folder / _MAIN
+    main.write_text(_WORKER % {"imports": "\n".join(_imports(subject.checkout)), "answer": _READY}, encoding="utf-8")
     modules = ",\n    ".join(
-        f"(name = {_text(name)}, {kind} = embed {_text('/' + path.relative_to(checkout.root).as_posix())})"
+        f"(name = {_text(name)}, {kind} = embed {_text('/' + path.relative_to(root).as_posix())})"
         for name, path, kind in ((_MAIN, main, "pythonModule"), *sources)
     )
     config = folder / "config.capnp"
-    config.write_text(
-        _CONFIG % {"modules": modules, "date": _text(date), "flags": ", ".join(map(_text, flags))}, encoding="utf-8"
-    )
+    flags = ", ".join(map(_text, subject.flags))
+    config.write_text(_CONFIG % {"modules": modules, "date": _text(subject.date), "flags": flags}, encoding="utf-8")
     return config
 
 
@@ -173,15 +184,16 @@ def _text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _ask(workerd: Path, checkout: Checkout, made: Path, bundle: Path, config: Path, how: tuple[str, ...]) -> None:
+def _ask(subject: Subject, made: Path, config: Path, how: str) -> None:
     """Run workerd until its Worker has answered; raises _FailedError."""
     reading, writing = os.pipe()
     log = made / "log"
     try:
         with log.open("w") as output:
-            options = [f"--control-fd={writing}", f"-I{checkout.root}", f"--pyodide-bundle-disk-cache-dir={bundle}"]
+            options = (f"--control-fd={writing}", f"-I{subject.checkout.root}", f"--python-snapshot-dir={made}", how)
+            bundle = f"--pyodide-bundle-disk-cache-dir={subject.folder}"
             process = subprocess.Popen(
-                [workerd, "serve", "--experimental", *options, f"--python-snapshot-dir={made}", *how, config],
+                [subject.workerd, "serve", "--experimental", bundle, *options, config],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
