@@ -16,7 +16,7 @@ from kontract.gateway import config as configuration
 from kontract.gateway.auth import Auth
 from kontract.gateway.config import ConfigurationError
 from kontract.gateway.http import JSON, OCTETS, Request, Response, encode_json, error_response, shown
-from kontract.gateway.meter import Meter
+from kontract.gateway.meter import Meter, MeteredDatabase
 from kontract.gateway.raystream import Raystream
 from kontract.gateway.routes import Registry
 from kontract.gateway.rpc import call_function, function_name, method_not_allowed
@@ -143,7 +143,7 @@ class Gateway:
             if request.method not in ("GET", "HEAD"):
                 raise method_not_allowed("GET")
             if request.path == "/ready":
-                await self._ask_database(scope.platform)
+                await self._ask_database(scope)
             return _json({"status": "ok", "routes": len(self._registry)})
         message = "there is nothing here; functions are called with POST /rpc/<function>"
         raise NotFoundError(message)
@@ -155,12 +155,12 @@ class Gateway:
                 error = InternalError(_of_the_application(error))
         return _failed(error, request_id, fields)
 
-    async def _ask_database(self, platform: RuntimeAdapter) -> None:
-        store = SqlStore(platform.open_database())
+    async def _ask_database(self, scope: Scope) -> None:
+        store = SqlStore(MeteredDatabase(scope.platform.open_database(), scope.meter, scope.platform.clock))
         try:
             await store.ping()
         finally:
-            platform.spawn(store.aclose())
+            scope.platform.spawn(store.aclose())
 
     @staticmethod
     def _finish(request: Request, response: Response, request_id: str, meter: Meter, origins: frozenset[str]) -> None:

@@ -32,6 +32,7 @@ from kontract.core.types import Version
 from kontract.gateway import sse
 from kontract.gateway.context import Session
 from kontract.gateway.http import JSON, Response, encode_json
+from kontract.gateway.meter import MeteredDatabase
 from kontract.gateway.rpc import method_not_allowed
 from kontract.gateway.scope import Scope
 from kontract.gateway.sessions import authenticate, required
@@ -43,6 +44,10 @@ TICKET = "/stream/ticket"
 
 FIRST_PAGE_MS = 10_000
 """How long the owner's object may take for its first answer; it may have to be started."""
+
+
+_CLOSED = "closed"  # by the client, or because this process stops
+_UNAVAILABLE = "unavailable"
 
 
 class Encoder(Protocol):
@@ -155,6 +160,8 @@ class Stream:
         self._waiting_bytes = 0
         self._filled = asyncio.Event()
         self._emptied = asyncio.Event()
+        self._opened = self._platform.clock.elapsed()
+        self._changes = 0
 
     async def open(self, since: str | None) -> tuple[Feed, Page]:
         """Connect to the owner's object and return its first page.
@@ -185,14 +192,16 @@ class Stream:
     async def run(self, outlet: Outlet, encoder: Encoder, feed: Feed, first: Page) -> None:
         """Send until the client leaves, the stream has to end, or something breaks."""
         writer = asyncio.ensure_future(self._write(outlet))
+        reason = _CLOSED
         try:
             self._put(encoder.opening())
-            await self._serve(encoder, feed, first, writer)
-        except (ClientGoneError, FeedClosedError, asyncio.CancelledError):
-            pass
+            reason = await self._serve(encoder, feed, first, writer)
+        except (ClientGoneError, FeedClosedError, asyncio.CancelledError) as end:
+            reason = _reason(end)
         except Exception as error:  # noqa: BLE001 - the answer has begun: there is nobody to tell but the log
-            self._log_failure(error)
+            reason = self._log_failure(error)
         finally:
+            self._log_end(reason)
             writer.cancel()
             await outlet.close()
 
@@ -200,14 +209,15 @@ class Stream:
         """Send likewise over a WebSocket, whose client may change the tables that it listens to."""
         encoder = MessageEncoder()
         writer = asyncio.ensure_future(self._write(socket))
+        reason = _CLOSED
         try:
             while True:
-                serving: asyncio.Future[Any] = asyncio.ensure_future(self._serve(encoder, feed, first, writer))
+                serving: asyncio.Future[str] = asyncio.ensure_future(self._serve(encoder, feed, first, writer))
                 asking: asyncio.Future[Any] = asyncio.ensure_future(self._next_choice(socket, encoder))
                 try:
                     await asyncio.wait([serving, asking], return_when=asyncio.FIRST_COMPLETED)
                     if serving.done():
-                        await serving
+                        reason = await serving
                         return
                     self._tables = await asking
                 finally:
@@ -217,11 +227,12 @@ class Stream:
                     _check(serving)
                 self._rules_until = 0.0
                 feed, first = await self.open(self._position)
-        except (ClientGoneError, FeedClosedError, asyncio.CancelledError):
-            pass
+        except (ClientGoneError, FeedClosedError, asyncio.CancelledError) as end:
+            reason = _reason(end)
         except Exception as error:  # noqa: BLE001 - as in run
-            self._log_failure(error)
+            reason = self._log_failure(error)
         finally:
+            self._log_end(reason)
             writer.cancel()
             await socket.close()
 
@@ -245,21 +256,38 @@ class Stream:
             else:
                 return tables
 
-    async def _serve(self, encoder: Encoder, feed: Feed, first: Page, writer: asyncio.Future[None]) -> None:
+    async def _serve(self, encoder: Encoder, feed: Feed, first: Page, writer: asyncio.Future[None]) -> str:
+        """Return why the stream ends, as the client was told."""
         try:
-            await self._produce(encoder, feed, first, writer)
+            reason = await self._produce(encoder, feed, first, writer)
+            self._put(encoder.note("end", {"reason": reason}))
             with contextlib.suppress(TimeoutError, ClientGoneError):
                 async with asyncio.timeout(2):
                     await self._drained(writer)
         finally:
             feed.close()
+        return reason
 
-    def _log_failure(self, error: Exception) -> None:
+    def _log_failure(self, error: Exception) -> str:
         self._platform.log("error", "stream", request_id=self._scope.request_id, error=repr(error))
+        return "error"
+
+    def _log_end(self, reason: str) -> None:
+        self._platform.log(
+            "info",
+            "stream_end",
+            request_id=self._scope.request_id,
+            owner=self._session.owner,
+            user=self._session.user,
+            tables=self._tables,
+            reason=reason,
+            changes=self._changes,
+            ms=round(self._platform.clock.elapsed() - self._opened, 1),
+        )
 
     # --- taking ------------------------------------------------------------------------------------------------------
 
-    async def _produce(self, encoder: Encoder, feed: Feed, page: Page, writer: asyncio.Future[None]) -> None:
+    async def _produce(self, encoder: Encoder, feed: Feed, page: Page, writer: asyncio.Future[None]) -> str:
         denied = sorted(set(self._tables) - self._rules.keys())
         if page.reset:
             self._put(encoder.note("reset", {"reason": page.reset}))
@@ -272,31 +300,28 @@ class Stream:
             await feed.resume(page.position)
             answer = await self._next(feed, writer, FIRST_PAGE_MS)
             if not isinstance(answer, Page):
-                self._put(encoder.note("end", {"reason": answer.reason if isinstance(answer, End) else "unavailable"}))
-                return
+                return answer.reason if isinstance(answer, End) else _UNAVAILABLE
             page = answer
             await self._take_page(encoder, page)
         beats = 0
         while True:
             left = self._time_left()
             if left <= 0:
-                self._put(encoder.note("end", {"reason": "expired"}))
-                return
+                return "expired"
             # Two beats, soon after one another: it is the second write that fails after a client has left.
             pause = limits.STREAM_BEAT_MS if beats % 2 else limits.STREAM_HEARTBEAT_MS - limits.STREAM_BEAT_MS
             frame = await self._next(feed, writer, min(pause, left))
             if isinstance(frame, Batch):
                 await self._take(encoder, frame)
             elif isinstance(frame, End):
-                self._put(encoder.note("end", {"reason": frame.reason}))
-                return
+                return frame.reason
             elif frame is None:
                 beats += 1
                 if not self._outbox:
                     self._put(encoder.heartbeat())
             if self._waiting_bytes > limits.STREAM_BACKLOG_BYTES:
                 self._platform.log("info", "stream_cut", user=self._session.user, bytes=self._waiting_bytes)
-                raise ClientGoneError
+                raise _TooSlowError
 
     async def _next(self, feed: Feed, writer: asyncio.Future[None], milliseconds: float) -> Any:
         """Return the next frame, None when none comes in time; raises what the writer met."""
@@ -327,6 +352,7 @@ class Stream:
             if told is not None:
                 shown.append(told)
         at = self._position = position(self._generation, batch.txid)
+        self._changes += len(shown)
         for number, told in enumerate(shown, 1):
             self._put(encoder.change(told, at if number == len(shown) else ""))
 
@@ -336,7 +362,7 @@ class Stream:
         if now < self._rules_until:
             return
         rules: dict[str, Rule] = {}
-        store = SqlStore(self._platform.open_database())
+        store = SqlStore(MeteredDatabase(self._platform.open_database(), self._scope.meter, self._platform.clock))
         try:
             for name in self._tables:
                 rows = self._scope.deployment.registry.streamed(name)
@@ -389,7 +415,18 @@ class Stream:
                 raise ClientGoneError
 
 
-def _check(served: asyncio.Future[Any]) -> None:
+class _TooSlowError(ClientGoneError):
+    """The client does not take what it is sent, and is cut."""
+
+
+def _reason(end: BaseException) -> str:
+    """Return the word for the log."""
+    if isinstance(end, _TooSlowError):
+        return "slow"
+    return _UNAVAILABLE if isinstance(end, FeedClosedError) else _CLOSED
+
+
+def _check(served: asyncio.Future[str]) -> None:
     """Raise what ended a task, unless that is how streams end."""
     error = None if served.cancelled() else served.exception()
     if error is not None and not isinstance(error, (ClientGoneError, FeedClosedError)):
