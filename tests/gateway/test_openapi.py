@@ -94,6 +94,32 @@ ANN = Session("s", "tenant-1", "ann", is_anonymous=False)
 READER = Session("s", "tenant-1", "ann", is_anonymous=False, perm=perms.R__)
 
 
+class Error(Struct):
+    words: str
+
+
+def test_a_struct_may_be_called_like_the_schema_of_errors():
+    """Both are told, and what a call fails with is still the gateway's."""
+
+    @backend(public=True)
+    async def fail(ctx, error):
+        raise NotImplementedError
+
+    fail.__annotations__ = {"ctx": Context, "error": Error, "return": Error}
+    made = document(Registry.of({"fail": fail}), None)
+    validate(json.loads(json.dumps(made)), cls=OpenAPIV31SpecValidator)
+    responses = made["paths"]["/rpc/fail"]["post"]["responses"]
+
+    def properties(response, *path):
+        schema = responses[response]["content"]["application/json"]["schema"]
+        for part in path:
+            schema = schema[part]
+        return made["components"]["schemas"][schema["$ref"].rpartition("/")[2]]["properties"].keys()
+
+    assert properties("200", "properties", "result") == {"words"}
+    assert properties("500") == {"error", "message", "request_id", "details"}
+
+
 def functions(session, registry=NASTY):
     return [path.removeprefix("/rpc/") for path in document(registry, session)["paths"] if path.startswith("/rpc/")]
 

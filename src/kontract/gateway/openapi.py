@@ -25,6 +25,10 @@ from kontract.gateway.sessions import authorize
 PATH = "/openapi.json"
 
 _REFERENCE = "#/components/schemas/"
+ERROR = "kontract.Error"
+"""The schema of what the gateway answers when a call fails. A struct of the application may be called Error; its schema
+has a dot in its name only between its module and itself."""
+
 _SENT = "Input"
 """After the name of a schema as callers send it, where that differs from the one that they are shown."""
 
@@ -90,7 +94,7 @@ def document(registry: Registry, session: Session | None, *, rows: bool = False)
         "info": {"title": "Backend functions", "version": "1", "description": _ABOUT},
         "paths": paths | _own_paths(),
         "components": {
-            "schemas": {**dict(sorted(components.items())), "Error": _ERROR},
+            "schemas": {**dict(sorted(components.items())), ERROR: _ERROR},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
         },
         "security": [{"token": []}],
@@ -104,7 +108,7 @@ _ABOUT = (
 
 _ERROR = {
     "type": "object",
-    "title": "Error",
+    "title": "What a call fails with",
     "required": ["error", "message", "request_id"],
     "properties": {
         "error": {"type": "string", "enum": [code.name for code in Code]},
@@ -212,7 +216,7 @@ def _failures(codes: Iterable[Code]) -> dict[str, Any]:
     for code in Code:
         if code.status in named and code.name not in named[code.status]:
             named[code.status].append(code.name)
-    reference = {JSON: {"schema": {"$ref": f"{_REFERENCE}Error"}}}
+    reference = {JSON: {"schema": {"$ref": f"{_REFERENCE}{ERROR}"}}}
     return {
         str(status): {"description": ", ".join(names), "content": reference} for status, names in sorted(named.items())
     }
