@@ -13,6 +13,7 @@ from msgspec import Meta, Struct, defstruct
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from kontract import Context, HttpResp, backend, perm, perms, primkey, table
+from kontract.gateway import raystream, stream
 from kontract.gateway.context import Session
 from kontract.gateway.openapi import Documents, document
 from kontract.gateway.routes import Registry
@@ -285,6 +286,42 @@ def test_it_is_sent_once():
     tag = first.headers["ETag"]
     assert (documents.respond(ANN, f'"other", {tag}').status, documents.respond(ANN, tag).body) == (304, b"")
     assert documents.respond(None, tag).status == 200
+
+
+@backend(public=True, perm=perms.RW_)
+async def leave(ctx: Context, words: str) -> None:
+    """Anybody may leave a word."""
+
+
+async def test_the_idempotency_key_that_it_describes_is_what_calls_take(postgres):
+    """Without a token it has to be long; the schema and the gateway agree on each length."""
+    paths = document(Registry.of({"leave": leave, "save": save}), ADMIN)["paths"]
+    public, other = (
+        Draft202012Validator(paths[f"/rpc/{name}"]["post"]["parameters"][0]["schema"]) for name in ("leave", "save")
+    )
+    keys = ["", "a", "a" * 31, "a" * 32, "a" * 255, "a" * 256, "a b" * 20, "ä" * 40]
+    async with apis(postgres, [leave]) as made:
+        api = made()
+        for key in keys:
+            nobody = await api.send("POST", "/rpc/leave", b'["x"]', authorization=None, idempotency_key=key)
+            somebody = await api.send("POST", "/rpc/leave", b'["x"]', idempotency_key=key)
+            assert (nobody.status < 300) is public.is_valid(key), key
+            assert (somebody.status < 300) is other.is_valid(key), key
+
+
+async def test_every_path_of_the_gateway_is_told(postgres):
+    """And none that it does not have: each answers to the method that stands there, and to no other."""
+    own = {path: set(methods) for path, methods in document(NASTY, None)["paths"].items() if path[:5] != "/rpc/"}
+    assert own.keys() >= {*raystream.PATHS, stream.PATH, stream.TICKET, "/openapi.json", "/health", "/ready"}
+    async with apis(postgres, [odd]) as made:
+        api = made()
+        told = json.loads((await api.send("POST", "/auth/nothing", b"")).body)["message"].rpartition(" has ")[2]
+        assert {path for path in own if path.startswith("/auth/")} == {f"/auth/{name}" for name in told.split(", ")}
+        for path, methods in own.items():
+            for method in ("GET", "POST"):
+                answer = await api.send(method, path, b"" if method == "POST" else None)
+                assert answer.status != 404, path
+                assert (answer.status == 405) is (method.lower() not in methods), (path, method)
 
 
 async def test_the_gateway_answers_with_it(postgres):
