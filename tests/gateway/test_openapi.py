@@ -13,7 +13,7 @@ from msgspec import Meta, Struct, defstruct
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from kontract import Context, HttpResp, backend, perm, perms, primkey, table
-from kontract.gateway import raystream, stream
+from kontract.gateway import openapi, raystream, stream
 from kontract.gateway.context import Session
 from kontract.gateway.openapi import Documents, document
 from kontract.gateway.routes import Registry
@@ -219,6 +219,14 @@ def test_what_is_sent_and_what_is_shown_are_told_apart(sent, shown, fields_sent,
     names = argument["allOf"][0]["$ref"].rpartition("/")[2], result["items"]["$ref"].rpartition("/")[2]
     assert schemas[names[0]]["properties"].keys() == fields_sent
     assert schemas[names[1]]["properties"].keys() == fields_shown
+
+
+def test_title_and_version_come_from_one_place(monkeypatch):
+    """The constants, and nothing written beside them."""
+    monkeypatch.setattr(openapi, "TITLE", "Mine")
+    monkeypatch.setattr(openapi, "VERSION", "7")
+    info = document(NASTY, None)["info"]
+    assert (info["title"], info["version"]) == ("Mine", "7")
 
 
 def test_arguments_are_an_array_in_their_order():

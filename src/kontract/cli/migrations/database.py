@@ -30,7 +30,7 @@ _HALF_DONE = (
     "It ran outside of a transaction: the index may be left behind, kept up and never used, until the next run of this "
     "file drops it."
 )
-_NOT_RECORDED = "Its index was made or dropped, but the record is missing; the next run repeats both."
+_NOT_RECORDED = "Its index was made or dropped, but that is not recorded; the next run repeats both."
 
 TRIES = 5
 PAUSE_SECONDS = 1.0
