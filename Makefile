@@ -11,7 +11,7 @@ BOOTSTRAP := src/kontract/cli/toolchain/bootstrap.py
 READY := .venv/ready
 BIN := .venv/bin
 
-.PHONY: help new dev serve test setup build lint format types migrate deploy deploy-check preview preview-down bench docs clean
+.PHONY: help new dev serve test setup build lint format types migrate migrate-check deploy deploy-check preview preview-down bench docs clean
 
 help:
 	@echo "make dev     set up and run on http://localhost:8787 (PORT=8788 make dev for another port)"
@@ -22,6 +22,7 @@ help:
 	@echo "make new     a project of your own, NAME=../my-app (DEMO=no for one without the demo)"
 	@echo "make deploy-check   what would be deployed, without an account (docs/how-to/deploy.md)"
 	@echo "make migrate        bring the database in DATABASE_URL to this schema"
+	@echo "make migrate-check  whether structs, migrations and that database agree"
 	@echo "make deploy         deploy the Worker, ENV=production"
 	@echo "make bench   every benchmark and one table (ARGS=--quick for a short run)"
 	@echo "make docs    the documentation as a site, in docs/_build/html"
@@ -70,6 +71,10 @@ types: $(READY)
 # The steps of a deployment, the same by hand and in .github/workflows (docs/how-to/deploy.md).
 migrate: $(READY)
 	@$(BIN)/kontract migrate
+
+# Structs and migrations; and the database, if DATABASE_URL is set.
+migrate-check: $(READY)
+	@$(BIN)/kontract migrate check
 
 deploy-check: $(READY)
 	@$(BIN)/kontract deploy-check

@@ -71,6 +71,8 @@ export interface Options {
   attempts?: number;
   /** Milliseconds of each try. */
   timeout?: number;
+  /** What stands for each argument that is undefined before a later one; `kontract generate ts` makes it. */
+  defaults?: ReadonlyMap<string, readonly unknown[]>;
   fetch?: typeof fetch;
   backoff?: { first: number; last: number };
 }
@@ -138,6 +140,8 @@ export interface ChangeStream<Event> extends AsyncIterable<Event | Reset> {
 export interface Client<Rows = Record<string, Record<string, unknown>>> {
   readonly url: string;
   readonly auth: Auth;
+  /** A client is no promise, also where a function is called so: that one is called with `call("then", [])`. */
+  readonly then?: undefined;
   call<T = unknown>(name: string, args?: readonly unknown[], how?: CallOptions): Promise<T>;
   stream<Name extends keyof Rows & string>(
     tables: Name | readonly Name[],

@@ -31,6 +31,8 @@ const BACKOFF = { first: 100, last: 5_000 }; // milliseconds, doubled each time 
  *   one, of the key that the server names at `/.well-known/kontract`. Needs X25519 in WebCrypto.
  * - `onCall(info)`: told of each call when it has ended: see `CallInfo`.
  * - `attempts`, `timeout`: how often a call is tried at most (5), and the milliseconds that each try may take (30,000).
+ * - `defaults`: a Map from names of functions to what stands for each argument that is `undefined` before a later one;
+ *   `kontract generate ts` makes it. Without it that is null, as everywhere in JSON.
  * - `fetch`, `backoff`: other implementations, other pauses.
  */
 export function connect(options = {}) {
@@ -45,8 +47,20 @@ export function connect(options = {}) {
     get(target, name) {
       // A client is no promise, whatever `await` asks it; and symbols are the language's, not backend functions.
       if (typeof name !== "string" || name === "then" || Object.hasOwn(target, name)) return target[name];
-      return (...args) => client.call(name, args);
+      return async (...args) => client.call(name, given(args, options.defaults?.get(name)));
     },
+  });
+}
+
+/** The arguments up to the last one that was given; those left out before it are what the function would take. */
+function given(args, defaults) {
+  const count = args.findLastIndex((one) => one !== undefined) + 1;
+  return Array.from({ length: count }, (_, at) => {
+    if (args[at] !== undefined) return args[at];
+    if (defaults !== undefined && defaults[at] === undefined) {
+      throw new TypeError(`argument ${at + 1} has to be given when a later one is`);
+    }
+    return defaults?.[at] ?? null;
   });
 }
 

@@ -233,6 +233,182 @@ def test_mistakes_in_types_and_permissions_name_file_and_line(app, code, line, s
     assert says in text
 
 
+MANY = """
+@backend(perms=1, perm=8, isolation="weak", max_attempts=0, public=1, name="a b", ugroup=G, egroup=G)
+def many(a, b, c: Lits | Tsak, *args: int) -> datetime.datetme: ...
+
+@backend
+async def bare(a, b: Nothing): ...
+
+@backend(perm=perms.R__)
+async def writes(ctx: Context):
+    await ctx.storage.tasks.push({})
+    await ctx.storage.tasks.delete("1")
+
+@table("t", rows="mine", stream=1, extra=2)
+class T(Struct):
+    a: Annotated[str, perm()]
+    b: Nope = perm(perms.R__)
+
+@middleware(egroup=G, prefixurl=P, endpoints=E, other=1)
+def m(ctx, call_next): ...
+"""
+
+
+def test_all_mistakes_of_one_declaration_are_told(app):
+    """Each once, and in one go: correcting one does not bring up the next."""
+    with pytest.raises(Problem) as problem:
+        scan(app(wrong=f"{PRELUDE.lstrip()}import datetime\n{MANY}"))
+    told = problem.value.detail.splitlines()
+    expected = [
+        (9, "must be async"), (9, "does not take perms="), (9, "parameter a of many has no type"),
+        (9, "parameter b of many has no type"), (9, "* or **"), (9, "perm= 8"), (9, "isolation= is 'weak'"),
+        (9, "max_attempts="), (9, "there is no Lits"), (9, "there is no Tsak"), (9, "datetime has no datetme"),
+        (9, "'a b' cannot"), (9, "egroup= must be"), (9, "ugroup= must be"), (9, "public= must be"),
+        (12, "needs parentheses"), (12, "parameter a of bare has no type"), (12, "there is no Nothing"),
+        (16, "writes: ctx.storage.tasks.push"), (17, "writes: ctx.storage.tasks.delete"),
+        (20, "does not take extra="), (21, "perm() takes one permission"), (22, "there is no Nope"),
+        (22, "has perm as its default"), (20, "marks no field"), (20, "rows= is 'mine'"), (20, "stream= must be"),
+        (25, "async function"), (25, "does not take other="), (25, "prefixurl= must be"), (25, "egroup= must be"),
+        (25, "endpoints= must be"),
+    ]  # fmt: skip
+    for line, says in expected:
+        assert [one for one in told if f"wrong.py:{line}: " in one and says in one], (line, says)
+    assert len(told) == len(expected), problem.value.detail
+
+
+@pytest.mark.parametrize(
+    ("imports", "used", "says"),
+    [
+        ("import datetime", "datetime.datetme", "datetime has no datetme. Did you mean datetime?"),
+        ("import datetime as d", "list[d.dat]", "datetime has no dat. Did you mean date?"),
+        ("import datetime", "'datetime.datetme | None'", "datetime has no datetme"),
+        ("import collections.abc", "collections.abc.Sequnce[int]", "collections.abc has no Sequnce"),
+        ("from collections import abc", "abc.Sequnce[int]", "collections.abc has no Sequnce"),
+        ("from datetime import datetme", "datetme", "datetime has no datetme"),
+        ("from datetime import datetime", "datetime.now_", "datetime.datetime has no now_"),
+        ("import msgspec", "Annotated[int, msgspec.Mta(ge=1)]", "msgspec has no Mta. Did you mean Meta?"),
+        ("from kontract import Contxt", "Contxt", "kontract has no Contxt. Did you mean Context?"),
+    ],
+)
+def test_what_a_known_module_does_not_have_is_said(app, imports, used, says):
+    """With file and line, before the module is imported by a first call."""
+    code = f"{PRELUDE.lstrip()}{imports}\n\n@backend()\nasync def f(x: {used}): ..."
+    with pytest.raises(Problem) as problem:
+        scan(app(wrong=code))
+    assert "src/app/wrong.py:9: " in problem.value.what
+    assert says in problem.value.what
+
+
+KNOWN = """
+import this_is_not_installed, antigravity, xml.etree.ElementTree as ET
+import collections.abc
+import datetime as d
+import decimal
+from app import other
+from typing import Annotated
+try:
+    from typing import NobodyHasThis
+except ImportError:
+    NobodyHasThis = int
+from kontract import backend
+
+decimal = other
+
+@backend()
+async def f(
+    a: this_is_not_installed.Any, b: antigravity.Fly, c: ET.Element, d: collections.abc.Sequence[int], e: d.date,
+    f: decimal.Dcimal, g: other.Thing, h: NobodyHasThis, i: Annotated[int, (lambda d: d.nothing)],
+): ...
+"""
+
+
+def test_what_may_be_there_is_not_refused(app, monkeypatch):
+    """Packages that are not looked at, names of two meanings, submodules; nothing with an effect is imported."""
+    import webbrowser
+
+    monkeypatch.setattr(webbrowser, "open", lambda _: pytest.fail("import antigravity opens a browser"))
+    assert len(scan(app(right=KNOWN))) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "line", "says"),
+    [
+        (
+            "class T(Struct):\n    id: Annotated[str, primkey]\n    b: Annotated[str, perm()]",
+            9,
+            "field b of T: perm()",
+        ),
+        ("class T(Struct):\n    id: Annotated[str, primkey]\n    b: Annotated[str, perm]", 9, "field b of T: perm()"),
+        ("class T(Struct):\n    id: Annotated[str, primkey]\n    b: 'Annotated[str, perm()]'", 9, "takes one"),
+        (
+            "class T(Struct):\n    id: Annotated[str, primkey]\n    b: Annotated[str, perm(perms.R__, 1)]",
+            9,
+            "takes one permission",
+        ),
+        (
+            "class T(Struct):\n    id: Annotated[str, primkey]\n    b: str = perm(perms.R__)",
+            9,
+            "Write it into the type: b: Annotated[str, perm(perms.R__)].",
+        ),
+        ("class T(Struct):\n    id: str = primkey", 8, "has primkey as its default"),
+        ("class T(Base):\n    b: str", 7, "table T marks no field as its id"),
+        ("class T(Middle):\n    b: str", 7, "table T marks no field as its id"),
+        ("class T(WithId):\n    other: Annotated[str, primkey]", 7, "table T marks 2 fields as its id"),
+        ("class T(WithId):\n    id: str", 7, "table T marks no field as its id"),
+        ("class T(BadPerm, WithId):\n    b: str", 19, "field p of BadPerm: perm() takes one permission"),
+    ],
+)
+def test_mistakes_in_fields_and_bases_are_said(app, code, line, says):
+    """They were passed once, and the table then failed at its first use."""
+    with pytest.raises(Problem) as problem:
+        scan(app(wrong=f'{PRELUDE.lstrip()}@table("t")\n{code}\n' + "\n" * (14 - code.count("\n") - 8) + BASES))
+    text = problem.value.render().replace("\nWhat to do: ", " ")
+    assert f"src/app/wrong.py:{line}: " in text
+    assert says in text
+
+
+BASES = """
+class Base(Struct):
+    x: int = 0
+
+class BadPerm(Struct):
+    p: Annotated[str, perm()] = ""
+
+class Middle(Base): ...
+
+class WithId(Struct):
+    id: Annotated[str, primkey]
+"""
+
+RIGHT_BASES = """
+from elsewhere import Unknown
+Id = Annotated[str, primkey]
+
+class Base(Struct):
+    id: Id
+
+class Middle(Base): ...
+
+@table("a")
+class A(Middle):
+    b: Annotated[str, perm(bits=perms.R__)] = ""
+
+@table("b")
+class B(Unknown):
+    c: int
+
+@table("c")
+class C(Struct):
+    id: "Annotated[str, primkey]"
+"""
+
+
+def test_an_id_may_come_from_a_base_or_by_another_name(app):
+    """Of this module, where it can be seen; of what is imported nothing is claimed."""
+    assert len(scan(app(right=PRELUDE + RIGHT_BASES))) == 3
+
+
 GOOD_TYPES = """
 from typing import Literal as L
 match 1:

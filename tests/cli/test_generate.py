@@ -130,6 +130,36 @@ async def without_dash(ctx: Context) -> int:
     return 1
 
 
+class Error(Struct):
+    """What went wrong, of the application."""
+
+    words: Annotated[str, Meta(min_length=1, max_length=80, pattern="^[^*]*/?$", description="For people")]
+    weight: Annotated[float, Meta(gt=0, lt=10, multiple_of=0.5)] | None = None
+
+
+Code = Annotated[str, Meta(pattern="^[A-Z]+$")]
+
+
+class TypeError(Struct):
+    code: Code
+
+
+@backend(perm=perms.R__)
+async def failed(ctx: Context, error: Error, other: TypeError | None = None) -> Error:
+    return error
+
+
+@backend(perm=perms.R__)
+async def then(ctx: Context, x: int = 1) -> Record:
+    """Called like what makes a promise."""
+    return Record({})
+
+
+@backend(perm=perms.R__)
+async def strange(ctx: Context, a: Any = object(), b: Any = object()) -> None:
+    """Has defaults that JSON cannot say."""
+
+
 @backend(ugroup="admin", perm=perms.RW_)
 async def made(ctx: Context) -> HttpResp:
     return HttpResp.created({"a": 1})
@@ -224,8 +254,21 @@ RIGHT_AND_WRONG_TS = {
         console.log(task.titel);
     """,
     "nasty": """
-        import { connect, type Odd, type Tree } from "./api.js";
+        import { connect, type Api, type Error, type Odd, type Tree } from "./api.js";
+        import { connect as untyped } from "./kontract.js";
         const api = connect();
+        const failed: Error = await api.failed({ words: "x" }, { code: "A" });
+        const words: string = failed.words;
+        const weight: number | null = failed.weight;
+        const same: Api = await (async () => connect())();
+        const plain = (await Promise.all([untyped()]))[0]!;
+        console.log(words, weight, await same.call("then", [2]), await plain["whatever"]!());
+        // @ts-expect-error: it is no promise, whatever the functions are called
+        await api.then(1);
+        // @ts-expect-error: neither is this one
+        await plain.then(1);
+        // @ts-expect-error: that is none of its fields
+        console.log(failed.request_id);
         const tree: Tree = { value: 1, children: [{ value: 2, children: [] }] };
         const got: Record<string, Tree | null> = await api.odd(
           { type: "Cat", lives: 9 }, [1, "x"], tree, "a", { n: [1.5] }, undefined, "green", null, 3);
@@ -263,7 +306,7 @@ RIGHT_AND_WRONG_PY = {
             print(task["titel"])  # type: ignore[typeddict-item]
     """,
     "nasty": """
-        from backend import Api, Person, Tree
+        from backend import Api, Error, Person, Tree
 
         async def use(api: Api) -> None:
             tree: Tree = {"value": 1, "children": []}
@@ -272,6 +315,8 @@ RIGHT_AND_WRONG_PY = {
             )
             person: Person = await api.save({"id": "1", "name": "Ann", "password": "x"})
             strings: list[str] = await api.list_([1])
+            failed: Error = await api.failed({"words": "x"}, {"code": "A"})
+            print(failed["weight"], failed["request_id"])  # type: ignore[typeddict-item]
             print(got, person["seen"], strings, tree)
             await api.delete(1)
             await api.odd({"type": "Cow"}, [1], {"value": 1}, "a", {})  # type: ignore[arg-type]
@@ -298,6 +343,55 @@ def test_mypy_takes_what_is_right_and_refuses_what_is_wrong(written):
 def test_the_same_application_gives_the_same_text(nasty):
     assert generated(nasty, "ts") == generated(nasty, "ts")
     assert generated(nasty, "py") == generated(nasty, "py")
+
+
+CALLS = """
+import { connect } from "./api.ts";
+const fetch = async (_url: unknown, init?: { body?: unknown }) => {
+  console.log(init!.body);
+  return new Response('{"result": null}');
+};
+const api = connect({ url: "http://127.0.0.1:1", token: "t", fetch: fetch as typeof globalThis.fetch });
+const tree = { value: 1, children: [] };
+const pet = { type: "Cat" as const, lives: 9 };
+await api.odd(pet, [1, "x"], tree, "a", {}, undefined, undefined, undefined, 4);
+await api.odd(pet, [1, "x"], tree, "a", {}, 7, undefined, undefined, undefined);
+await api.strange(undefined, undefined);
+await api.strange(undefined, 1).catch((error: unknown) => console.log(String(error)));
+console.log(typeof api.then, (await (async () => api)()) === api);
+await api.call("then", [2]);
+"""
+
+
+def test_what_is_left_out_before_a_later_argument_is_what_the_function_takes(nasty, tmp_path):
+    """Not null, which is what JSON makes of undefined; and a client with a function `then` is no promise."""
+    shutil.copytree(nasty / "public", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    (tmp_path / "api.ts").write_text(generated(nasty, "ts"))
+    (tmp_path / "use.ts").write_text(CALLS)
+    done = subprocess.run(
+        [node.bin_folder() / "node", "--no-warnings", "use.ts"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    start = '[{"type":"Cat","lives":9},[1,"x"],{"value":1,"children":[]},"a",{},'
+    assert done.stdout.splitlines() == [
+        start + 'null,"red",null,4]',
+        start + "7]",
+        "[]",
+        "TypeError: argument 1 has to be given when a later one is",
+        "undefined true",
+        "[2]",
+    ]
+
+
+def test_what_meta_asks_is_told_in_comments(nasty):
+    """Fields and parameters, in words that an editor shows; a pattern does not end the comment."""
+    text = generated(nasty, "ts")
+    assert "For people. Length at least 1, length at most 80, matches `^[^*]* /?$`." in text
+    assert "  /** More than 0, less than 10, a multiple of 0.5. */\n  weight" in text
+    assert "   * @param count At least 1, at most 9.\n" in text
+    assert "  /** Matches `^[A-Z]+$`. */\n  code: string;" in text
 
 
 def test_what_is_written_works(checkout, postgres, reaper, tmp_path):
@@ -360,17 +454,46 @@ def test_files_that_are_listed_are_kept_up_to_date(nasty, monkeypatch, capsys):
     assert main(["generate"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[tool.kontract.generate]\nts = 3\n", "has ts = 3, which is no file"),
+        ("[tool.kontract.generate]\nts = ''\n", 'has ts = "", which is no file'),
+        ("[tool.kontract.generate]\nts = 'src'\n", 'has ts = "src", which is no file'),
+        ("[tool.kontract.generate]\npy = ['a']\n", 'has py = ["a"], which is no file'),
+        ("[tool.kontract.generate]\npy = 2026-01-01\n", 'has py = "2026-01-01", which is no file'),
+        ("[tool.kontract]\ngenerate = 'ts'\n", "generate is no table"),
+        ("[tool]\nkontract = 1\n", "kontract is no table"),
+        ("tool = 1\n", "tool is no table"),
+        ("[tool", "pyproject.toml cannot be read"),
+    ],
+)
+def test_mistakes_in_what_is_listed_are_said(nasty, monkeypatch, capsys, text, says):
+    """By a sentence, before anything is imported or written."""
+    monkeypatch.chdir(nasty)
+    (nasty / "pyproject.toml").write_text(text)
+    assert main(["generate"]) == 1
+    assert says in capsys.readouterr().err
+
+
 DOCUMENT = {"paths": {}, "components": {"schemas": {}}, "x-kontract-rows": {}}
 
 
-def test_an_application_that_cannot_be_imported_is_said(nasty, tmp_path):
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("raise RuntimeError('not here')", "RuntimeError: not here."),
+        ("raise SystemExit('set KEY first')", "SystemExit: set KEY first."),
+    ],
+)
+def test_an_application_that_cannot_be_imported_is_said(nasty, tmp_path, statement, says):
     """With file and line, by a sentence."""
     shutil.copytree(nasty, tmp_path / "broken")
-    (tmp_path / "broken" / "src" / "app" / "nasty.py").write_text(NASTY + "\n\nraise RuntimeError('not here')\n")
+    (tmp_path / "broken" / "src" / "app" / "nasty.py").write_text(f"{NASTY}\n\n{statement}\n")
     done = subprocess.run(
         [sys.executable, "-m", "kontract.cli.main", "generate", "ts"],
         cwd=tmp_path / "broken", capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 1
     lines = NASTY.count("\n") + 3
-    assert f"src/app/nasty.py:{lines}: the application cannot be imported: RuntimeError: not here." in done.stderr
+    assert f"src/app/nasty.py:{lines}: the application cannot be imported: {says}" in done.stderr

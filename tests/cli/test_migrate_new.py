@@ -180,3 +180,21 @@ def test_indexes_and_permissions_are_asked_for(project, postgres):
         await store.aclose()
 
     asyncio.run(there_and_back())
+
+
+def test_new_tables_are_of_the_owner_that_is_named(project, postgres):
+    """And so are their permissions; check finds them where they are."""
+    declare(project, NOTES + NOTES.replace("notes", "labels").replace("Note", "Label"))
+    assert main(["migrate", "new", "labels", "--owner", "other"]) == 0
+    assert main(["migrate", "new", "limit", "--owner", "other", "--permissions", "labels=R__"]) == 0
+
+    async def apply_and_look_up():
+        url = postgres.create_database()
+        await command.migrate(url, lambda _: None, root=project)
+        assert await command.check(project, url) == []
+        store = SqlStore(AsyncpgDatabase(url))
+        found = [await store.lookup(owner, name) for owner in ("tenant-1", "other") for name in ("notes", "labels")]
+        await store.aclose()
+        return [one and one.permissions for one in found]
+
+    assert asyncio.run(apply_and_look_up()) == [7, None, None, 4]

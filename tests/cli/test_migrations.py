@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import pytest
 
 from kontract.cli import migrate as command
 from kontract.cli.main import main
-from kontract.cli.migrations import database
+from kontract.cli.migrations import database, lock, new
 from kontract.cli.table import list_tables
 from kontract.cli.toolchain.problem import Problem
 
@@ -199,6 +200,7 @@ async def test_a_run_that_is_killed_in_the_middle_leaves_nothing_and_can_be_repe
     if how == "connection":
         assert process.returncode == 1
         assert "The connection to the database was lost" in errors.decode()
+        assert "index of a `-- no transaction` file" in errors.decode()
     assert not await exists(connection, "one")
     assert await records(connection) == {}
     await blocker.close()
@@ -215,6 +217,34 @@ async def test_an_index_that_was_left_invalid_is_made_again(project, url, connec
     put(project, "0002_index.sql", INDEX)
     await up(project, url)
     assert await connection.fetchval("SELECT indisvalid FROM pg_index WHERE indexrelid = 'one_n'::regclass")
+
+
+async def test_a_failing_index_is_not_said_to_have_left_nothing(project, url, connection):
+    """It leaves an index that is kept up and never used, until the next run drops it."""
+    put(project, "0001_one.sql", ONE)
+    await up(project, url)
+    await connection.execute("INSERT INTO one VALUES (1), (1)")
+    put(project, "0002_index.sql", INDEX.replace("CREATE INDEX", "CREATE UNIQUE INDEX"))
+    with pytest.raises(Problem, match="could not be applied") as problem:
+        await up(project, url)
+    assert not await connection.fetchval("SELECT indisvalid FROM pg_index WHERE indexrelid = 'one_n'::regclass")
+    assert "may be left behind" in problem.value.fix
+    assert "Nothing" not in problem.value.fix
+    await connection.execute("DELETE FROM one")
+    assert await up(project, url) == ["Applied 0002_index."]
+    assert await connection.fetchval("SELECT indisvalid FROM pg_index WHERE indexrelid = 'one_n'::regclass")
+
+
+async def test_an_index_whose_record_fails_is_not_said_to_be_missing(project, url, connection):
+    """The statement is done by then; the record comes after it."""
+    put(project, "0001_one.sql", ONE)
+    await up(project, url)
+    await connection.execute("ALTER TABLE storage ADD CHECK (id <> '__migrations/0002_index')")
+    put(project, "0002_index.sql", INDEX)
+    with pytest.raises(Problem, match="that is not recorded") as problem:
+        await up(project, url)
+    assert "Nothing" not in problem.value.fix
+    assert await exists(connection, "one_n")
 
 
 async def test_a_pooler_is_refused(project, url, pooler):
@@ -251,6 +281,54 @@ async def test_rows_under_the_rules_of_transactions_are_not_changed(project, url
         await up(project, url)
     assert [tuple(row) for row in await connection.fetch("SELECT id, data FROM tbl_tasks_5f0c1d")] == [("a", "{}")]
     assert await records(connection) == {}
+
+
+SEEDING = "INSERT INTO tbl_tasks_5f0c1d (id, data, _txid, _owner) VALUES ('a', '{}', 1, 'ann')"
+REPLACING = f"{SEEDING} ON CONFLICT (id) WHERE _deleted_txid IS NULL DO UPDATE SET data = '{{}}'"
+UNDOING = "DELETE FROM tbl_tasks_5f0c1d WHERE id = 'a'"
+
+
+async def test_a_file_that_says_so_may_seed_rows(project, url, connection):
+    """SQL and Python; down takes them back."""
+    put(project, "0001_seeds.sql", f"-- seed rows\n{SEEDING};\n-- down\n{UNDOING};\n")
+    step = (
+        f"async def up(connection):\n    await connection.execute({SEEDING.replace(chr(39) + 'a', chr(39) + 'b')!r})\n"
+    )
+    put(project, "0002_seeds.py", f"# seed rows\n{step}async def down(connection): ...\n")
+    await up(project, url)
+    assert await connection.fetchval("SELECT array_agg(id ORDER BY id) FROM tbl_tasks_5f0c1d") == ["a", "b"]
+    await command.down(url, 2, lambda _: None, root=project)
+    assert await connection.fetchval("SELECT array_agg(id) FROM tbl_tasks_5f0c1d") == ["b"]
+
+
+async def test_the_seed_rows_that_the_documentation_shows(checkout, project, url, connection):
+    """In the table that `migrate new` makes for its struct; there and back."""
+    page = (checkout.root / "docs" / "how-to" / "migrations.md").read_text()
+    (shown,) = re.findall(r"^```sql seeds\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    ptr = lock.physical("notes", "tenant-1")
+    put(project, "0001_notes.sql", new.TABLE.format(ptr=ptr))
+    put(project, "0002_seeds.sql", shown)
+    await up(project, url)
+    assert await connection.fetchval(f"SELECT data->>'text' FROM {ptr}") == "Hello"
+    await command.down(url, 1, lambda _: None, root=project)
+    assert await connection.fetchval(f"SELECT count(*) FROM {ptr}") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (UNDOING, "changes rows of tbl_tasks_5f0c1d"),
+        (REPLACING, "changes rows of tbl_tasks_5f0c1d"),
+        (SEEDING.replace("'a'", "'b'").replace("1,", "2,"), "whose _txid is not 1"),
+    ],
+)
+async def test_a_file_of_seed_rows_may_do_nothing_else_to_them(project, url, connection, text, says):
+    """What is there already is the coordinator's; and a number that SQL makes up is nobody's."""
+    await connection.execute(SEEDING)
+    put(project, "0001_seeds.sql", f"-- seed rows\n{text};\n")
+    with pytest.raises(Problem, match=says):
+        await up(project, url)
+    assert await connection.fetchval("SELECT array_agg(id) FROM tbl_tasks_5f0c1d") == ["a"]
 
 
 async def test_records_are_no_tables(project, url):

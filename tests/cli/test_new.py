@@ -256,7 +256,9 @@ def test_its_workflows_are_valid(project):
             done = subprocess.run(check, cwd=project, capture_output=True, text=True, check=False, timeout=60)
             assert done.returncode == 0, done.stdout + done.stderr
     steps = yaml.safe_load((project / ".github/workflows/deploy.yml").read_text())["jobs"]["test"]["steps"]
-    assert [step.get("run") for step in steps[2:]] == ["make lint types", "make deploy-check", "make test"]
+    assert [step.get("run") for step in steps[2:]] == [
+        "make lint types", "make migrate-check", "make deploy-check", "make test",
+    ]  # fmt: skip
     assert "apt-get" not in json.dumps(steps)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import re
 
 import pytest
 
@@ -60,6 +62,45 @@ def test_drop_asks_first(url, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda _: "task")
     assert main(["table", "drop", "tasks"]) == 1
     assert lookup(url, "tenant-1", "tasks") is not None
+
+
+def test_drop_without_anybody_to_ask_says_so(url, monkeypatch, capsys):
+    """In a pipe or a job the input ends at once."""
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main(["table", "drop", "tasks"]) == 1
+    assert "there is nobody to ask" in capsys.readouterr().err.lower()
+    assert lookup(url, "tenant-1", "tasks") is not None
+
+
+def own_tables(checkout):
+    """What sql/ makes for the gateway: tables by their physical names, and by the logical ones of the register."""
+    text = "".join((checkout.root / "sql" / name).read_text() for name in ("init.sql", "coordination.sql"))
+    made = re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", text)
+    return [name for name in made if not name.startswith("tbl_")], re.findall(r"\('(\w+)', '\w+', '__system'", text)
+
+
+def test_the_gateways_own_tables_are_not_dropped(url, postgres, checkout, capsys):
+    """By whatever name and owner they are asked for: without them nobody can log in, or commit."""
+    physical, logical = own_tables(checkout)
+    assert set(physical) >= {"storage", "trxs", "coordination", "shared"}
+    assert set(logical) == {"__users", "__sessions"}
+    asked = [(name, owner) for name in (*physical, *logical) for owner in ("tenant-1", "__system", "__migrations")]
+    for name, owner in asked:
+        assert main(["table", "drop", name, "--owner", owner, "--yes", "--delete-data"]) == 1
+        assert f"{name} belongs to the gateway itself" in capsys.readouterr().err
+    assert {lookup(url, "__system", name).kind for name in logical} == {TableKind.VERSIONED}
+    postgres.run(url, "INSERT INTO storage VALUES ('mine', 'tbl_users_c41d7a', 'tenant-1'), ('st', 'storage', 'other')")
+    assert main(["table", "drop", "mine", "--yes", "--delete-data"]) == 1
+    assert "belongs to __system, too" in capsys.readouterr().err
+    assert main(["table", "drop", "st", "--owner", "other", "--yes", "--delete-data"]) == 1
+    assert main(["table", "drop", "mine", "--yes"]) == 0
+    assert lookup(url, "__system", "__users") is not None
+
+
+def test_a_table_of_the_application_may_be_called_like_one_of_the_gateway(url):
+    """Its data are elsewhere."""
+    assert main(["table", "create", "shared"]) == 0
+    assert main(["table", "drop", "shared", "--yes", "--delete-data"]) == 0
 
 
 WHOLE = "id text NOT NULL, data jsonb NOT NULL, _txid bigint NOT NULL, _deleted_txid bigint, _owner text NOT NULL, "

@@ -95,7 +95,8 @@ def test_tests_come_before_the_schema_and_the_schema_before_the_worker(workflow)
     assert jobs["migrate"]["environment"] == jobs["deploy"]["environment"] == "production"
     assert "make test" in runs(jobs["test"])
     assert runs(jobs["test"]).index("make deploy-check") < runs(jobs["test"]).index("make test")
-    assert runs(jobs["migrate"]) == ["make .venv/ready", "make migrate"], "installed before there is a secret"
+    assert runs(jobs["test"]).index("make migrate-check") < runs(jobs["test"]).index("make test"), "the files alone"
+    assert runs(jobs["migrate"]) == ["make .venv/ready", "make migrate migrate-check"], "installed before the secret"
     assert "make deploy ENV=production" in runs(jobs["deploy"])
 
 

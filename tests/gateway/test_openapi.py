@@ -13,6 +13,7 @@ from msgspec import Meta, Struct, defstruct
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from kontract import Context, HttpResp, backend, perm, perms, primkey, table
+from kontract.gateway import openapi, raystream, stream
 from kontract.gateway.context import Session
 from kontract.gateway.openapi import Documents, document
 from kontract.gateway.routes import Registry
@@ -92,6 +93,32 @@ DEMO = Registry(ROUTES, TABLES)
 ADMIN = Session("s", "tenant-1", "ann", is_anonymous=False, ugroups=frozenset({"admin"}))
 ANN = Session("s", "tenant-1", "ann", is_anonymous=False)
 READER = Session("s", "tenant-1", "ann", is_anonymous=False, perm=perms.R__)
+
+
+class Error(Struct):
+    words: str
+
+
+def test_a_struct_may_be_called_like_the_schema_of_errors():
+    """Both are told, and what a call fails with is still the gateway's."""
+
+    @backend(public=True)
+    async def fail(ctx, error):
+        raise NotImplementedError
+
+    fail.__annotations__ = {"ctx": Context, "error": Error, "return": Error}
+    made = document(Registry.of({"fail": fail}), None)
+    validate(json.loads(json.dumps(made)), cls=OpenAPIV31SpecValidator)
+    responses = made["paths"]["/rpc/fail"]["post"]["responses"]
+
+    def properties(response, *path):
+        schema = responses[response]["content"]["application/json"]["schema"]
+        for part in path:
+            schema = schema[part]
+        return made["components"]["schemas"][schema["$ref"].rpartition("/")[2]]["properties"].keys()
+
+    assert properties("200", "properties", "result") == {"words"}
+    assert properties("500") == {"error", "message", "request_id", "details"}
 
 
 def functions(session, registry=NASTY):
@@ -194,6 +221,14 @@ def test_what_is_sent_and_what_is_shown_are_told_apart(sent, shown, fields_sent,
     assert schemas[names[1]]["properties"].keys() == fields_shown
 
 
+def test_title_and_version_come_from_one_place(monkeypatch):
+    """The constants, and nothing written beside them."""
+    monkeypatch.setattr(openapi, "TITLE", "Mine")
+    monkeypatch.setattr(openapi, "VERSION", "7")
+    info = document(NASTY, None)["info"]
+    assert (info["title"], info["version"]) == ("Mine", "7")
+
+
 def test_arguments_are_an_array_in_their_order():
     """Names, types, limits and defaults; as many as are required, at most as many as there are."""
     post = document(NASTY, ADMIN)["paths"]["/rpc/odd"]["post"]
@@ -259,6 +294,42 @@ def test_it_is_sent_once():
     tag = first.headers["ETag"]
     assert (documents.respond(ANN, f'"other", {tag}').status, documents.respond(ANN, tag).body) == (304, b"")
     assert documents.respond(None, tag).status == 200
+
+
+@backend(public=True, perm=perms.RW_)
+async def leave(ctx: Context, words: str) -> None:
+    """Anybody may leave a word."""
+
+
+async def test_the_idempotency_key_that_it_describes_is_what_calls_take(postgres):
+    """Without a token it has to be long; the schema and the gateway agree on each length."""
+    paths = document(Registry.of({"leave": leave, "save": save}), ADMIN)["paths"]
+    public, other = (
+        Draft202012Validator(paths[f"/rpc/{name}"]["post"]["parameters"][0]["schema"]) for name in ("leave", "save")
+    )
+    keys = ["", "a", "a" * 31, "a" * 32, "a" * 255, "a" * 256, "a b" * 20, "ä" * 40]
+    async with apis(postgres, [leave]) as made:
+        api = made()
+        for key in keys:
+            nobody = await api.send("POST", "/rpc/leave", b'["x"]', authorization=None, idempotency_key=key)
+            somebody = await api.send("POST", "/rpc/leave", b'["x"]', idempotency_key=key)
+            assert (nobody.status < 300) is public.is_valid(key), key
+            assert (somebody.status < 300) is other.is_valid(key), key
+
+
+async def test_every_path_of_the_gateway_is_told(postgres):
+    """And none that it does not have: each answers to the method that stands there, and to no other."""
+    own = {path: set(methods) for path, methods in document(NASTY, None)["paths"].items() if path[:5] != "/rpc/"}
+    assert own.keys() >= {*raystream.PATHS, stream.PATH, stream.TICKET, "/openapi.json", "/health", "/ready"}
+    async with apis(postgres, [odd]) as made:
+        api = made()
+        told = json.loads((await api.send("POST", "/auth/nothing", b"")).body)["message"].rpartition(" has ")[2]
+        assert {path for path in own if path.startswith("/auth/")} == {f"/auth/{name}" for name in told.split(", ")}
+        for path, methods in own.items():
+            for method in ("GET", "POST"):
+                answer = await api.send(method, path, b"" if method == "POST" else None)
+                assert answer.status != 404, path
+                assert (answer.status == 405) is (method.lower() not in methods), (path, method)
 
 
 async def test_the_gateway_answers_with_it(postgres):

@@ -23,6 +23,21 @@ test("a function is called by its name, with its arguments, and its result is re
   assert.equal(headers["content-type"], "application/json");
 });
 
+test("arguments that are undefined are left out, or what is said to stand for them", async (t) => {
+  const { url, requests } = await serve(t, () => ({ result: null }));
+  const defaults = new Map([["f", [undefined, 7, null]]]);
+  const api = asClient(url, { defaults });
+
+  await api.f(1, undefined);
+  await api.f(1, undefined, undefined, 2);
+  await api.constructor(undefined, 1);
+  assert.deepEqual(
+    requests.map(({ text }) => text),
+    ["[1]", "[1,7,null,2]", "[null,1]"],
+  );
+  await assert.rejects(api.f(undefined, 1), /argument 1 has to be given when a later one is/);
+});
+
 test("functions that are named like the client's own are called by name", async (t) => {
   const { url, requests } = await serve(t, () => ({ result: null }));
   const api = asClient(url);

@@ -73,13 +73,26 @@ def run(args: argparse.Namespace) -> int:
     elif args.action == "register":
         asyncio.run(register.register(url, args.owner, args.name, args.ptr, args.permissions, say))
     elif args.action == "drop":
-        question = f"Type {args.name} to take the table out" + (" and delete its data: " if args.delete_data else ": ")
-        if not args.yes and input(question) != args.name:
-            raise Problem("The name was another one.", "Nothing was changed.")
+        register.refuse_gateway(args.owner, args.name)
+        if not args.yes:
+            _ask(args.name, delete_data=args.delete_data)
         asyncio.run(register.drop(url, args.owner, args.name, say, delete_data=args.delete_data))
     else:
         asyncio.run(adopt(url, args.owner, args.name, say))
     return 0
+
+
+def _ask(name: str, *, delete_data: bool) -> None:
+    """Raise a Problem unless the name of the table is typed."""
+    question = f"Type {name} to take the table out" + (" and delete its data: " if delete_data else ": ")
+    try:
+        typed = input(question)
+    except EOFError:
+        raise Problem(
+            "There is nobody to ask: the input has ended.", "Nothing was changed. Say --yes where nobody can answer."
+        ) from None
+    if typed != name:
+        raise Problem("The name was another one.", "Nothing was changed.")
 
 
 async def _show(url: str) -> None:

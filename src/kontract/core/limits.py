@@ -13,6 +13,9 @@ JSON_DEPTH = 32
 FUNCTION_NAME_LENGTH = 128
 """Characters of a function's name in a URL; longer ones are refused before any look-up."""
 
+KEY_LENGTH = 255
+"""Characters of an Idempotency-Key, at most."""
+
 PUBLIC_KEY_LEAST = 32
 """Characters of an Idempotency-Key that comes without a token: 128 random bits in hexadecimal, so nobody guesses it."""
 

@@ -14,17 +14,27 @@ from typing import Any
 
 import msgspec
 
+from kontract.core import limits
 from kontract.core.errors import Code, HttpError
 from kontract.core.fields import without
 from kontract.core.perms import READ, WRITE, may_write, name_of
+from kontract.gateway import raystream
 from kontract.gateway.context import Session
-from kontract.gateway.http import JSON, HttpResp, Response, encode_json
+from kontract.gateway.http import JSON, OCTETS, HttpResp, Response, encode_json
 from kontract.gateway.routes import Endpoint, Registry
 from kontract.gateway.sessions import authorize
 
 PATH = "/openapi.json"
 
+TITLE = "Backend functions"
+VERSION = "1"
+"""Of the way in which functions are called. What an application calls its own releases is not known here."""
+
 _REFERENCE = "#/components/schemas/"
+ERROR = "kontract.Error"
+"""The schema of what the gateway answers when a call fails. A struct of the application may be called Error; its schema
+has a dot in its name only between its module and itself."""
+
 _SENT = "Input"
 """After the name of a schema as callers send it, where that differs from the one that they are shown."""
 
@@ -87,10 +97,10 @@ def document(registry: Registry, session: Session | None, *, rows: bool = False)
         paths[f"/rpc/{endpoint.name}"] = {"post": _operation(endpoint, schemas, result)}
     return ({"x-kontract-rows": dict(zip(tables, shown[len(endpoints) :], strict=True))} if rows else {}) | {
         "openapi": "3.1.0",
-        "info": {"title": "Backend functions", "version": "1", "description": _ABOUT},
+        "info": {"title": TITLE, "version": VERSION, "description": _ABOUT},
         "paths": paths | _own_paths(),
         "components": {
-            "schemas": {**dict(sorted(components.items())), "Error": _ERROR},
+            "schemas": {**dict(sorted(components.items())), ERROR: _ERROR},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
         },
         "security": [{"token": []}],
@@ -104,7 +114,7 @@ _ABOUT = (
 
 _ERROR = {
     "type": "object",
-    "title": "Error",
+    "title": "What a call fails with",
     "required": ["error", "message", "request_id"],
     "properties": {
         "error": {"type": "string", "enum": [code.name for code in Code]},
@@ -144,7 +154,7 @@ def _operation(endpoint: Endpoint, schemas: list[dict[str, Any]], result: dict[s
         "operationId": endpoint.name,
         "tags": [meta.egroup or endpoint.function.__module__.rpartition(".")[2]],
         "summary": summary or endpoint.name,
-        "parameters": [_IDEMPOTENCY] if writes else [],
+        "parameters": [_idempotency(public=meta.public)] if writes else [],
         "requestBody": {
             "required": endpoint.signature.required > 0,
             "content": {JSON: {"schema": _body(fields, schemas, endpoint.signature.required)}},
@@ -161,13 +171,18 @@ def _operation(endpoint: Endpoint, schemas: list[dict[str, Any]], result: dict[s
     return operation
 
 
-_IDEMPOTENCY = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": False,
-    "description": "Calls with the same key are applied once, and answered alike for 24 hours.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-}
+def _idempotency(*, public: bool) -> dict[str, Any]:
+    words = "Calls with the same key are applied once, and answered alike for 24 hours."
+    if public:
+        words += f" Random; with a token it may be shorter than {limits.PUBLIC_KEY_LEAST} characters."
+    least = limits.PUBLIC_KEY_LEAST if public else 1
+    return {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "required": False,
+        "description": words,
+        "schema": {"type": "string", "minLength": least, "maxLength": limits.KEY_LENGTH, "pattern": "^[!-~]*$"},
+    }
 
 
 def _body(fields: Iterable[tuple[str, Any, Any]], schemas: list[dict[str, Any]], required: int) -> dict[str, Any]:
@@ -212,7 +227,7 @@ def _failures(codes: Iterable[Code]) -> dict[str, Any]:
     for code in Code:
         if code.status in named and code.name not in named[code.status]:
             named[code.status].append(code.name)
-    reference = {JSON: {"schema": {"$ref": f"{_REFERENCE}Error"}}}
+    reference = {JSON: {"schema": {"$ref": f"{_REFERENCE}{ERROR}"}}}
     return {
         str(status): {"description": ", ".join(names), "content": reference} for status, names in sorted(named.items())
     }
@@ -375,6 +390,10 @@ def _own_paths() -> dict[str, Any]:
         "/stream/ticket": _own(
             "post", "A ticket for EventSource, which cannot send a token", 200, {"type": "object"}, refused
         ),
+        raystream.WELL_KNOWN: _own("get", "Raystream's keys and paths", 200, {"type": "object"}, (), public=True),
+        raystream.HANDSHAKE: _sealed("Begin with raystream, the encrypted way to call", limits.RAYSTREAM_HELLO_BYTES),
+        raystream.RPC: _sealed("Call a function through raystream", limits.RAYSTREAM_REQUEST_BYTES),
+        PATH: _own("get", "This document", 200, {"type": "object"}, (Code.UNAUTHORIZED,)),
         "/health": _own("get", "Whether the gateway answers", 200, {"type": "object"}, (), public=True),
         "/ready": _own("get", "Whether its database does, too", 200, {"type": "object"}, refused[3:], public=True),
     }
@@ -403,6 +422,19 @@ def _own(
     if public:
         operation["security"] = [{}]
     return {method: operation}
+
+
+def _sealed(summary: str, most: int) -> dict[str, Any]:
+    """A path whose messages are bytes that raystream has sealed; the token, if there is one, is inside."""
+    message = {OCTETS: {"schema": _BYTES | {"maxLength": most}}}
+    codes = (Code.UNAUTHORIZED, Code.PAYLOAD_TOO_LARGE, Code.UNAVAILABLE)
+    made = _own("post", summary, 200, None, codes, public=True)
+    made["post"]["requestBody"] = {"required": True, "content": message}
+    made["post"]["responses"]["200"] = {"description": "Sealed, too.", "content": {OCTETS: {"schema": _BYTES}}}
+    return made
+
+
+_BYTES = {"type": "string", "format": "binary"}
 
 
 def _object(**properties: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ PREFIX = "/rpc/"
 
 FUNCTION_NAME = re.compile(rf"[A-Za-z_][A-Za-z0-9_.-]{{0,{limits.FUNCTION_NAME_LENGTH - 1}}}", re.ASCII)
 
-IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+IDEMPOTENCY_KEY = re.compile(rf"[\x21-\x7e]{{1,{limits.KEY_LENGTH}}}")
 
 COUNTERS = "gateway/"
 """Before the keys of the gateway's own counters in the shared state, for example those of ``rate_limit``."""
@@ -224,7 +224,7 @@ def idempotent_call_id(session: Session, function: str, key: str) -> str:
     for. No token has an empty user: what nobody does cannot meet what somebody does.
     """
     if not IDEMPOTENCY_KEY.fullmatch(key):
-        message = "Idempotency-Key must be 1 to 255 visible ASCII characters"
+        message = f"Idempotency-Key must be 1 to {limits.KEY_LENGTH} visible ASCII characters"
         raise InvalidRequestError(message)
     if not session.sid and len(key) < limits.PUBLIC_KEY_LEAST:
         message = (

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+import kontract
 from kontract.cli.build.declared import Read
 from kontract.cli.toolchain.checkout import write_atomically
 
@@ -63,6 +64,7 @@ def _key(shown: str, text: str) -> str:
 
 @cache
 def _builder() -> str:
-    """A digest of this package and of Python: another version of either reads anew."""
-    texts = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
-    return hashlib.sha256(b"\0".join([sys.version.encode(), *texts])).hexdigest()[:32]
+    """A digest of this package, of Python, and of what names are looked up in: another version reads anew."""
+    paths = [*sorted(Path(__file__).parent.glob("*.py")), Path(kontract.__file__)]
+    versions = f"{sys.version} {msgspec.__version__}".encode()
+    return hashlib.sha256(b"\0".join([versions, *(path.read_bytes() for path in paths)])).hexdigest()[:32]

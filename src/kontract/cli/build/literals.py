@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 
 from kontract.cli.build.declared import WrongError
 from kontract.core.perms import NAMES
@@ -18,16 +19,16 @@ def called_name(decorator: ast.expr) -> str:
     return called.id if isinstance(called, ast.Name) else ""
 
 
-def check_keywords(call: ast.Call, line: int, known: tuple[str, ...], positional: int = 0) -> None:
-    """Refuse arguments that the decorator does not take."""
+def keywords(call: ast.Call, line: int, known: tuple[str, ...], positional: int = 0) -> Iterator[WrongError]:
+    """Tell of the arguments that the decorator does not take."""
     name = called_name(call)
     if len(call.args) > positional:
-        raise WrongError(line, f"@{name} takes its arguments by name.", f"Choose among {', '.join(known)}.")
+        yield WrongError(line, f"@{name} takes its arguments by name.", f"Choose among {', '.join(known)}.")
     for keyword in call.keywords:
         if keyword.arg is None:
-            raise WrongError(line, f"@{name} is given ** arguments.", f"Write them out. {READ_NOT_RUN}")
-        if keyword.arg not in known:
-            raise WrongError(line, f"@{name} does not take {keyword.arg}=.", f"It takes {', '.join(known)}.")
+            yield WrongError(line, f"@{name} is given ** arguments.", f"Write them out. {READ_NOT_RUN}")
+        elif keyword.arg not in known:
+            yield WrongError(line, f"@{name} does not take {keyword.arg}=.", f"It takes {', '.join(known)}.")
 
 
 def text(call: ast.Call, name: str, line: int) -> str | None:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from kontract.cli.build import literals
 from kontract.cli.build.declared import Argument, Around, Declared, Mistake, Read, WrongError
 from kontract.cli.build.literals import READ_NOT_RUN, called_name
 from kontract.cli.build.names import Names
 from kontract.core import limits
-from kontract.core.perms import may_write, name_of
+from kontract.core.perms import NAMES, may_write, name_of
 
 _BACKEND = ("name", "ugroup", "perm", "egroup", "public", "isolation", "max_attempts")
 _TABLE = ("rows", "stream")
 _MIDDLEWARE = ("prefixurl", "egroup", "endpoints")
 _NAME = re.compile(rf"[A-Za-z_][A-Za-z0-9_.-]{{0,{limits.FUNCTION_NAME_LENGTH - 1}}}", re.ASCII)
 _WRITES = frozenset({"set", "insert", "update", "delete", "push", "pop", "shift"})
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+T = TypeVar("T")
 
 
 def read(text: str, module: str, shown: str) -> Read:
@@ -39,6 +43,8 @@ class _Module:
         self._module = module
         self._shown = shown
         self._names = Names(tree)
+        self._classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+        self._aliases = dict(_aliases(tree))
         self._declared: list[Declared] = []
         self._mistakes: list[Mistake] = []
 
@@ -58,16 +64,24 @@ class _Module:
         return Read(self._declared, self._mistakes)
 
     def _try(self, declare: Callable[[], Declared | None]) -> None:
+        known = len(self._mistakes)
+        found = self._value(declare, None)
+        if found is not None and len(self._mistakes) == known:
+            self._declared.append(found)
+
+    def _value(self, read: Callable[[], T], instead: T) -> T:
+        """Return what is read; ``instead``, and the mistake noted, when it is wrong: more may be wrong behind it."""
         try:
-            found = declare()
+            return read()
         except WrongError as wrong:
             self._note(wrong)
-        else:
-            if found is not None:
-                self._declared.append(found)
+            return instead
 
-    def _note(self, wrong: WrongError) -> None:
-        self._mistakes.append(Mistake(self._where(wrong.line), wrong.what, wrong.fix))
+    def _note(self, *wrong: WrongError) -> None:
+        for one in wrong:
+            mistake = Mistake(self._where(one.line), one.what, one.fix)
+            if mistake not in self._mistakes:
+                self._mistakes.append(mistake)
 
     def _where(self, line: int) -> str:
         return f"{self._shown}:{line}"
@@ -81,26 +95,31 @@ class _Module:
 
     # --- functions ---------------------------------------------------------------------------------------------------
 
-    def _function(self, node: ast.stmt, decorator: ast.expr) -> Declared:
-        if not isinstance(decorator, ast.Call):
-            raise WrongError(node.lineno, "@backend needs parentheses.", "Write @backend().")
-        if not isinstance(node, ast.AsyncFunctionDef):
-            raise WrongError(node.lineno, "a backend function must be async.", "Write async def.")
+    def _function(self, node: ast.stmt, decorator: ast.expr) -> Declared | None:
         line = node.lineno
-        literals.check_keywords(decorator, line, _BACKEND)
-        _check_parameters(node)
-        perm = literals.permission(decorator, "perm", line)
-        literals.choice(decorator, "isolation", line, ("serializable", "snapshot"))
-        literals.check_count(decorator, "max_attempts", line)
-        self._check_types(node, decorator)
+        if not isinstance(node, ast.AsyncFunctionDef):
+            self._note(WrongError(line, "a backend function must be async.", "Write async def."))
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            return None
+        if not isinstance(decorator, ast.Call):
+            self._note(WrongError(line, "@backend needs parentheses.", "Write @backend()."))
+        call = decorator if isinstance(decorator, ast.Call) else ast.Call(decorator, [], [])
+        self._note(*literals.keywords(call, line, _BACKEND))
+        self._note(*_wrong_parameters(node))
+        perm = self._value(lambda: literals.permission(call, "perm", line), NAMES["RWX"])
+        self._value(lambda: literals.choice(call, "isolation", line, ("serializable", "snapshot")), "")
+        self._value(lambda: literals.check_count(call, "max_attempts", line), None)
+        self._note(*self._wrong_types(node, decorator))
         if not may_write(perm):
-            _check_reads_only(node, perm)
-        name = literals.text(decorator, "name", line) or node.name
+            self._note(*_writes(node, perm))
+        name = self._text(call, "name", line) or node.name
         if not _NAME.fullmatch(name):
-            raise WrongError(
-                line,
-                f"{name!a} cannot be the name of a function in a URL.",
-                "Use letters, digits, underscores, dots and dashes, a letter or an underscore first.",
+            self._note(
+                WrongError(
+                    line,
+                    f"{name!a} cannot be the name of a function in a URL.",
+                    "Use letters, digits, underscores, dots and dashes, a letter or an underscore first.",
+                )
             )
         return Declared(
             "backend",
@@ -108,42 +127,51 @@ class _Module:
             self._module,
             node.name,
             self._where(line),
-            egroup=literals.text(decorator, "egroup", line),
-            ugroup=literals.text(decorator, "ugroup", line),
+            egroup=self._text(call, "egroup", line),
+            ugroup=self._text(call, "ugroup", line),
             perm=perm,
-            public=literals.switch(decorator, "public", line, default=False),
+            public=self._value(lambda: literals.switch(call, "public", line, default=False), False),
             arguments=tuple(_arguments(node.args)),
         )
 
-    def _check_types(self, node: ast.AsyncFunctionDef, decorator: ast.expr) -> None:
+    def _text(self, call: ast.Call, name: str, line: int) -> str | None:
+        return self._value(lambda: literals.text(call, name, line), None)
+
+    def _wrong_types(self, node: Function, decorator: ast.expr) -> Iterator[WrongError]:
         if not self._is_bound(decorator):
             return
         for argument in _parameters(node.args):
-            assert argument.annotation is not None
-            self._names.check(argument.annotation, argument.lineno, f"parameter {argument.arg} of {node.name}")
+            if argument.annotation is not None:
+                what = f"parameter {argument.arg} of {node.name}"
+                yield from self._names.check(argument.annotation, argument.lineno, what)
         if node.returns is not None:
-            self._names.check(node.returns, node.lineno, f"what {node.name} returns")
+            yield from self._names.check(node.returns, node.lineno, f"what {node.name} returns")
 
     # --- tables ------------------------------------------------------------------------------------------------------
 
-    def _table(self, node: ast.stmt, decorator: ast.expr) -> Declared:
+    def _table(self, node: ast.stmt, decorator: ast.expr) -> Declared | None:
         line = node.lineno
         if not isinstance(node, ast.ClassDef) or not isinstance(decorator, ast.Call) or not decorator.args:
-            raise WrongError(line, "@table takes the table's name and stands on a class.", 'Write @table("tasks").')
-        name = decorator.args[0]
+            what = "@table takes the table's name and stands on a class."
+            self._note(WrongError(line, what, 'Write @table("tasks").'))
+        call = decorator if isinstance(decorator, ast.Call) else ast.Call(decorator, [], [])
+        if not isinstance(node, ast.ClassDef):
+            return None
+        name = call.args[0] if call.args else ast.Constant("")
         if not isinstance(name, ast.Constant) or not isinstance(name.value, str):
-            raise WrongError(line, "the name of a table must be a string in quotes.", 'Write @table("tasks").')
-        literals.check_keywords(decorator, line, _TABLE, positional=1)
+            self._note(WrongError(line, "the name of a table must be a string in quotes.", 'Write @table("tasks").'))
+            name = ast.Constant("")
+        self._note(*literals.keywords(call, line, _TABLE, positional=1))
         if self._is_bound(decorator):
-            self._check_fields(node)
+            self._note(*self._wrong_fields(node))
         return Declared(
             "table",
-            name.value,
+            str(name.value),
             self._module,
             node.name,
             self._where(line),
-            rows=literals.choice(decorator, "rows", line, ("all", "own")),
-            stream=literals.switch(decorator, "stream", line, default=True),
+            rows=self._value(lambda: literals.choice(call, "rows", line, ("all", "own")), "all"),
+            stream=self._value(lambda: literals.switch(call, "stream", line, default=True), True),
             arguments=tuple(
                 Argument(field.target.id, ast.unparse(field.annotation), field.value is None)
                 for field in node.body
@@ -151,35 +179,91 @@ class _Module:
             ),
         )
 
-    def _check_fields(self, node: ast.ClassDef) -> None:
-        ids = 0
-        for field in node.body:
-            if not isinstance(field, ast.AnnAssign):
-                continue
-            what = f"field {ast.unparse(field.target)} of {node.name}"
-            self._names.check(field.annotation, field.lineno, what)
-            for inner in ast.walk(field.annotation):
-                ids += isinstance(inner, (ast.Name, ast.Attribute)) and ast.unparse(inner).endswith("primkey")
-                if isinstance(inner, ast.Call) and called_name(inner) == "perm" and len(inner.args) == 1:
-                    literals.bits(inner.args[0], field.lineno, f"{what}: perm() of")
-        own = all(ast.unparse(base) in ("Struct", "msgspec.Struct") for base in node.bases)
-        if own and ids != 1:
-            raise WrongError(
-                node.lineno,
-                f"table {node.name} marks {'no field' if ids == 0 else f'{ids} fields'} as its id.",
+    def _wrong_fields(self, table: ast.ClassDef) -> Iterator[WrongError]:
+        """Mistakes in the fields of a table and of its bases in this module, and whether one field is its id."""
+        classes, all_known = self._family(table)
+        ids: dict[str, bool] = {}
+        for node in classes:
+            for field in node.body:
+                if isinstance(field, ast.AnnAssign):
+                    ids[ast.unparse(field.target)] = self._is_id(field.annotation)
+                    yield from self._wrong_field(node, field)
+        count = sum(ids.values())
+        if count > 1 or (count == 0 and all_known):
+            yield WrongError(
+                table.lineno,
+                f"table {table.name} marks {'no field' if count == 0 else f'{count} fields'} as its id.",
                 "Write id: Annotated[str, primkey], once.",
             )
 
+    def _family(self, table: ast.ClassDef) -> tuple[list[ast.ClassDef], bool]:
+        """The classes of this module that a table has its fields of, the oldest first; whether these are all."""
+        found: list[ast.ClassDef] = []
+        all_known = True
+        waiting = [table]
+        while waiting:
+            node = waiting.pop(0)
+            if node in found:
+                continue
+            found.append(node)
+            for base in node.bases:
+                named = base.value if isinstance(base, ast.Subscript) else base  # Box[int], Generic[T]
+                written = ast.unparse(named)
+                if written in self._classes:
+                    waiting.append(self._classes[written])
+                else:
+                    all_known &= written.rpartition(".")[2] in ("Struct", "Generic")
+        return found[::-1], all_known
+
+    def _is_id(self, annotation: ast.expr, within: tuple[str, ...] = ()) -> bool:
+        for inner in ast.walk(_unquoted(annotation)):
+            if isinstance(inner, (ast.Name, ast.Attribute)) and ast.unparse(inner).rpartition(".")[2] == "primkey":
+                return True
+            alias = self._aliases.get(inner.id) if isinstance(inner, ast.Name) and inner.id not in within else None
+            if alias is not None and self._is_id(alias, (*within, ast.unparse(inner))):
+                return True
+        return False
+
+    def _wrong_field(self, node: ast.ClassDef, field: ast.AnnAssign) -> Iterator[WrongError]:
+        what = f"field {ast.unparse(field.target)} of {node.name}"
+        yield from self._names.check(field.annotation, field.lineno, what)
+        called: set[ast.AST] = set()
+        for inner in ast.walk(_unquoted(field.annotation)):
+            if isinstance(inner, ast.Call) and self._is_perm(inner.func):
+                called.add(inner.func)
+                yield from _wrong_perm(inner, field.lineno, what)
+            elif inner not in called and self._is_perm(inner):
+                yield _without_permission(field.lineno, what)
+        value = field.value.func if isinstance(field.value, ast.Call) else field.value
+        if value is not None and (self._is_perm(value) or ast.unparse(value).rpartition(".")[2] == "primkey"):
+            marked = f"Annotated[{ast.unparse(field.annotation)}, {ast.unparse(field.value or value)}]"
+            yield WrongError(
+                field.lineno,
+                f"{what} has {ast.unparse(value)} as its default.",
+                f"Write it into the type: {ast.unparse(field.target)}: {marked}.",
+            )
+
+    def _is_perm(self, node: ast.AST) -> bool:
+        """Whether it is the name of `perm`, Kontract's own."""
+        if not isinstance(node, (ast.Name, ast.Attribute)) or ast.unparse(node).rpartition(".")[2] != "perm":
+            return False
+        origin = self._names.origin(ast.unparse(node).partition(".")[0])
+        return origin is None or origin.partition(".")[0] == "kontract"
+
     # --- middleware --------------------------------------------------------------------------------------------------
 
-    def _wrapped(self, node: ast.stmt, decorator: ast.expr) -> Declared:
+    def _wrapped(self, node: ast.stmt, decorator: ast.expr) -> Declared | None:
         if not isinstance(node, ast.AsyncFunctionDef) or not isinstance(decorator, ast.Call):
-            raise WrongError(
-                node.lineno,
-                "@middleware stands on an async function, with parentheses.",
-                'Write @middleware(egroup="api-v1") above async def log(ctx: Context, call_next).',
+            self._note(
+                WrongError(
+                    node.lineno,
+                    "@middleware stands on an async function, with parentheses.",
+                    'Write @middleware(egroup="api-v1") above async def log(ctx: Context, call_next).',
+                )
             )
-        return self._middleware(decorator, node.name, node.lineno)
+        if not isinstance(decorator, ast.Call):
+            return None
+        return self._middleware(decorator, getattr(node, "name", ""), node.lineno)
 
     def _assigned(self, node: ast.Assign) -> Declared | None:
         """``limit = middleware(egroup="x")(rate_limit(10))``: middleware that comes from somewhere else."""
@@ -193,19 +277,59 @@ class _Module:
         return self._middleware(value.func, node.targets[0].id, node.lineno)
 
     def _middleware(self, call: ast.Call, attribute: str, line: int) -> Declared:
+        self._note(*literals.keywords(call, line, _MIDDLEWARE, positional=len(call.args)))
         around = Around(
-            literals.text(call, "prefixurl", line),
-            literals.text(call, "egroup", line),
-            literals.texts(call, "endpoints", line),
+            self._text(call, "prefixurl", line),
+            self._text(call, "egroup", line),
+            self._value(lambda: literals.texts(call, "endpoints", line), None),
         )
-        if call.args or around == Around(None, None, None):
-            raise WrongError(
-                line,
-                "middleware must say what it is for.",
-                'Write middleware(prefixurl="/rpc"), middleware(egroup="...") or middleware(endpoints=["..."]).',
+        given = {keyword.arg for keyword in call.keywords if not _is_none(keyword.value)}
+        if call.args or not given & {*_MIDDLEWARE, None}:
+            self._note(
+                WrongError(
+                    line,
+                    "middleware must say what it is for.",
+                    'Write middleware(prefixurl="/rpc"), middleware(egroup="...") or middleware(endpoints=["..."]).',
+                )
             )
-        literals.check_keywords(call, line, _MIDDLEWARE)
         return Declared("middleware", attribute, self._module, attribute, self._where(line), around=around)
+
+
+def _aliases(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
+    """What names at the top of the module stand for: ``Id = Annotated[str, primkey]``."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            yield from ((one.id, node.value) for one in node.targets if isinstance(one, ast.Name))
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            yield node.target.id, node.value
+
+
+def _is_none(value: ast.expr) -> bool:
+    return isinstance(value, ast.Constant) and value.value is None
+
+
+def _unquoted(annotation: ast.expr) -> ast.expr:
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        try:
+            return ast.parse(annotation.value, mode="eval").body
+        except SyntaxError:
+            pass  # said where its names are checked
+    return annotation
+
+
+def _wrong_perm(call: ast.Call, line: int, what: str) -> Iterator[WrongError]:
+    given = [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "bits")]
+    if len(given) != 1 or len(call.keywords) > len(given) - len(call.args):
+        yield _without_permission(line, what)
+        return
+    try:
+        literals.bits(given[0], line, f"{what}: perm() of")
+    except WrongError as wrong:
+        yield wrong
+
+
+def _without_permission(line: int, what: str) -> WrongError:
+    return WrongError(line, f"{what}: perm() takes one permission.", "Write perm(perms.R__), for example.")
 
 
 def _parameters(arguments: ast.arguments) -> list[ast.arg]:
@@ -218,28 +342,27 @@ def _arguments(arguments: ast.arguments) -> Iterator[Argument]:
     without = len(plain) - len(arguments.defaults)
     required = [*(position < without for position in range(len(plain))), *(d is None for d in arguments.kw_defaults)]
     for argument, is_required in zip(_parameters(arguments), required, strict=True):
-        if not _is_context(argument):
-            assert argument.annotation is not None
+        if argument.annotation is not None and not _is_context(argument):
             yield Argument(argument.arg, ast.unparse(argument.annotation), is_required)
 
 
-def _check_parameters(node: ast.AsyncFunctionDef) -> None:
+def _wrong_parameters(node: Function) -> Iterator[WrongError]:
     for argument in _parameters(node.args):
         if argument.annotation is None:
-            raise WrongError(
+            yield WrongError(
                 node.lineno,
                 f"parameter {argument.arg} of {node.name} has no type.",
                 "Annotate it; calls are validated by it.",
             )
     late = _required_after_optional(node.args)
     if late is not None:
-        raise WrongError(
+        yield WrongError(
             node.lineno,
             f"parameter {late} of {node.name} has no default but follows one that has.",
             "The arguments of a call have an order: put the parameters without a default first.",
         )
     if node.args.vararg or node.args.kwarg:
-        raise WrongError(node.lineno, f"{node.name} takes * or ** parameters.", "Name its parameters.")
+        yield WrongError(node.lineno, f"{node.name} takes * or ** parameters.", "Name its parameters.")
 
 
 def _required_after_optional(arguments: ast.arguments) -> str | None:
@@ -257,8 +380,8 @@ def _is_context(argument: ast.arg) -> bool:
     return written.rpartition(".")[2] == "Context"
 
 
-def _check_reads_only(node: ast.AsyncFunctionDef, perm: int) -> None:
-    """Refuse ``ctx.storage.tasks.push(...)`` in a function that may not write: every call of it would be refused."""
+def _writes(node: Function, perm: int) -> Iterator[WrongError]:
+    """Tell of each ``ctx.storage.tasks.push(...)`` in a function that may not write: each call would be refused."""
     for inner in ast.walk(node):
         if not isinstance(inner, ast.Call) or not isinstance(inner.func, ast.Attribute):
             continue
@@ -266,7 +389,7 @@ def _check_reads_only(node: ast.AsyncFunctionDef, perm: int) -> None:
         if inner.func.attr not in _WRITES or not isinstance(table, (ast.Attribute, ast.Subscript)):
             continue
         if isinstance(table.value, ast.Attribute) and table.value.attr == "storage":
-            raise WrongError(
+            yield WrongError(
                 inner.lineno,
                 f"{node.name} has perm=perms.{name_of(perm)} and writes: {ast.unparse(inner.func)}.",
                 "Give it perm=perms.RW_, or do not write; the call would be refused.",

@@ -7,6 +7,7 @@ import builtins
 import difflib
 from collections.abc import Iterator
 
+from kontract.cli.build import modules
 from kontract.cli.build.declared import WrongError
 
 
@@ -14,39 +15,66 @@ class Names:
     """The names at the top of a module."""
 
     def __init__(self, tree: ast.Module) -> None:
-        """Collect them, without importing anything."""
+        """Collect them, without importing the application."""
         self.known: set[str] = set()
         self.for_checkers: set[str] = set()  # below `if TYPE_CHECKING:`
+        self._origins: dict[str, str | None] = {}  # what an import binds, "datetime" or "datetime.date"
         self._literals: set[str] = {"Literal"}  # what Literal is called here
         self._open = False  # `from x import *`: anything may be there
         self._collect(tree.body, self.known)
 
-    def check(self, annotation: ast.expr, line: int, what: str) -> None:
-        """Refuse an annotation with a name that is not there when calls are validated by it."""
-        for name, at in _used(annotation, line, self._literals):
-            if name in self.known or hasattr(builtins, name) or (self._open and name not in self.for_checkers):
-                continue
-            if name in self.for_checkers:
-                raise WrongError(
-                    at,
-                    f"{what}: {name} is imported below `if TYPE_CHECKING:` only.",
-                    "Calls are validated by it at run time: import it without the condition.",
-                )
-            near = difflib.get_close_matches(name, [*self.known, *dir(builtins)], 1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise WrongError(at, f"{what}: there is no {name}.{hint}", "Import it, or define it in this module.")
+    def check(self, annotation: ast.expr, line: int, what: str) -> Iterator[WrongError]:
+        """Tell of each name that is not there when calls are validated by the annotation."""
+        told: set[str] = set()
+        for dotted, at in _used(annotation, line, self._literals):
+            if isinstance(dotted, WrongError):
+                yield dotted
+            elif dotted not in told:
+                told.add(dotted)
+                yield from self._wrong(dotted, at, what)
+
+    def origin(self, name: str) -> str | None:
+        """Return what an import gives this name, "kontract.perm"; None for what is not imported, or more than once."""
+        return self._origins.get(name)
+
+    def _wrong(self, dotted: str, at: int, what: str) -> Iterator[WrongError]:
+        name, _, rest = dotted.partition(".")
+        if name in self.known:
+            origin = self._origins.get(name)
+            if origin is not None:
+                yield from _lacking([*origin.split("."), *filter(None, rest.split("."))], at, what)
+        elif name in self.for_checkers:
+            yield WrongError(
+                at,
+                f"{what}: {name} is imported below `if TYPE_CHECKING:` only.",
+                "Calls are validated by it at run time: import it without the condition.",
+            )
+        elif not hasattr(builtins, name) and not self._open:
+            hint = _hint(name, [*self.known, *dir(builtins)])
+            yield WrongError(at, f"{what}: there is no {name}.{hint}", "Import it, or define it in this module.")
+
+    def _bind(self, name: str, found: set[str], origin: str | None = None) -> None:
+        if found is self.known:
+            again = name in found and self._origins.get(name) != origin
+            self._origins[name] = None if again else origin
+        found.add(name)
 
     def _collect(self, body: list[ast.stmt], found: set[str]) -> None:
         for node in body:
             match node:
-                case ast.Import() | ast.ImportFrom():
+                case ast.Import():
+                    for alias in node.names:
+                        first = alias.name.partition(".")[0]
+                        self._bind(alias.asname or first, found, alias.name if alias.asname else first)
+                case ast.ImportFrom():
                     for alias in node.names:
                         self._open |= alias.name == "*"
-                        found.add(alias.asname or alias.name.partition(".")[0])
+                        origin = f"{node.module}.{alias.name}" if node.module and not node.level else None
+                        self._bind(alias.asname or alias.name, found, origin)
                         if alias.name == "Literal" and alias.asname:
                             self._literals.add(alias.asname)
                 case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                    found.add(node.name)
+                    self._bind(node.name, found)
                 case ast.If():
                     checkers = ast.unparse(node.test).rpartition(".")[2] == "TYPE_CHECKING"
                     self._collect(node.body, self.for_checkers if checkers else found)
@@ -57,24 +85,38 @@ class Names:
                             self._collect([inner], found)
                 case _:
                     # Assignments, `type` statements of Python 3.12, `del` and the like: whatever is bound.
-                    found.update(
-                        inner.id
-                        for inner in ast.walk(node)
-                        if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store)
-                    )
+                    for inner in ast.walk(node):
+                        if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
+                            self._bind(inner.id, found)
 
 
-def _used(annotation: ast.expr, line: int, literals: set[str]) -> Iterator[tuple[str, int]]:
-    """The names in an annotation, also of one in quotes; a Literal's strings are none."""
+def _lacking(path: list[str], at: int, what: str) -> Iterator[WrongError]:
+    """Tell of the first part of a dotted name that what comes before it is known not to have."""
+    lacking = modules.lacking(path)
+    if lacking is None:
+        return
+    holder, attribute, others = lacking
+    hint = _hint(attribute, others)
+    yield WrongError(at, f"{what}: {holder} has no {attribute}.{hint}", "Correct the name.")
+
+
+def _hint(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def _used(annotation: ast.expr, line: int, literals: set[str]) -> Iterator[tuple[str | WrongError, int]]:
+    """The names in an annotation, with their attributes, also of one in quotes; a Literal's strings are none."""
     match annotation:
         case ast.Constant(value=str(text)):
             try:
                 quoted = ast.parse(text, mode="eval").body
             except SyntaxError:
-                raise WrongError(line, f"the type {text!r} cannot be read.", "Write it as Python.") from None
-            yield from ((name, line) for name, _ in _used(quoted, line, literals))
-        case ast.Name():
-            yield annotation.id, annotation.lineno
+                yield WrongError(line, f"the type {text!r} cannot be read.", "Write it as Python."), line
+            else:
+                yield from ((name, line) for name, _ in _used(quoted, line, literals))
+        case ast.Name() | ast.Attribute():
+            yield from _mentioned(annotation)
         case ast.Subscript(value=ast.Name(id=name) | ast.Attribute(attr=name)) if name in literals:
             yield from _used(annotation.value, line, literals)
         case ast.Subscript(
@@ -83,11 +125,26 @@ def _used(annotation: ast.expr, line: int, literals: set[str]) -> Iterator[tuple
             yield from _used(annotation.value, line, literals)
             yield from _used(parts[0], line, literals)
             for part in parts[1:]:
-                found = [inner for inner in ast.walk(part) if isinstance(inner, ast.Name)]
-                own = {inner.id for inner in found if isinstance(inner.ctx, ast.Store)}  # of a comprehension
-                own |= {inner.arg for inner in ast.walk(part) if isinstance(inner, ast.arg)}  # of a lambda
-                yield from ((inner.id, inner.lineno) for inner in found if inner.id not in own)
+                inside = list(ast.walk(part))
+                # Of a comprehension, and of a lambda.
+                own = {one.id for one in inside if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)}
+                own |= {one.arg for one in inside if isinstance(one, ast.arg)}
+                yield from ((name, at) for name, at in _mentioned(part) if name.partition(".")[0] not in own)
         case _:
             for inner in ast.iter_child_nodes(annotation):
                 if isinstance(inner, ast.expr):
                     yield from _used(inner, line, literals)
+
+
+def _mentioned(node: ast.AST) -> Iterator[tuple[str, int]]:
+    """Every name in an expression, with the attributes that follow it: "datetime.date"."""
+    rest: list[str] = []
+    inner = node
+    while isinstance(inner, ast.Attribute):
+        rest.append(inner.attr)
+        inner = inner.value
+    if isinstance(inner, ast.Name):
+        yield ".".join([inner.id, *reversed(rest)]), inner.lineno
+        return
+    for child in ast.iter_child_nodes(inner if rest else node):
+        yield from _mentioned(child)

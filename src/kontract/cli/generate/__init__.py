@@ -6,6 +6,7 @@ The application is imported for it, unlike for `kontract build`: types are what 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tomllib
 import traceback
@@ -66,12 +67,28 @@ def check(checkout: Checkout, files: list[tuple[Path, str]]) -> None:
 def generated_files(checkout: Checkout) -> list[tuple[Path, str]]:
     """Return the files that pyproject.toml lists in [tool.kontract.generate], with what should stand in them."""
     with (checkout.root / "pyproject.toml").open("rb") as file:
-        listed = tomllib.load(file).get("tool", {}).get("kontract", {}).get("generate", {})
+        try:
+            listed: Any = tomllib.load(file)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise Problem(f"pyproject.toml cannot be read: {error}.", "Correct it.") from error
+    for key in ("tool", "kontract", "generate"):
+        listed = listed.get(key, {})
+        if not isinstance(listed, dict):
+            raise Problem(
+                f"pyproject.toml: {key} is no table.", 'Write [tool.kontract.generate] with ts = "FILE" or py = "FILE".'
+            )
     unknown = sorted(listed.keys() - LANGUAGES.keys())
     if unknown:
         raise Problem(
             f"pyproject.toml: [tool.kontract.generate] has {unknown[0]}.", f"It takes {', '.join(LANGUAGES)}."
         )
+    for language, path in listed.items():
+        if not isinstance(path, str) or not path.strip() or "\0" in path or (checkout.root / path).is_dir():
+            raise Problem(
+                "pyproject.toml: [tool.kontract.generate] has "
+                f"{language} = {json.dumps(path, default=str)}, which is no file.",
+                f'Write {language} = "FILE", a path from the folder of pyproject.toml.',
+            )
     described = describe(checkout) if listed else {}
     return [(checkout.root / path, LANGUAGES[language](described)) for language, path in listed.items()]
 
@@ -95,7 +112,7 @@ def describe(checkout: Checkout) -> dict[str, Any]:
             Session("", "", "", is_anonymous=False, ugroups=groups),
             rows=True,
         )
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/src/app/" in frame.filename]
         place = f"src/app/{frames[-1].filename.rpartition('/src/app/')[2]}:{frames[-1].lineno}: " if frames else ""
         raise Problem(

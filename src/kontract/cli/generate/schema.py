@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -43,8 +44,10 @@ def functions(document: dict[str, Any]) -> Iterator[Function]:
 
 def components(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every schema of the application, by an identifier."""
+    from kontract.gateway.openapi import ERROR
+
     for name, schema in document["components"]["schemas"].items():
-        if name != "Error":
+        if name != ERROR:
             yield type_name(name), schema
 
 
@@ -55,8 +58,8 @@ def referred(schema: dict[str, Any]) -> str:
 
 # What the modules themselves use or define: a struct of the application may be called like it.
 _TAKEN = frozenset((
-    "Any", "Api", "Array", "Client", "Functions", "Literal", "NotRequired", "Omit", "Options", "Promise", "Record",
-    "Rows", "TypeAlias", "TypedDict", "Union",
+    "Any", "Api", "Array", "Client", "DEFAULTS", "Functions", "Literal", "Map", "NotRequired", "Omit", "Options",
+    "Promise", "Record", "Rows", "TypeAlias", "TypeError", "TypedDict", "Union",
 ))  # fmt: skip
 
 
@@ -69,6 +72,41 @@ def type_name(name: str) -> str:
 def identifier(name: str) -> str:
     """Return a name as an identifier of both languages: ``a.Item`` becomes ``a_Item``."""
     return re.sub(r"\W", "_", name)
+
+
+def limits(schema: Any) -> str:
+    """Return what a schema asks of a value besides its type, and what it says of itself, as sentences."""
+    if not isinstance(schema, dict):
+        return ""
+    plain = [one for one in choices(schema) or [] if one.get("type") != "null"]
+    said = [limits(plain[0])] if len(plain) == 1 and "$ref" not in plain[0] else []
+    asked = [words.format(json.dumps(schema[key], ensure_ascii=False)) for key, words in _LIMITS if key in schema]
+    if "pattern" in schema:
+        asked.append(f"matches `{schema['pattern']}`")
+    if asked:
+        text = ", ".join(asked)
+        said.append(f"{text[0].upper()}{text[1:]}.")
+    return " ".join(filter(None, [_sentence(schema.get("description", "")), *said]))
+
+
+_LIMITS = (
+    ("minimum", "at least {}"),
+    ("exclusiveMinimum", "more than {}"),
+    ("maximum", "at most {}"),
+    ("exclusiveMaximum", "less than {}"),
+    ("multipleOf", "a multiple of {}"),
+    ("minLength", "length at least {}"),
+    ("maxLength", "length at most {}"),
+    ("minItems", "length at least {}"),
+    ("maxItems", "length at most {}"),
+    ("minProperties", "size at least {}"),
+    ("maxProperties", "size at most {}"),
+)
+
+
+def _sentence(text: str) -> str:
+    words = " ".join(text.split())
+    return words if not words or words[-1] in ".!?" else f"{words}."
 
 
 def choices(schema: dict[str, Any]) -> list[dict[str, Any]] | None:

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from kontract.cli.generate.schema import choices, components, functions, identifier, referred
+from kontract.cli.generate.schema import Function, choices, components, functions, identifier, limits, referred
 
 _HEADER = """\
 // Made by `kontract generate ts` from the functions in src/app. Not to be edited: `kontract build --check` tells when
@@ -23,9 +23,13 @@ export type Api = Omit<Functions, keyof Client<Rows>> & Client<Rows>;
 
 /** Returns a client; see `connect` of kontract.js. */
 export function connect(options: Options = {}): Api {
-  return open(options) as unknown as Api;
+  return open({ defaults: DEFAULTS, ...options }) as unknown as Api;
 }
 """
+
+_DEFAULTS = """\
+// What functions take for arguments that are left out: a call is an array, so one before a later argument is sent.
+const DEFAULTS = new Map<string, readonly unknown[]>(["""
 
 _PLAIN = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}
 
@@ -38,27 +42,43 @@ def render(document: dict[str, Any]) -> str:
     rows = [f"  {_key(name)}: {_type(schema)};" for name, schema in document["x-kontract-rows"].items()]
     parts.append("/** The rows of each table whose changes can be listened to. */\n" + _interface("Rows", rows))
     lines: list[str] = []
+    defaults: list[str] = []
     for function in functions(document):
         arguments = [
             f"{_parameter(argument.name)}{'' if argument.required else '?'}: {_type(argument.schema)}"
             for argument in function.arguments
         ]
-        lines += _words(function.words, "  ")
+        lines += _words(_described(function), "  ")
         lines.append(f"  {_key(function.name)}({', '.join(arguments)}): Promise<{_type(function.result)}>;")
+        if not all(argument.required for argument in function.arguments):
+            values = [_default(argument.schema) for argument in function.arguments]
+            defaults.append(f"  [{json.dumps(function.name)}, [{', '.join(values)}]],")
     parts.append("/** The functions of src/app. */\n" + _interface("Functions", lines))
+    parts.append("\n".join([_DEFAULTS, *defaults, "]);", ""]))
     return "\n".join([*parts, _FOOTER]).replace("\n\n\n", "\n\n")
 
 
 def _component(name: str, schema: dict[str, Any]) -> str:
-    words = _words(schema.get("description", ""), "")
+    words = _words("\n".join(filter(None, [schema.get("description", ""), limits({**schema, "description": ""})])), "")
     if schema.get("type") == "object" and "properties" in schema:
         required = schema.get("required", [])
-        lines = [
-            f"  {_key(field)}{'' if field in required else '?'}: {_type(kind)};"
-            for field, kind in schema["properties"].items()
-        ]
+        lines = []
+        for field, kind in schema["properties"].items():
+            lines += _words(limits(kind), "  ")
+            lines.append(f"  {_key(field)}{'' if field in required else '?'}: {_type(kind)};")
         return "\n".join([*words, _interface(name, lines)])
     return "\n".join([*words, f"export type {name} = {_type(schema)};", ""])
+
+
+def _described(function: Function) -> str:
+    """Return the function's docstring, and of each parameter what is asked of it."""
+    asked = [(_parameter(one.name), limits(one.schema)) for one in function.arguments]
+    told = "\n".join(f"@param {name} {words}" for name, words in asked if words)
+    return "\n\n".join(filter(None, [function.words, told]))
+
+
+def _default(schema: dict[str, Any]) -> str:
+    return json.dumps(schema["default"]) if "default" in schema else "undefined"
 
 
 def _interface(name: str, lines: list[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import inspect
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from types import ModuleType
@@ -12,7 +13,7 @@ from typing import Any
 
 import asyncpg
 
-from kontract.cli.migrations.files import Migration, index_name, statements
+from kontract.cli.migrations.files import SEEDS, Migration, index_name, statements
 from kontract.cli.toolchain.problem import Problem
 
 OWNER = "__migrations"
@@ -25,13 +26,19 @@ LOCK_MS = 2_000
 STATEMENT_MS = 60_000
 """How long one statement of a migration may run, for it may hold a lock meanwhile. A file that needs more sets it."""
 
+_HALF_DONE = (
+    "It ran outside of a transaction: the index may be left behind, kept up and never used, until the next run of this "
+    "file drops it."
+)
+_NOT_RECORDED = "Its index was made or dropped, but that is not recorded; the next run repeats both."
+
 TRIES = 5
 PAUSE_SECONDS = 1.0
 _CONNECT_SECONDS = 10.0
 _OTHER_RUN_SECONDS = 300.0
 
 _ROWS_CHANGED = """
-SELECT s.relname, s.n_tup_ins + s.n_tup_upd + s.n_tup_del AS changes
+SELECT s.relname, s.n_tup_ins AS inserted, s.n_tup_upd AS updated, s.n_tup_del AS deleted
 FROM pg_catalog.pg_stat_xact_user_tables AS s
 WHERE 2 = (SELECT count(*) FROM pg_catalog.pg_attribute AS a
            WHERE a.attrelid = s.relid AND a.attname IN ('_txid', '_deleted_txid') AND NOT a.attisdropped)
@@ -59,7 +66,8 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
     except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError, OSError) as error:
         raise Problem(
             f"The connection to the database was lost: {error}.",
-            "What was under way was undone by PostgreSQL. Run the command again; it goes on where this one stopped.",
+            "What was under way was undone by PostgreSQL, but for an index of a `-- no transaction` file, which may be "
+            "left unfinished. Run the command again; it goes on where this one stopped.",
         ) from error
     finally:
         connection.terminate() if connection.is_closed() else await connection.close(timeout=5)
@@ -154,30 +162,67 @@ async def _run(
     connection: asyncpg.Connection, one: Migration, text: str, direction: str, then: Callable[[], Awaitable[None]]
 ) -> None:
     if one.alone:
-        await patiently(one.shown, lambda: _without_transaction(connection, text))
-        await patiently(one.shown, then)
+        await patiently(one.shown, lambda: _without_transaction(connection, text), _HALF_DONE)
+        await patiently(one.shown, then, _NOT_RECORDED)
         return
     step = _function(one, direction) if one.is_python else None
 
     async def work() -> None:
         async with connection.transaction():
             await connection.execute(f"SET LOCAL statement_timeout = {STATEMENT_MS}")
-            before = dict(await connection.fetch(_ROWS_CHANGED))
+            before = await _rows_changed(connection)
             if step is not None:
                 await _step(one, step, connection)
             elif next(statements(text), None):
                 await connection.execute(text)
-            after = dict(await connection.fetch(_ROWS_CHANGED))
-            touched = sorted(name for name, count in after.items() if count > before.get(name, 0))
-            if touched:
-                raise Problem(
-                    f"{one.shown} changes rows of {', '.join(touched)}, which are under the rules of transactions.",
-                    "Nothing was kept. Change rows by a backend function: only the coordinator can give a change its "
-                    "place in the order of all, see docs/how-to/migrations.md.",
-                )
+            changed = {name: now - before[name] for name, now in (await _rows_changed(connection)).items()}
+            _check_rows(one, changed, direction)
+            if one.seeds:
+                await _check_seeds(connection, one, [name for name, counts in changed.items() if counts["inserted"]])
             await then()
 
     await patiently(one.shown, work)
+
+
+async def _rows_changed(connection: asyncpg.Connection) -> dict[str, Counter[str]]:
+    """Count what this transaction has done with rows under the rules of transactions, by table."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in await connection.fetch(_ROWS_CHANGED):
+        found[row["relname"]].update({how: row[how] for how in ("inserted", "updated", "deleted")})
+    return found
+
+
+def _check_rows(one: Migration, changed: dict[str, Counter[str]], direction: str) -> None:
+    """Raise a Problem when rows were changed; a file of seed rows may insert them, and delete them on its way down."""
+    may = ({"up": "inserted", "down": "deleted"}[direction],) if one.seeds else ()
+    touched = sorted(
+        name for name, counts in changed.items() if any(n > 0 for how, n in counts.items() if how not in may)
+    )
+    if not touched:
+        return
+    raise Problem(
+        f"{one.shown} changes rows of {', '.join(touched)}, which are under the rules of transactions.",
+        "Nothing was kept. Change rows by a backend function: only the coordinator can give a change its place in the "
+        "order of all, see docs/how-to/migrations.md. "
+        + (
+            f"`{SEEDS}` allows rows to be inserted, and by the part `down` to be deleted."
+            if one.seeds
+            else f"New rows alone may be inserted by a file with the line `-- {SEEDS}`."
+        ),
+    )
+
+
+async def _check_seeds(connection: asyncpg.Connection, one: Migration, tables: Sequence[str]) -> None:
+    """Raise a Problem when rows were inserted that are not from before all transactions: readers might not see them."""
+    for table in tables:
+        quoted = '"' + table.replace('"', '""') + '"'
+        if await connection.fetchval(
+            f"SELECT EXISTS (SELECT FROM {quoted} WHERE xmin = pg_current_xact_id()::xid AND _txid <> 1)"  # noqa: S608
+        ):
+            raise Problem(
+                f"{one.shown} inserts rows into {table} whose _txid is not 1.",
+                "Nothing was kept. Write 1, which is before every transaction.",
+            )
 
 
 async def _step(
@@ -193,8 +238,11 @@ async def _step(
         ) from error
 
 
-async def patiently(what: str, work: Callable[[], Awaitable[Any]]) -> None:
-    """Do it; when a lock is not to be had soon, let those who queue behind go first and try again."""
+async def patiently(what: str, work: Callable[[], Awaitable[Any]], kept: str = "Nothing of it was kept.") -> None:
+    """Do it; when a lock is not to be had soon, let those who queue behind go first and try again.
+
+    ``kept``: what a failure leaves behind, a sentence.
+    """
     for tried in range(1, TRIES + 1):
         try:
             await work()
@@ -202,7 +250,7 @@ async def patiently(what: str, work: Callable[[], Awaitable[Any]]) -> None:
             if tried == TRIES:
                 raise Problem(
                     f"{what} did not get a lock in {TRIES} times {LOCK_MS // 1000} s: {error}.",
-                    "Nothing of it was kept. Look for long transactions in pg_stat_activity, and run it again.",
+                    f"{kept} Look for long transactions in pg_stat_activity, and run it again.",
                 ) from error
             await asyncio.sleep(PAUSE_SECONDS)
         except asyncpg.PostgresConnectionError:
@@ -212,7 +260,7 @@ async def patiently(what: str, work: Callable[[], Awaitable[Any]]) -> None:
         except asyncpg.PostgresError as error:
             raise Problem(
                 f"{what} could not be applied: {error} (SQLSTATE {error.sqlstate}).",
-                "Nothing of this file was kept. Correct it and run the command again.",
+                f"{kept} Correct it and run the command again.",
             ) from error
         else:
             return

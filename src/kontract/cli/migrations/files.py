@@ -15,10 +15,14 @@ FOLDER = "sql/migrations"
 UNFINISHED = "unfinished:"
 """A comment that begins with this keeps a file from being applied: a skeleton is not a migration."""
 
+SEEDS = "seed rows"
+"""A comment of these words lets a file insert rows that are under the rules of transactions."""
+
 _NAME = re.compile(r"(\d{4})_([a-z][a-z0-9_]{0,50})\.(sql|py)")
 _DOWN = re.compile(r"^--\s*down\s*$", re.MULTILINE | re.IGNORECASE)
 _ALONE = re.compile(r"^--\s*no transaction\s*$", re.MULTILINE | re.IGNORECASE)
 _UNFINISHED = re.compile(rf"^\s*(?:--|#)\s*{UNFINISHED}", re.MULTILINE)
+_SEEDS = re.compile(rf"^(?:--|#)\s*{SEEDS}\s*$", re.MULTILINE | re.IGNORECASE)
 _CONTROL = re.compile(
     r"(?:BEGIN|START|COMMIT|END|ROLLBACK|ABORT|SAVEPOINT|RELEASE|PREPARE\s+TRANSACTION)\b", re.IGNORECASE
 )
@@ -45,6 +49,7 @@ class Migration:
     down: str | None = None
     alone: bool = False
     unfinished: bool = False
+    seeds: bool = False
 
     @property
     def shown(self) -> str:
@@ -85,13 +90,14 @@ def _read(path: Path) -> Migration:
     checksum = hashlib.sha256(raw).hexdigest()
     text = raw.decode()
     unfinished = _UNFINISHED.search(text) is not None
+    seeds = _SEEDS.search(text) is not None
     if path.suffix == ".py":
-        return Migration(path.stem, path, checksum, unfinished=unfinished)
+        return Migration(path.stem, path, checksum, unfinished=unfinished, seeds=seeds)
     parts = _DOWN.split(text)
     if len(parts) > 2:
         raise Problem(f"{FOLDER}/{path.name} has more than one line `-- down`.", "Keep one.")
     up, down = parts[0], parts[1] if len(parts) == 2 else None
-    one = Migration(path.stem, path, checksum, up, down, _ALONE.search(up) is not None, unfinished)
+    one = Migration(path.stem, path, checksum, up, down, _ALONE.search(up) is not None, unfinished, seeds)
     for part in (up, down or ""):
         _check(one, part)
     return one

@@ -11,8 +11,23 @@ from kontract.cli.migrations import database, lock, new
 from kontract.cli.toolchain.problem import Problem
 from kontract.core import perms, sql
 from kontract.core.limits import POINTER_CACHE_MS
+from kontract.gateway.tokens import SYSTEM
 
 COLUMNS = {"id": "text", "data": "jsonb", "_txid": "int8", "_deleted_txid": "int8", "_owner": "text", "_order": "int4"}
+
+GATEWAY = frozenset(
+    (
+        "storage",
+        "trxs",
+        "__users",
+        "__sessions",
+        "coordination",
+        "coordination_log",
+        "coordination_checkpoints",
+        "shared",
+    )
+)
+"""The gateway's own tables, of sql/init.sql and sql/coordination.sql: it does not work without them."""
 
 Say = Callable[[str], None]
 T = TypeVar("T")
@@ -57,6 +72,7 @@ async def register(url: str, owner: str, name: str, ptr: str, permissions: str, 
 
 async def drop(url: str, owner: str, name: str, report: Say, *, delete_data: bool) -> None:
     """Take a table out of the register; with ``delete_data`` out of PostgreSQL, too."""
+    refuse_gateway(owner, name)
 
     async def work(connection: asyncpg.Connection) -> str:
         ptr: str | None = await connection.fetchval(
@@ -66,9 +82,17 @@ async def drop(url: str, owner: str, name: str, report: Say, *, delete_data: boo
             name,
             f"{owner}/{name}",
         )
-        if ptr is None or owner == database.OWNER:
+        if ptr is None and name in GATEWAY:
+            raise _of_the_gateway(name)
+        if ptr is None:
             raise Problem(f"{owner} has no table {name!r}.", "`kontract table list` shows all.")
         if delete_data:
+            other = await connection.fetchval("SELECT owner FROM storage WHERE ptr = $1 LIMIT 1", ptr)
+            if other is not None or ptr in GATEWAY:
+                raise Problem(
+                    f"{ptr}, where {name} is, belongs to {other or 'the gateway itself'}, too.",
+                    "Nothing was changed. Without --delete-data it is taken out of the register only.",
+                )
             await connection.execute(f"DROP TABLE IF EXISTS {sql.quote(ptr)}")
         return ptr
 
@@ -80,6 +104,19 @@ async def drop(url: str, owner: str, name: str, report: Say, *, delete_data: boo
             f"Dropped {name} of {owner}; its data are still in {ptr}. Gateways may write there for another "
             f"{POINTER_CACHE_MS // 1000} s. To bring it back: kontract table register {name} {ptr}"
         )
+
+
+def refuse_gateway(owner: str, name: str) -> None:
+    """Raise a Problem when the owner is the gateway itself."""
+    if owner in (SYSTEM, database.OWNER):
+        raise _of_the_gateway(name)
+
+
+def _of_the_gateway(name: str) -> Problem:
+    return Problem(
+        f"{name} belongs to the gateway itself, which does not work without it.",
+        "Nothing was changed. `kontract table drop` is for tables of the application.",
+    )
 
 
 async def check_columns(connection: asyncpg.Connection, ptr: str) -> None:
