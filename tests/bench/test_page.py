@@ -122,10 +122,14 @@ def test_a_program_that_fails_does_not_end_the_run(bench, monkeypatch, tmp_path,
     assert done["records"] == []
 
 
+# A shell that starts something in the background lets it ignore Ctrl-C, and what that starts as well.
+STOPPABLE = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
 def test_a_program_that_hangs_is_stopped(bench, monkeypatch, tmp_path):
     """The others shall have their turn."""
     (tmp_path / "bench").mkdir()
-    (tmp_path / "bench" / "hangs.py").write_text("import signal\nsignal.pause()\n")
+    (tmp_path / "bench" / "hangs.py").write_text(f"{STOPPABLE}signal.pause()\n")
     monkeypatch.setattr(bench["page"], "ROOT", tmp_path)
     monkeypatch.setattr(bench["all"], "LONGEST", 0.5)
     done = bench["all"].run(bench["all"].Part("hangs", "hangs"), quick=True)
@@ -134,7 +138,7 @@ def test_a_program_that_hangs_is_stopped(bench, monkeypatch, tmp_path):
 
 def test_what_is_stopped_may_stop_its_servers(bench):
     """Servers are in groups of their own: only the program itself can stop them, at Ctrl-C."""
-    code = "import signal\ntry:\n    print('ready', flush=True)\n    signal.pause()\n"
+    code = f"{STOPPABLE}try:\n    print('ready', flush=True)\n    signal.pause()\n"
     code += "finally:\n    print('stopped its servers')\n"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout.readline() == "ready\n"

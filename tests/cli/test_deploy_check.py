@@ -52,7 +52,7 @@ def test_an_environment_without_its_bindings_is_found(checkout, tmp_path, monkey
     text = text.replace(block, "").replace('command = "make --silent build"', 'command = "true"')
     (tmp_path / "wrangler.toml").write_text(text)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("kontract.cli.toolchain.setup.prepare", lambda *_args: None)
+    monkeypatch.setattr("kontract.cli.toolchain.setup.prepare", lambda *_args, **_options: None)
 
     assert command.main(["deploy-check", "--env", "staging"]) == 1
 

@@ -346,6 +346,11 @@ SEEDS = 3000
 """Seeds a variant gets before it counts as unnoticed; the hardest to catch takes about 900."""
 
 
+LIKELY = (10, 62, 71, 134, 207, 255, 620, 869)
+"""Seeds that noticed variants which others hardly notice; they are tried before the others, to save time."""
+
+
 def first_caught(name: str) -> int | None:
-    """Return the first seed that notices a broken variant."""
-    return next((seed for seed in range(SEEDS) if simulate(seed, MUTANTS[name]).wrong), None)
+    """Return a seed that notices a broken variant."""
+    seeds = (*range(30), *LIKELY, *range(30, SEEDS))
+    return next((seed for seed in seeds if simulate(seed, MUTANTS[name]).wrong), None)

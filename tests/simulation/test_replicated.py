@@ -19,7 +19,7 @@ from simulation.replicated import ReplicatedWorld, failures, run_replicated
 from simulation.seeds import run_seeds
 
 SEEDS = int(os.environ.get("SEEDS", "800"))
-BUDGET_S = 40.0 if "SEEDS" not in os.environ else float("inf")
+BUDGET_S = 15.0 if "SEEDS" not in os.environ else float("inf")
 FEWEST = 200
 CHUNK = 25
 

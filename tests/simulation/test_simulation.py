@@ -15,7 +15,7 @@ from simulation.world import failures, run_seed
 
 SEEDS = int(os.environ.get("SEEDS", "4000"))
 # Without SEEDS a slow machine stops early, so that CI stays within two minutes; it says how far it came.
-BUDGET_S = 60.0 if "SEEDS" not in os.environ else float("inf")
+BUDGET_S = 20.0 if "SEEDS" not in os.environ else float("inf")
 FEWEST = 500
 CHUNK = 100
 
