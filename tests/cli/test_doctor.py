@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
+import json
+import shutil
+import subprocess
 
 import asyncpg
 import httpx
 import pytest
 
-from kontract.cli.doctor import (
-    Finding,
-    application_findings,
-    database_findings,
-    grants,
-    looks_pooled,
-    report,
-    skew_finding,
-    wrangler_findings,
-)
+from kontract.cli.doctor import application_findings, report, wrangler_findings
+from kontract.cli.doctor.database import database_findings, grants, looks_pooled, skew_finding
+from kontract.cli.doctor.finding import Finding
+from kontract.cli.doctor.machine import parts, secret_findings, toolchain_findings, weigh
 from kontract.cli.main import main
 from kontract.cli.table import list_tables
+from kontract.cli.toolchain import dev_vars
+from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.problem import Problem
+from support.pgbouncer import pgbouncer
 from support.serving import running_server
 
 DEAD = (
@@ -311,3 +312,157 @@ def test_pitfalls_that_wrangler_accepts_are_named(tmp_path, checkout, old, new, 
     path.write_text(text.replace(old, new, 1))
     found = [finding for finding in wrangler_findings(path) if finding.wrong]
     assert [what in finding.what and bool(finding.fix) for finding in found] == [True], found
+
+
+# --- the machine ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(checkout, tmp_path):
+    """What is looked at of a checkout that has been set up: its tools are those of this one."""
+    made = Checkout(tmp_path / "copy")
+    (made.root / ".kontract").mkdir(parents=True)
+    for name in ("package.json", "package-lock.json", "uv.lock", "wrangler.toml", "pyproject.toml"):
+        shutil.copy(checkout.root / name, made.root / name)
+    for name in ("node_modules", "python_modules"):
+        (made.root / name).symlink_to(checkout.root / name)
+    shutil.copytree(checkout.state / "stamps", made.state / "stamps")
+    return made
+
+
+def whats(findings):
+    return [finding.what for finding in findings if finding.wrong]
+
+
+def test_tools_of_the_lock_files_are_well(copy):
+    (finding,) = toolchain_findings(copy)
+    assert not finding.wrong
+    assert "the tools are those of the lock files" in finding.what
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_a_python_package_of_another_version_is_named(copy):
+    version = importlib.metadata.version("msgspec")
+    edit(copy.root / "uv.lock", f'name = "msgspec"\nversion = "{version}"', 'name = "msgspec"\nversion = "0.0.1"')
+    assert whats(toolchain_findings(copy))[0] == (
+        f"Python packages are not those of uv.lock: msgspec {version} (0.0.1 is locked)"
+    )
+
+
+def test_a_node_package_of_another_version_is_named(copy):
+    lock = json.loads((copy.root / "package-lock.json").read_text())
+    version = lock["packages"]["node_modules/wrangler"]["version"]
+    lock["packages"]["node_modules/wrangler"]["version"] = "1.2.3"
+    lock["packages"][""]["devDependencies"]["absent"] = "1"
+    lock["packages"]["node_modules/absent"] = {"version": "1.0.0"}
+    (copy.root / "package-lock.json").write_text(json.dumps(lock))
+    (what,) = whats(toolchain_findings(copy))
+    assert f"wrangler {version} (1.2.3 is locked)" in what
+    assert "absent missing (1.0.0 is locked)" in what
+
+
+def test_packages_of_the_worker_that_are_of_another_lock_file_are_named(copy):
+    (copy.state / "stamps" / "python_modules").write_text("another")
+    assert whats(toolchain_findings(copy)) == ["python_modules, the Worker's packages, are not those of uv.lock"]
+
+
+@pytest.mark.parametrize("name", ["uv.lock", "package-lock.json"])
+@pytest.mark.parametrize("text", ["{", None])
+def test_a_lock_file_that_cannot_be_read_is_a_finding(copy, name, text):
+    (copy.root / name).unlink()
+    if text:
+        (copy.root / name).write_text(text)
+    assert "a lock file cannot be read" in whats(toolchain_findings(copy))[0]
+
+
+def test_a_secret_that_is_kept_well(copy):
+    (finding,) = secret_findings(copy)
+    assert "no .dev.vars yet" in finding.what
+    dev_vars.write(copy.root / ".dev.vars")
+    (finding,) = secret_findings(copy)
+    assert not finding.wrong
+    assert "readable by its owner alone" in finding.what
+
+
+def test_a_secret_that_others_can_read_or_that_is_in_git(copy):
+    path = copy.root / ".dev.vars"
+    dev_vars.write(path)
+    path.chmod(0o644)
+    subprocess.run(["git", "init", "-q"], cwd=copy.root, check=True)
+    subprocess.run(["git", "add", "-f", ".dev.vars"], cwd=copy.root, check=True)
+    assert whats(secret_findings(copy)) == [
+        ".dev.vars can be read by other users",
+        ".dev.vars is in git, and its secrets with it",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "no KONTRACT_SECRET"),
+        ("KONTRACT_SECRET=abc", "malformed"),
+        (f"KONTRACT_SECRET={'a' * 64}\nKONTRACT_SECRET_PREVIOUS=secret-thing", "KONTRACT_SECRET_PREVIOUS must be 64"),
+        (f"KONTRACT_SECRET={'a' * 64}\nKONTRACT_SIGN_UP=everybody", "KONTRACT_SIGN_UP takes"),
+    ],
+)
+def test_settings_that_the_gateway_refuses_are_told_without_their_values(copy, text, what):
+    path = copy.root / ".dev.vars"
+    path.touch(mode=0o600)
+    path.write_text(text)
+    (found,) = whats(secret_findings(copy))
+    assert what in found
+    assert "secret-thing" not in found
+    assert "aaaa" not in found
+
+
+@pytest.mark.parametrize(
+    ("size", "level"),
+    [
+        ("6292.11 KiB / gzip: 1514.07 KiB", "ok"),
+        ("9292.11 KiB / gzip: 3100.00 KiB", "note"),
+        ("30000.00 KiB / gzip: 10300.00 KiB", "wrong"),
+        ("65600.00 KiB / gzip: 9000.00 KiB", "wrong"),
+        ("of unknown size", "ok"),
+    ],
+)
+def test_the_upload_is_weighed(size, level):
+    assert weigh(size, "x 1").level == level
+
+
+def test_the_largest_parts_of_an_upload_are_named(tmp_path):
+    for name, size in (("python_modules/big/a.py", 3000), ("python_modules/big/b.py", 3000), ("entry.py", 2048)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x" * size)
+    assert parts(tmp_path) == "python_modules/big 6, entry.py 2"
+
+
+def test_migrations_that_are_not_there_are_named(postgres, checkout):
+    url = postgres.create_database()
+    assert not [one for one in asyncio.run(database_findings(url, checkout.root)) if one.wrong]
+    changed(url, "UPDATE storage SET permissions = 4 WHERE id = 'tasks'")
+    (finding,) = [one for one in asyncio.run(database_findings(url, checkout.root)) if one.wrong]
+    assert finding.what.startswith("Table tasks has other permissions in the database")
+
+
+def test_a_pooler_that_lends_single_statements_is_refused(postgres, reaper):
+    with pgbouncer(postgres.cluster, reaper, mode="statement") as pooler:
+        (finding,) = [one for one in look(pooler.url(postgres.create_database())) if one.wrong]
+    assert "pool_mode to transaction" in finding.fix
+
+
+def test_findings_can_be_read_by_programs(postgres, capsys, monkeypatch):
+    """Also those of a database that cannot be reached."""
+    monkeypatch.setenv("DATABASE_URL", postgres.create_database())
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"level": "ok", "what": "no transaction pooler in between", "fix": ""} in found
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    assert main(["doctor", "--json"]) == 1
+    last = json.loads(capsys.readouterr().out)[-1]
+    assert last["level"] == "wrong"
+    assert "cannot be reached" in last["what"]

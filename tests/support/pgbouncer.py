@@ -1,4 +1,4 @@
-"""A PgBouncer in transaction mode in front of the tests' PostgreSQL, with fewer connections than it has clients."""
+"""A PgBouncer in front of the tests' PostgreSQL, in transaction mode, with fewer connections than it has clients."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ listen_port = {port}
 unix_socket_dir =
 auth_type = md5
 auth_file = {folder}/users
-pool_mode = transaction
+pool_mode = {mode}
 default_pool_size = {pool}
 min_pool_size = {pool}
 server_round_robin = 1
@@ -47,12 +47,12 @@ logfile = {folder}/log
 class PgBouncer:
     """One pooler. `url` names the same database as another URL, reached through it."""
 
-    def __init__(self, found: str, cluster: Cluster, reaper: Reaper, pool: int) -> None:
+    def __init__(self, found: str, cluster: Cluster, reaper: Reaper, pool: int, mode: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="kontract-pgbouncer-"))
         reaper.watch_folder(self.folder)
         self.port = free_port()
         self.log = self.folder / "log"
-        self._found, self._reaper, self._pool = found, reaper, pool
+        self._found, self._reaper, self._pool, self._mode = found, reaper, pool, mode
         (self.folder / "users").write_text(f'"{USER}" "{cluster.password}"\n')
         self._config = self.folder / "pgbouncer.ini"
         self._who = run_as(self.folder, Path(found))  # it refuses to run as root, as PostgreSQL does
@@ -65,7 +65,9 @@ class PgBouncer:
 
     def point_to(self, port: int) -> None:
         """Write the configuration, which counts from the next start or `reload` on."""
-        self._config.write_text(_CONFIG.format(upstream=port, port=self.port, folder=self.folder, pool=self._pool))
+        self._config.write_text(
+            _CONFIG.format(upstream=port, port=self.port, folder=self.folder, pool=self._pool, mode=self._mode)
+        )
 
     def start(self) -> None:
         self._process = subprocess.Popen(
@@ -97,12 +99,12 @@ def program() -> str | None:
 
 
 @contextmanager
-def pgbouncer(cluster: Cluster, reaper: Reaper, pool: int = POOL) -> Iterator[PgBouncer]:
+def pgbouncer(cluster: Cluster, reaper: Reaper, pool: int = POOL, mode: str = "transaction") -> Iterator[PgBouncer]:
     """Start one for `cluster`; the test is skipped where there is no such program."""
     found = program()
     if found is None:
         pytest.skip(MISSING)
-    pooler = PgBouncer(found, cluster, reaper, pool)
+    pooler = PgBouncer(found, cluster, reaper, pool, mode)
     try:
         pooler.start()
         yield pooler

@@ -1,0 +1,170 @@
+"""This machine: whether the tools are those of the lock files, the secrets are well kept, and the upload fits."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import re
+import stat
+import subprocess
+import tempfile
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kontract.cli.deploy_check import TOP_LEVEL, dry_run
+from kontract.cli.doctor.finding import Finding
+from kontract.cli.toolchain import dev_vars, node, setup, vendor
+from kontract.cli.toolchain.checkout import Checkout
+from kontract.cli.toolchain.problem import Problem
+from kontract.cli.toolchain.progress import warn
+from kontract.gateway import config
+
+_SET_UP = "Run: make setup"
+_PARTS = 4
+_SIZE = re.compile(r"([\d.]+) KiB / gzip: ([\d.]+) KiB")
+FREE_KIB, PAID_KIB, WHOLE_KIB = 3 * 1024, 10 * 1024, 64 * 1024
+"""What Cloudflare takes, in KiB: compressed on the free and on the paid plan, and uncompressed (Workers: Limits)."""
+
+
+# --- tools -----------------------------------------------------------------------------------------------------------
+
+
+def toolchain_findings(checkout: Checkout) -> list[Finding]:
+    """What is installed, beside what the lock files ask for."""
+    try:
+        setup.check_python()
+        findings = [*_python_packages(checkout), *_node_packages(checkout), *_vendored(checkout)]
+    except Problem as problem:
+        return [Finding(problem.what, problem.fix, wrong=True)]
+    except (OSError, ValueError, KeyError) as error:  # a lock file that is damaged or not there
+        return [Finding(f"a lock file cannot be read: {error}", "Restore it from version control.", wrong=True)]
+    return findings or [Finding(f"Python {platform.python_version()}, and the tools are those of the lock files")]
+
+
+def _python_packages(checkout: Checkout) -> Iterator[Finding]:
+    locked = tomllib.loads((checkout.root / "uv.lock").read_text(encoding="utf-8"))["package"]
+    pins: dict[str, list[str]] = {}  # some have a version for each Python
+    for one in locked:
+        if "version" in one and "editable" not in one["source"]:
+            pins.setdefault(one["name"], []).append(one["version"])
+    other = []
+    for name, versions in sorted(pins.items()):
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # for another system, or for the Worker alone
+        if found not in versions:
+            other.append(f"{name} {found} ({' or '.join(versions)} is locked)")
+    if other:
+        yield Finding(f"Python packages are not those of uv.lock: {', '.join(other)}", _SET_UP, wrong=True)
+
+
+def _node_packages(checkout: Checkout) -> Iterator[Finding]:
+    packages: dict[str, Any] = json.loads((checkout.root / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+    wanted = packages[""].get("dependencies", {}) | packages[""].get("devDependencies", {})
+    other = []
+    for name in sorted(wanted):
+        path = checkout.node_modules / name / "package.json"
+        found = json.loads(path.read_text(encoding="utf-8"))["version"] if path.is_file() else "missing"
+        version = packages[f"node_modules/{name}"]["version"]
+        if found != version:
+            other.append(f"{name} {found} ({version} is locked)")
+    if other:
+        yield Finding(f"Node packages are not those of package-lock.json: {', '.join(other)}", _SET_UP, wrong=True)
+    node.check_version(checkout, node.bin_folder())
+
+
+def _vendored(checkout: Checkout) -> Iterator[Finding]:
+    stamp = vendor.made_from(checkout)
+    fresh = any(checkout.is_fresh("python_modules", made) for made in (stamp, f"pywrangler {stamp}"))
+    if not fresh or not checkout.python_modules.is_dir():
+        yield Finding("python_modules, the Worker's packages, are not those of uv.lock", _SET_UP, wrong=True)
+
+
+# --- secrets ---------------------------------------------------------------------------------------------------------
+
+
+def secret_findings(checkout: Checkout) -> list[Finding]:
+    """The file with this machine's secret: none of its values is ever shown."""
+    path = checkout.root / ".dev.vars"
+    if not path.is_file():
+        return [Finding("there is no .dev.vars yet: the first `make dev` writes it")]
+    found = [*_kept_private(path), *_well_formed(checkout, path)]
+    return found or [Finding(".dev.vars is complete, readable by its owner alone, and not in git")]
+
+
+def _kept_private(path: Path) -> Iterator[Finding]:
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        yield Finding(f"{path.name} can be read by other users", f"Run: chmod 600 {path.name}", wrong=True)
+    tracked = subprocess.run(
+        ["git", "ls-files", "--error-unmatch", path.name], cwd=path.parent, capture_output=True, check=False
+    )
+    if tracked.returncode == 0:
+        yield Finding(
+            f"{path.name} is in git, and its secrets with it",
+            f"Run: git rm --cached {path.name}, and renew what is in it (docs/how-to/rotate-secrets.md).",
+            wrong=True,
+        )
+
+
+def _well_formed(checkout: Checkout, path: Path) -> Iterator[Finding]:
+    try:
+        dev_vars.check(path)
+    except Problem as problem:
+        yield Finding(problem.what, problem.fix, wrong=True)
+        return
+    try:
+        variables = tomllib.loads(checkout.wrangler_toml.read_text(encoding="utf-8")).get("vars", {})
+    except (OSError, tomllib.TOMLDecodeError):
+        return  # which is a finding of its own
+    given = {name: str(value) for name, value in variables.items()}
+    try:
+        config.read(given | dev_vars.parse(path.read_text(encoding="utf-8", errors="replace")))
+    except config.ConfigurationError as error:
+        yield Finding(f"{path.name} and [vars]: {error}", "The gateway does not answer until then.", wrong=True)
+
+
+# --- the upload ------------------------------------------------------------------------------------------------------
+
+
+def upload_findings(checkout: Checkout) -> list[Finding]:
+    """What wrangler would upload, beside what Cloudflare takes."""
+    setup.prepare(checkout, warn, run=False)  # stdout is for the findings
+    try:
+        with tempfile.TemporaryDirectory(prefix="kontract-upload-") as out:
+            size = dry_run(checkout, TOP_LEVEL, Path(out)).size
+            return [weigh(size, parts(Path(out)))]
+    except Problem as problem:
+        return [Finding(problem.what, problem.fix, wrong=True)]
+
+
+def parts(folder: Path) -> str:
+    """Name the largest packages of what wrangler wrote to ``folder``."""
+    sizes: Counter[str] = Counter()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            inside = path.relative_to(folder).parts
+            sizes["/".join(inside[:2]) if inside[0] == "python_modules" else inside[0]] += path.stat().st_size
+    return ", ".join(f"{name} {size / 1024:,.0f}" for name, size in sizes.most_common(_PARTS))
+
+
+def weigh(size: str, largest: str) -> Finding:
+    """Judge what wrangler says of an upload: "6292.11 KiB / gzip: 1514.07 KiB"."""
+    found = _SIZE.fullmatch(size)
+    if not found:
+        return Finding(f"wrangler does not say how large the Worker is ({size})")
+    whole, packed = float(found[1]), float(found[2])
+    what = f"the Worker has {whole:,.0f} KiB, {packed:,.0f} KiB compressed (largest: {largest})"
+    if packed > PAID_KIB or whole > WHOLE_KIB:
+        return Finding(
+            f"{what}: Cloudflare takes {PAID_KIB:,} and {WHOLE_KIB:,}",
+            "Take packages that the Worker can do without out of [project] dependencies in pyproject.toml.",
+            wrong=True,
+        )
+    if packed > FREE_KIB:
+        return Finding(f"{what}: more than the {FREE_KIB:,} of Cloudflare's free plan", "The paid plan takes it.")
+    return Finding(what)
