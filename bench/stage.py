@@ -15,7 +15,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -185,7 +185,9 @@ class Stage:
     def runtime(self) -> Runtime:
         """What wrangler needs to find its Python runtime; the first use sets the checkout up."""
         if self._runtime is None:
-            self._runtime = setup.prepare(self.checkout, tell)
+            runtime = setup.prepare(self.checkout, tell, run=False)
+            # What is measured may be another revision, or the imports themselves; the snapshot is of this checkout.
+            self._runtime = replace(runtime, environment=runtime.environment | {"KONTRACT_SNAPSHOT": "off"})
         return self._runtime
 
     def server(self, root: Path, database_url: str, *, python: bool = True) -> Server:

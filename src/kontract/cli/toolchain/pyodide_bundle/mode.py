@@ -132,11 +132,8 @@ def take_snapshot(checkout: Checkout, source: Source, tell: Say = say) -> None:
 
 
 def wants_snapshot(checkout: Checkout, source: Source) -> bool:
-    """Whether one should be taken. One that nobody wishes for is removed."""
-    wish = snapshot.wish()
-    if wish is Wish.OFF:
-        (checkout.state / "pyodide" / snapshot.NAME).unlink(missing_ok=True)
-    return wish is Wish.TAKE and not snapshot.is_fresh(_subject(checkout, source))
+    """Whether one should be taken."""
+    return snapshot.wish() is Wish.TAKE and not snapshot.is_fresh(_subject(checkout, source))
 
 
 def _subject(checkout: Checkout, source: Source) -> snapshot.Subject:
@@ -176,7 +173,8 @@ def _wrapper(checkout: Checkout, folder: Path) -> Path:
         "}\n"
         'if [ "$1" = serve ]; then\n'
         "  shift\n"
-        f'  if [ -f "$here/{snapshot.NAME}" ] && [ -z "$(edited | head -n 1)" ]; then\n'
+        f'  if [ "$KONTRACT_SNAPSHOT" != {Wish.OFF.value} ] && [ -f "$here/{snapshot.NAME}" ] '
+        '&& [ -z "$(edited | head -n 1)" ]; then\n'
         f'    set -- --python-snapshot-dir="$here" --python-load-snapshot={snapshot.NAME} "$@"\n'
         "  fi\n"
         '  exec "$workerd" serve --pyodide-bundle-disk-cache-dir="$here" "$@"\n'
