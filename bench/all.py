@@ -69,6 +69,7 @@ PARTS = (
     Part("streams", "streams", ("--streams", "500", "--commits", "10"), ("--streams", "100", "--commits", "5")),
     Part("raystream", "raystream", ("--rounds", "2"), ("--rounds", "1", "--cpython")),
     Part("imports", "imports", ("--rounds", "3"), ("--rounds", "1")),
+    Part("loading", "loading", ("--rounds", "7"), ("--rounds", "1")),
     Part("build", "build", ("--rounds", "5"), ("--rounds", "1")),
     Part("clone", "clone", (), ("--warm",)),
 )

@@ -103,12 +103,12 @@ def test_one_that_is_older_than_what_it_holds_is_left_alone(copy, calls, file, u
 
 
 def test_it_holds_the_gateway_and_the_packages_and_nothing_of_the_application(copy):
-    assert snapshot._imports(copy) == [
+    assert snapshot.imports(copy) == [
         "import jwt",
         "import kontract.cloudflare.durable_object",
         "import kontract.gateway.app",
     ]
-    modules = {name for name, _path, _kind in snapshot._sources(copy)}
+    modules = {name for name, _path, _kind in snapshot.sources(copy)}
     assert modules == {"kontract/__init__.py", "kontract/gateway/app.py", "python_modules/jwt/__init__.py"}
 
 
@@ -170,7 +170,7 @@ def test_every_thing_that_it_is_made_of_makes_another(copy, tmp_path):
 
     def fingerprint(date="2026-01-01", flags=("a",)):
         subject = snapshot.Subject(copy, workerd, tmp_path, date, flags)
-        return snapshot._fingerprint(subject, snapshot._sources(copy))
+        return snapshot._fingerprint(subject, snapshot.sources(copy))
 
     seen = {fingerprint()}
     assert fingerprint() in seen

@@ -128,15 +128,16 @@ def prepare(checkout: Checkout, source: Source, tell: Say = say) -> Runtime:
 def take_snapshot(checkout: Checkout, source: Source, tell: Say = say) -> None:
     """Make starts and reloads quick (snapshot.py): for those who run the Worker, not for those who only upload it."""
     if wants_snapshot(checkout, source):
-        snapshot.take(_subject(checkout, source), tell)
+        snapshot.take(subject(checkout, source), tell)
 
 
 def wants_snapshot(checkout: Checkout, source: Source) -> bool:
     """Whether one should be taken."""
-    return snapshot.wish() is Wish.TAKE and not snapshot.is_fresh(_subject(checkout, source))
+    return snapshot.wish() is Wish.TAKE and not snapshot.is_fresh(subject(checkout, source))
 
 
-def _subject(checkout: Checkout, source: Source) -> snapshot.Subject:
+def subject(checkout: Checkout, source: Source) -> snapshot.Subject:
+    """What a snapshot of this checkout is of."""
     date = str(_config(checkout).get("compatibility_date", ""))
     flags = tuple(_flags(checkout, source))
     return snapshot.Subject(checkout, _workerd(checkout), checkout.state / "pyodide", date, flags)

@@ -33,7 +33,7 @@ from kontract.cli.toolchain.progress import Say, step
 NAME = "snapshot.bin"
 _STAMP = "snapshot"
 _MAIN = "_kontract_snapshot.py"  # not the name of the application's main module, which must come from its file
-_READY = "the snapshot's Worker"
+READY = "the snapshot's Worker"
 _SECONDS = 60.0  # 5 on a quiet machine
 LOCAL = ("cli", "server", "testing")  # parts of the gateway's package that no Worker imports
 _CONFIG = """using Workerd = import "/workerd/workerd.capnp";
@@ -75,6 +75,10 @@ def wish() -> Wish:
         raise Problem(f"KONTRACT_SNAPSHOT is {text!r}.", "Set it to `keep` or `off`, or unset it.") from None
 
 
+Module = tuple[str, Path, str]
+"""Name, file, and kind (workerd.capnp, `Worker.Module`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """What a snapshot is of."""
@@ -88,15 +92,15 @@ class Subject:
 
 def is_fresh(subject: Subject) -> bool:
     """Whether the one that is there is of the same things as one that would be taken now."""
-    made_from = _fingerprint(subject, _sources(subject.checkout))
+    made_from = _fingerprint(subject, sources(subject.checkout))
     return (subject.folder / NAME).is_file() and subject.checkout.is_fresh(_STAMP, made_from)
 
 
 def take(subject: Subject, tell: Say) -> None:
     """Take it and try it out; one that fails leaves none, and is told."""
     checkout, snapshot = subject.checkout, subject.folder / NAME
-    sources = _sources(checkout)
-    made_from = _fingerprint(subject, sources)
+    modules = sources(checkout)
+    made_from = _fingerprint(subject, modules)
     checkout.forget(_STAMP)
     snapshot.unlink(missing_ok=True)
     started = time.time()
@@ -108,7 +112,8 @@ def take(subject: Subject, tell: Say) -> None:
     ):
         made = Path(work)
         try:
-            config = _write_config(subject, made, sources)
+            main = _WORKER % {"imports": "\n".join(imports(checkout)), "answer": READY}
+            config = write_config(subject, made, modules, main)
             for how in ("--python-save-snapshot", f"--python-load-snapshot={NAME}"):
                 _ask(subject, made, config, how)
             os.utime(made / NAME, (started, started))  # what is edited from now on is newer (mode.py compares)
@@ -123,11 +128,11 @@ class _FailedError(Exception):
     """There is no snapshot, and why."""
 
 
-def _sources(checkout: Checkout) -> list[tuple[str, Path, str]]:
-    """The modules of the Worker that are not the application's: name, file, kind (workerd.capnp, `Worker.Module`)."""
+def sources(checkout: Checkout) -> list[Module]:
+    """The modules of the Worker that are not the application's."""
     src, vendored = checkout.root / "src", checkout.python_modules
     package = src / "kontract"
-    found: list[tuple[str, Path, str]] = []
+    found: list[Module] = []
     for path in sorted(package.rglob("*")):
         part = path.relative_to(package).parts[0]
         if path.suffix in (".py", ".js") and part not in LOCAL:
@@ -138,7 +143,7 @@ def _sources(checkout: Checkout) -> list[tuple[str, Path, str]]:
     return found
 
 
-def _imports(checkout: Checkout) -> list[str]:
+def imports(checkout: Checkout) -> list[str]:
     """What the Worker's main modules import of the gateway and of the packages, as statements."""
     vendored = {path.name.removesuffix(".py") for path in checkout.python_modules.iterdir()} | {"kontract"}
     names: set[str] = set()
@@ -152,12 +157,12 @@ def _imports(checkout: Checkout) -> list[str]:
     return [f"import {name}" for name in sorted(names) if name.partition(".")[0] in vendored]
 
 
-def _fingerprint(subject: Subject, sources: list[tuple[str, Path, str]]) -> str:
+def _fingerprint(subject: Subject, modules: list[Module]) -> str:
     digest = hashlib.sha256()
     for path in (subject.workerd, Path(__file__)):
         digest.update(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
-    digest.update("\n".join([subject.date, *subject.flags, *_imports(subject.checkout)]).encode())
-    for name, path, _kind in sources:
+    digest.update("\n".join([subject.date, *subject.flags, *imports(subject.checkout)]).encode())
+    for name, path, _kind in modules:
         if name.startswith("kontract/"):
             digest.update(name.encode() + path.read_bytes())
         else:
@@ -166,16 +171,17 @@ def _fingerprint(subject: Subject, sources: list[tuple[str, Path, str]]) -> str:
     return digest.hexdigest()
 
 
-def _write_config(subject: Subject, folder: Path, sources: list[tuple[str, Path, str]]) -> Path:
-    root, main = subject.checkout.root, folder / _MAIN
-    main.write_text(_WORKER % {"imports": "\n".join(_imports(subject.checkout)), "answer": _READY}, encoding="utf-8")
-    modules = ",\n    ".join(
+def write_config(subject: Subject, folder: Path, modules: list[Module], main: str) -> Path:
+    """Write a configuration of workerd for a Worker whose main module has the text ``main``."""
+    root, path_of_main = subject.checkout.root, folder / _MAIN
+    path_of_main.write_text(main, encoding="utf-8")
+    written = ",\n    ".join(
         f"(name = {_text(name)}, {kind} = embed {_text('/' + path.relative_to(root).as_posix())})"
-        for name, path, kind in ((_MAIN, main, "pythonModule"), *sources)
+        for name, path, kind in ((_MAIN, path_of_main, "pythonModule"), *modules)
     )
     config = folder / "config.capnp"
     flags = ", ".join(map(_text, subject.flags))
-    config.write_text(_CONFIG % {"modules": modules, "date": _text(subject.date), "flags": flags}, encoding="utf-8")
+    config.write_text(_CONFIG % {"modules": written, "date": _text(subject.date), "flags": flags}, encoding="utf-8")
     return config
 
 
@@ -184,16 +190,22 @@ def _text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+def command(subject: Subject, made: Path, config: Path, how: str, control: int) -> list[str | Path]:
+    """workerd, with its snapshots in ``made``, telling the descriptor ``control`` where it listens."""
+    return [
+        *(subject.workerd, "serve", "--experimental", f"--control-fd={control}", f"-I{subject.checkout.root}"),
+        *(f"--pyodide-bundle-disk-cache-dir={subject.folder}", f"--python-snapshot-dir={made}", how, config),
+    ]
+
+
 def _ask(subject: Subject, made: Path, config: Path, how: str) -> None:
     """Run workerd until its Worker has answered; raises _FailedError."""
     reading, writing = os.pipe()
     log = made / "log"
     try:
         with log.open("w") as output:
-            options = (f"--control-fd={writing}", f"-I{subject.checkout.root}", f"--python-snapshot-dir={made}", how)
-            bundle = f"--pyodide-bundle-disk-cache-dir={subject.folder}"
             process = subprocess.Popen(
-                [subject.workerd, "serve", "--experimental", bundle, *options, config],
+                command(subject, made, config, how, writing),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -202,8 +214,8 @@ def _ask(subject: Subject, made: Path, config: Path, how: str) -> None:
         os.close(writing)
         writing = -1
         try:
-            port = next(_ports(reading), None)  # none when it has ended
-            if port is None or _get(port) != _READY:
+            port = next(ports(reading), None)  # none when it has ended
+            if port is None or _get(port) != READY:
                 raise _FailedError(_reason(log))
         finally:
             process.kill()  # it holds nothing that could be lost
@@ -218,7 +230,7 @@ def _ask(subject: Subject, made: Path, config: Path, how: str) -> None:
         raise _FailedError(_reason(log))
 
 
-def _ports(descriptor: int) -> Iterator[int]:
+def ports(descriptor: int) -> Iterator[int]:
     """The ports that workerd says it listens on, once its Workers are there."""
     os.set_blocking(descriptor, False)
     text, end = b"", time.monotonic() + _SECONDS
