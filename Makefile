@@ -48,7 +48,7 @@ setup: $(READY)
 
 # Each process takes a file at a time, those that take longest first (tests/conftest.py). TEST_PROCESSES=0 runs all of
 # them one after the other.
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 
 test: setup build
 	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
