@@ -102,6 +102,20 @@ def test_one_that_is_older_than_what_it_holds_is_left_alone(copy, calls, file, u
     assert (FLAG in served(copy, calls)) is used
 
 
+def test_files_that_became_newer_and_are_the_same_again_do_not_count(copy, calls):
+    """As after `git switch` and back: the next start finds it fresh, and uses it."""
+    take(copy)
+    made_from = snapshot._fingerprint(mode.subject(copy, Source.ONLINE), snapshot.sources(copy))
+    copy.mark("snapshot", made_from)
+    os.utime(copy.root / "src/kontract/gateway/app.py")
+    assert FLAG not in served(copy, calls)
+    assert not mode.wants_snapshot(copy, Source.ONLINE)
+    assert FLAG in served(copy, calls)
+    (copy.root / "src/kontract/gateway/app.py").write_text("# edited")
+    assert mode.wants_snapshot(copy, Source.ONLINE)
+    assert FLAG not in served(copy, calls)
+
+
 def test_it_holds_the_gateway_and_the_packages_and_nothing_of_the_application(copy):
     assert snapshot.imports(copy) == [
         "import jwt",

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import hashlib
+import http.client
 import json
 import os
 import subprocess
@@ -91,19 +92,26 @@ class Subject:
 
 
 def is_fresh(subject: Subject) -> bool:
-    """Whether the one that is there is of the same things as one that would be taken now."""
+    """Whether the one that is there is of the same things as one that would be taken now. If so, it is made as young.
+
+    Files may have become newer and the same again, by `git switch` for example.
+    """
+    now, snapshot = time.time(), subject.folder / NAME
     made_from = _fingerprint(subject, sources(subject.checkout))
-    return (subject.folder / NAME).is_file() and subject.checkout.is_fresh(_STAMP, made_from)
+    if not snapshot.is_file() or not subject.checkout.is_fresh(_STAMP, made_from):
+        return False
+    os.utime(snapshot, (now, now))
+    return True
 
 
 def take(subject: Subject, tell: Say) -> None:
     """Take it and try it out; one that fails leaves none, and is told."""
+    started = time.time()
     checkout, snapshot = subject.checkout, subject.folder / NAME
     modules = sources(checkout)
     made_from = _fingerprint(subject, modules)
     checkout.forget(_STAMP)
     snapshot.unlink(missing_ok=True)
-    started = time.time()
     scratch = checkout.state / "tmp"
     scratch.mkdir(parents=True, exist_ok=True)
     with (
@@ -220,7 +228,7 @@ def _ask(subject: Subject, made: Path, config: Path, how: str) -> None:
         finally:
             process.kill()  # it holds nothing that could be lost
             process.wait()
-    except OSError as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise _FailedError(_reason(log) if log.is_file() else f"{error}.") from error
     finally:
         for descriptor in (reading, writing):
