@@ -26,8 +26,8 @@ from kontract.gateway import config
 _SET_UP = "Run: make setup"
 _PARTS = 4
 _SIZE = re.compile(r"([\d.]+) KiB / gzip: ([\d.]+) KiB")
-FREE_KIB, PAID_KIB, WHOLE_KIB = 3 * 1024, 10 * 1024, 64 * 1024
-"""What Cloudflare takes, in KiB: compressed on the free and on the paid plan, and uncompressed (Workers: Limits)."""
+LARGEST_KIB = 64 * 1024
+"""What Cloudflare takes on every plan, uncompressed (Workers: Limits, since 2026)."""
 
 
 # --- tools -----------------------------------------------------------------------------------------------------------
@@ -159,12 +159,10 @@ def weigh(size: str, largest: str) -> Finding:
         return Finding(f"wrangler does not say how large the Worker is ({size})")
     whole, packed = float(found[1]), float(found[2])
     what = f"the Worker has {whole:,.0f} KiB, {packed:,.0f} KiB compressed (largest: {largest})"
-    if packed > PAID_KIB or whole > WHOLE_KIB:
+    if whole > LARGEST_KIB:
         return Finding(
-            f"{what}: Cloudflare takes {PAID_KIB:,} and {WHOLE_KIB:,}",
+            f"{what}: Cloudflare takes {LARGEST_KIB:,}",
             "Take packages that the Worker can do without out of [project] dependencies in pyproject.toml.",
             wrong=True,
         )
-    if packed > FREE_KIB:
-        return Finding(f"{what}: more than the {FREE_KIB:,} of Cloudflare's free plan", "The paid plan takes it.")
     return Finding(what)
