@@ -91,7 +91,7 @@ def _run(checkout: Checkout, port: int, stack: ExitStack, lock: int) -> int:
 
 def _set_up_beside(checkout: Checkout, stack: ExitStack, reaper: Reaper) -> None:
     """Take the snapshot that makes reloads quick while the gateway answers already: `kontract setup` does it."""
-    say("\nA snapshot of the Python runtime is being taken; reloads are quicker once it is there.")
+    say("A snapshot of the Python runtime is being taken; reloads are quicker once it is there.")
     process = subprocess.Popen(
         [sys.executable, "-m", "kontract.cli.main", "setup"],
         cwd=checkout.root,
@@ -218,13 +218,16 @@ Kontract is ready on {base}  (Ctrl-C stops it; the data stays in .kontract/)
 
 
 def _examples() -> list[tuple[str, str]]:
-    """Return functions to try, with arguments: the demo's, or the first one of an application without it."""
+    """Return functions to try, with arguments: the demo's, or the first one that needs none."""
     try:
-        functions = [one.name for one in scan(Checkout.find().root / "src") if one.kind == "backend"]
+        functions = [one for one in scan(Checkout.find().root / "src") if one.kind == "backend"]
     except Problem:
         return []  # it has been told
     demo = [("create_task", '["Buy milk"]'), ("list_tasks", "[]")]
-    return demo if all(name in functions for name, _ in demo) else [(name, "[]") for name in functions[:1]]
+    if {name for name, _ in demo} <= {one.name for one in functions}:
+        return demo
+    easy = [one.name for one in functions if not any(argument.required for argument in one.arguments)]
+    return [(name, "[]") for name in easy[:1]]
 
 
 def _watch(checkout: Checkout, server: DevServer, cluster: Cluster | None, schema: Schema) -> int:

@@ -51,7 +51,10 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "new":
         wishes = new.Wishes(args.index, args.permissions, args.skeleton, args.python, args.owner)
         path = new.write(root, args.name, wishes)
-        say(f"Wrote {path.relative_to(root)} and {lock.LOCK}. Read it, and apply it with: kontract migrate")
+        say(
+            f"Wrote {path.relative_to(root)} and {lock.LOCK}. "
+            "Read it; a running `make dev` applies it, `kontract migrate` does elsewhere."
+        )
         return 0
     url = args.database_url or os.environ.get("DATABASE_URL", "")
     if args.action == "check":
