@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 
+import asyncpg
 import pytest
 
 from kontract.cli import migrate as command
@@ -73,6 +74,9 @@ def test_a_new_table_is_made_as_init_sql_makes_its_own(project, checkout, postgr
 
     async def apply_and_look_up():
         url = postgres.create_database()
+        connection = await asyncpg.connect(url)
+        await connection.execute("INSERT INTO storage (id, ptr, owner) VALUES ('labels', 'tbl_theirs', 'tenant-1')")
+        await connection.close()
         await command.migrate(url, lambda _: None, root=project)
         assert await command.check(project, url) == []
         store = SqlStore(AsyncpgDatabase(url))
@@ -190,6 +194,9 @@ def test_new_tables_are_of_the_owner_that_is_named(project, postgres):
 
     async def apply_and_look_up():
         url = postgres.create_database()
+        connection = await asyncpg.connect(url)
+        await connection.execute("INSERT INTO storage (id, ptr, owner) VALUES ('labels', 'tbl_theirs', 'tenant-1')")
+        await connection.close()
         await command.migrate(url, lambda _: None, root=project)
         assert await command.check(project, url) == []
         store = SqlStore(AsyncpgDatabase(url))
@@ -197,4 +204,4 @@ def test_new_tables_are_of_the_owner_that_is_named(project, postgres):
         await store.aclose()
         return [one and one.permissions for one in found]
 
-    assert asyncio.run(apply_and_look_up()) == [7, None, None, 4]
+    assert asyncio.run(apply_and_look_up()) == [7, 7, None, 4], "each has its own labels"

@@ -33,6 +33,8 @@ REGISTER = "INSERT INTO storage (id, ptr, owner) VALUES ({id}, '{ptr}', {owner})
 
 UNREGISTER = "DELETE FROM storage WHERE id = {id} AND ptr = '{ptr}';"
 
+DEFAULT_OWNER = "tenant-1"
+
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,50}")
 _PYTHON = '''"""Why this step is needed."""
 
@@ -75,7 +77,7 @@ class Wishes:
     permissions: Sequence[str] = ()
     skeleton: bool = False
     python: bool = False
-    owner: str = "tenant-1"
+    owner: str = DEFAULT_OWNER
 
 
 def write(root: Path, name: str, wishes: Wishes) -> Path:
@@ -147,8 +149,10 @@ def _add_table(text: Text, locked: dict[str, dict[str, Any]], name: str, declare
     except ValueError as error:
         raise Problem(f"Table {name!r} cannot be made: {error}.", "Give it a name of letters, digits and _.") from error
     locked[name] = lock.entry(declared, ptr)
-    text.up += [TABLE.format(ptr=ptr), REGISTER.format(id=literal(name), ptr=ptr, owner=literal(owner))]
-    text.down += [UNREGISTER.format(id=literal(name), ptr=ptr), f"DROP TABLE {ptr};\n"]
+    # Short names are those of the first tenant; of another one, a table of the same name may be there already.
+    row = literal(name if owner == DEFAULT_OWNER else f"{owner}/{name}")
+    text.up += [TABLE.format(ptr=ptr), REGISTER.format(id=row, ptr=ptr, owner=literal(owner))]
+    text.down += [UNREGISTER.format(id=row, ptr=ptr), f"DROP TABLE {ptr};\n"]
 
 
 def _comment(text: Text, difference: lock.Difference) -> None:
