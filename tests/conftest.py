@@ -28,6 +28,8 @@ settings.load_profile("kontract")
 # Files that take longest for few tests. With several processes (pytest-xdist, a file at a time) they come first:
 # otherwise everybody waits at the end for the one who got the last of them.
 LONGEST = (
+    "docs/test_tutorial.py",
+    "cli/test_new.py",
     "cli/test_dev.py",
     "nodes/",
     "simulation/",

@@ -454,6 +454,12 @@ async def test_what_was_verified_once_still_expires(door):
     assert not await door.lets_in(made), "nor was it valid before"
 
 
+def forged(token: str) -> str:
+    """With another signature; the last characters would not do, of which some bits do not count."""
+    signed, _, signature = token.rpartition(".")
+    return f"{signed}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}"
+
+
 def test_what_is_remembered_is_bounded_and_only_what_is_genuine(monkeypatch):
     """The oldest is forgotten; forged ones leave nothing behind."""
     monkeypatch.setattr(limits, "TOKENS_REMEMBERED", 5)
@@ -462,7 +468,7 @@ def test_what_is_remembered_is_bounded_and_only_what_is_genuine(monkeypatch):
     for token in made:
         tokens.read(token, Kind.ACCESS, NOW)
         with pytest.raises(UnauthorizedError):
-            tokens.read(token[:-2] + "AA", Kind.ACCESS, NOW)
+            tokens.read(forged(token), Kind.ACCESS, NOW)
     assert len(tokens._read) == 5
     digests = [hashlib.sha256(token.encode()).digest() for token in made]
     assert list(tokens._read) == digests[2:]
