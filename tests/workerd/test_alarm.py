@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
@@ -25,7 +26,12 @@ APP = Path(apps.__path__[0]) / "aging.py"
 
 # Minutes and days become seconds; only a snapshot stays in use for as long as the test can last.
 RETENTION_MS = 2_000
-LIMITS = {"RETENTION_MS": RETENTION_MS, "FENCE_RETENTION_MS": 3 * RETENTION_MS, "LEASE_MS": 3_600_000}
+LIMITS = {
+    "RETENTION_MS": RETENTION_MS,
+    "FENCE_RETENTION_MS": 3 * RETENTION_MS,
+    "LEASE_MS": 3_600_000,
+    "COLLECT_PAUSE_MS": 1_000,
+}
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -67,10 +73,14 @@ async def fences(sql: asyncpg.Connection) -> list[int]:
     return [row[0] for row in rows]
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(120):  # it takes some seconds
-        while not await condition():
-            await asyncio.sleep(0.1)
+async def until(condition: Callable[[], Awaitable[bool]], server: DevServer) -> None:
+    """Wait, some seconds; what the Worker said is in the failure."""
+    try:
+        async with asyncio.timeout(120):
+            while not await condition():
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        pytest.fail(server.log_text()[-20_000:])
 
 
 async def test_the_alarm_removes_what_is_dead_and_nothing_that_is_live_or_can_be_seen(server: DevServer):
@@ -84,13 +94,13 @@ async def test_the_alarm_removes_what_is_dead_and_nothing_that_is_live_or_can_be
         async def only_live() -> bool:
             return all(live for _, _, live in await versions(sql))
 
-        await until(only_live)
+        await until(only_live, server)
         assert await versions(sql) == [("a", 2, True), ("b", 0, True)]
 
         async def only_the_newest_fence() -> bool:
             return await fences(sql) == [last]
 
-        await until(only_the_newest_fence)
+        await until(only_the_newest_fence, server)
 
         put(server, "a", 3)  # the version before it has ended when the snapshot is taken
         assert call(server, "see", "b").json()["result"] == 0
@@ -99,7 +109,7 @@ async def test_the_alarm_removes_what_is_dead_and_nothing_that_is_live_or_can_be
         async def the_first_is_gone() -> bool:
             return ("a", 2, False) not in await versions(sql)
 
-        await until(the_first_is_gone)
+        await until(the_first_is_gone, server)
         await asyncio.sleep(3 * RETENTION_MS / 1000)  # long after the other one could have gone
         assert await versions(sql) == [("a", 3, True), ("b", 0, False), ("b", 1, True)]
 
@@ -126,5 +136,31 @@ async def test_the_alarm_rings_after_a_restart_with_nobody_calling(server: DevSe
         async def nothing_dead() -> bool:
             return not await dead()
 
-        await until(nothing_dead)
+        await until(nothing_dead, server)
         assert ("c", value + 1, True) in await versions(sql)
+
+
+async def test_a_database_that_is_away_is_asked_again_until_it_is_there(server: DevServer):
+    """By alarms that succeed: one that fails is repeated a few times by the platform, and forgotten then."""
+    async with connected(server.database_url) as sql:
+        name = await sql.fetchval("SELECT current_database()")
+        put(server, "d", 1)
+        put(server, "d", 2)
+        await asyncio.to_thread(server.kill)
+        other = urlsplit(server.database_url)._replace(path="/postgres").geturl()
+        async with connected(other) as elsewhere:
+            await elsewhere.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS false')
+            said = server.log_text().count('"event":"collection"')
+            await asyncio.to_thread(server.start)
+
+            async def asked_thrice() -> bool:
+                return server.log_text().count('"event":"collection"') >= said + 3
+
+            await until(asked_thrice, server)
+            assert "Uncaught" not in server.log_text()
+            await elsewhere.execute(f'ALTER DATABASE "{name}" WITH ALLOW_CONNECTIONS true')
+
+        async def nothing_dead() -> bool:
+            return all(live for key, _, live in await versions(sql) if key == "d")
+
+        await until(nothing_dead, server)
