@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import heapq
-import multiprocessing
 import random
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -265,7 +264,3 @@ class _Promise(Future):
 
     def set_result(self, value):
         self._process.node.around(self._process, "decide", type(value).__name__, lambda: self.set(value))
-
-
-SPAWN = multiprocessing.get_context("spawn")
-"""Processes that inherit nothing: forked ones drag the heap of a whole test run through every garbage collection."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 
-from simulation.kernel import SPAWN
+from simulation.processes import WORKERS, processes
 
 Failures = Callable[[int, int], list[tuple[int, list[str]]]]
 """Runs seeds (first, how many) and returns those that fail with what is wrong; a function of a module."""
@@ -21,13 +19,12 @@ def run_seeds(failures: Failures, seeds: int, *, chunk: int, fewest: int, budget
     started = time.monotonic()
     done = 0
     found: list[tuple[int, list[str]]] = []
-    workers = min(os.cpu_count() or 1, 8)
-    with ProcessPoolExecutor(workers, SPAWN) as pool:
+    with processes() as pool:
         while done < seeds and not found and (done < fewest or time.monotonic() - started < budget_s):
-            firsts = range(done, min(seeds, done + chunk * workers), chunk)
+            firsts = range(done, min(seeds, done + chunk * WORKERS), chunk)
             for part in pool.map(failures, firsts, [min(chunk, seeds - first) for first in firsts]):
                 found += part
-            done = min(seeds, done + chunk * workers)
+            done = min(seeds, done + chunk * WORKERS)
     seconds = time.monotonic() - started
     report = "\n".join(f"SEED={seed}: {wrong[0]}" for seed, wrong in found)
     assert not found, f"{len(found)} of {done} {what} fail; replay one with SEED=...\n{report}"

@@ -7,13 +7,12 @@ scenario, ``PAIRS=all`` those of every scenario (hours). A boundary's number and
 import os
 import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
 from simulation.faults import FAULTS, Fault
-from simulation.kernel import SPAWN
 from simulation.mutants import MUTANTS, SHAPES
+from simulation.processes import processes
 from simulation.scenarios import SCENARIOS, further, pairs, play, read, singles, write
 
 PAIRED = ("blind write", "read-modify-write")
@@ -26,7 +25,7 @@ def report(wrong):
 
 @pytest.fixture(scope="module")
 def pool():
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, 8), SPAWN) as executor:
+    with processes() as executor:
         yield executor
 
 

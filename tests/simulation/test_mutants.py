@@ -1,18 +1,15 @@
 """A simulation that finds nothing is worth what it would have found: every broken variant must be caught."""
 
-import os
-from concurrent.futures import ProcessPoolExecutor
-
 import pytest
 
-from simulation.kernel import SPAWN
 from simulation.mutants import LIVENESS, MUTANTS, SEEDS, first_caught
+from simulation.processes import processes
 from simulation.world import Variant, simulate
 
 
 @pytest.fixture(scope="module")
 def caught():
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, 8), SPAWN) as pool:
+    with processes() as pool:
         return dict(zip(MUTANTS, pool.map(first_caught, MUTANTS), strict=True))
 
 
