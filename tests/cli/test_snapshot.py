@@ -12,6 +12,7 @@ from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.pyodide_bundle import mode, snapshot
 from kontract.cli.toolchain.pyodide_bundle.mode import Source
+from support.scratch import product_checkout
 
 FLAG = f"--python-load-snapshot={snapshot.NAME}"
 
@@ -176,6 +177,17 @@ def test_this_checkout_has_one_and_takes_no_other(checkout, capsys):
     capsys.readouterr()
     mode.take_snapshot(checkout, source)
     assert capsys.readouterr().out == ""
+
+
+def test_that_of_a_copy_is_the_copys_own(checkout, tmp_path):
+    """Or it would seem younger than what was edited in the copy, as soon as this checkout's is found fresh."""
+    source = mode.choose(checkout)
+    mode.take_snapshot(checkout, source)
+    copy = product_checkout(checkout, tmp_path / "copy", limits={"RETENTION_MS": 1})
+    found = copy.state / "pyodide" / snapshot.NAME
+    before = found.stat().st_mtime_ns
+    assert not mode.wants_snapshot(checkout, source)
+    assert found.stat().st_mtime_ns == before < (copy.root / "src/kontract/core/limits.py").stat().st_mtime_ns
 
 
 def test_every_thing_that_it_is_made_of_makes_another(copy, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kontract.cli import build
 from kontract.cli.toolchain.checkout import Checkout
+from kontract.cli.toolchain.pyodide_bundle.assemble import BUNDLE_NAME
 
 _COPIED = ("wrangler.toml", "package.json", "package-lock.json", "pyproject.toml", "uv.lock")
 
@@ -99,8 +100,8 @@ def _furnished(real: Checkout, folder: Path) -> Checkout:
 
 
 def _link_or_copy(source: str, target: str) -> None:
-    """Two files have dozens of megabytes and never change; the others are written anew in place."""
-    if Path(source).stat().st_size > 1_000_000:
+    """The bundle is large and never changes. All else is the copy's own: of a snapshot the age counts, too."""
+    if source.endswith(BUNDLE_NAME):
         with suppress(OSError):  # another disk
             os.link(source, target)
             return
