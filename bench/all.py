@@ -138,7 +138,9 @@ def _reason(text: str) -> str:
         return "It failed without a word."
     if "Traceback (most recent call last):" in lines:
         return lines[-1][:300]
-    shown = [line for line in lines if not line.endswith("...")]
+    # What is being done is indented (cli/toolchain/progress.py); what went wrong is not.
+    shown = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("  ")]
+    shown = [line for line in shown if not line.endswith("...")]
     return (shown or lines)[0][:300]
 
 

@@ -108,6 +108,10 @@ def test_a_part_that_was_not_run_is_said_to_be_missing(page):
     [
         ("raise SystemExit('There is no wrk. Install it.')", "There is no wrk. Install it."),
         ("print('Starting ...', file=__import__('sys').stderr); raise SystemExit('broken')", "broken"),
+        (
+            "print('  what it does, said on the way.', file=__import__('sys').stderr); raise SystemExit('broken')",
+            "broken",
+        ),
         ("1 / 0", "ZeroDivisionError: division by zero"),
         ("pass", "It measured nothing."),
     ],
