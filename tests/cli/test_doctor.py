@@ -465,3 +465,22 @@ def test_findings_can_be_read_by_programs(postgres, capsys, monkeypatch):
     last = json.loads(capsys.readouterr().out)[-1]
     assert last["level"] == "wrong"
     assert "cannot be reached" in last["what"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xff",
+        b'env = "x"',
+        b'[env]\nproduction = "x"',
+        b'hyperdrive = "x"',
+        b'vars = "x"',
+        b'assets = "x"',
+        b"migrations = 3",
+    ],
+)
+def test_a_wrangler_toml_of_another_shape_is_a_finding(copy, text):
+    dev_vars.write(copy.root / ".dev.vars")
+    copy.wrangler_toml.write_bytes(text)
+    assert whats(wrangler_findings(copy.wrangler_toml))
+    assert whats(secret_findings(copy)) == []

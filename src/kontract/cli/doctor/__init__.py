@@ -9,6 +9,7 @@ import os
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from kontract.cli import build
 from kontract.cli.doctor.database import database_findings
@@ -70,9 +71,15 @@ def report(findings: Sequence[Finding], tell: Callable[[str], None]) -> int:
 def wrangler_findings(path: Path) -> list[Finding]:
     """Environments inherit no bindings: one that does not repeat them is deployed without a database."""
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        return _judged(path, tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         return [Finding(f"{path.name} cannot be read: {error}", "Restore it from version control.", wrong=True)]
+    except (AttributeError, TypeError) as error:  # env = "x": good TOML, of another shape
+        what = f"{path.name} has a value where a table or a list belongs: {error}"
+        return [Finding(what, "Compare it with the one in version control.", wrong=True)]
+
+
+def _judged(path: Path, settings: dict[str, Any]) -> list[Finding]:
     findings = []
     placeholders = []
     for name, section in {"(top level)": settings, **settings.get("env", {})}.items():

@@ -119,9 +119,9 @@ def _well_formed(checkout: Checkout, path: Path) -> Iterator[Finding]:
         return
     try:
         variables = tomllib.loads(checkout.wrangler_toml.read_text(encoding="utf-8")).get("vars", {})
-    except (OSError, tomllib.TOMLDecodeError):
+        given = {name: str(value) for name, value in variables.items()}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, AttributeError):
         return  # which is a finding of its own
-    given = {name: str(value) for name, value in variables.items()}
     try:
         config.read(given | dev_vars.parse(path.read_text(encoding="utf-8", errors="replace")))
     except config.ConfigurationError as error:
