@@ -56,28 +56,6 @@ def test_depth():
 
 
 @pytest.mark.parametrize(
-    ("text", "deep"),
-    [
-        (b"[]" * 33 + b'"' + b'\\"' * 500_000, False),  # a string that does not end: hours, if each quote begins one
-        (b"[]" * 33 + b'"' + b"\\" * 999_999, False),
-        (b'["' + b"[" * 100 + b'"]', False),
-        (b'["\\"' + b"[" * 100 + b'"]', False),
-        (b'["\\\\"' + b"[" * 100 + b"]", True),
-        (b"[" * 33, True),
-        (b'{"a":' * 33, True),
-        (b"[{}]" * 100, False),
-    ],
-)
-def test_depth_of_text(text, deep):
-    """Counted outside of strings, before anything is decoded, in time that grows with the text and not its square."""
-    if deep:
-        with pytest.raises(InvalidRequestError, match="nested deeper than 32 levels"):
-            documents.check_depth(text, "the body")
-    else:
-        documents.check_depth(text, "the body")
-
-
-@pytest.mark.parametrize(
     "row_id", ["", None, 1, b"x", "a\x00b", "\ud800", "\x01too old", "x" * (limits.ROW_ID_BYTES + 1)]
 )
 def test_ids_that_are_none(row_id):

@@ -15,7 +15,7 @@ from kontract.core.errors import InvalidRequestError, PermissionDeniedError
 from kontract.core.fields import guarded, redact, refuse
 from kontract.core.perms import perms
 from kontract.core.rows import row_type
-from kontract.core.signatures import Signature
+from kontract.core.signatures import Passing, Signature
 from kontract.core.types import Version
 
 
@@ -216,9 +216,11 @@ def test_a_call_names_the_field():
     async def save(ctx: Ctx, n: int, member: Member): ...
 
     signature = Signature(save, "save", Ctx)
-    assert signature.bind([1, {"id": "a", "name": "x", "pin": "2"}], None)["member"].pin == "2"
+    assert signature.bind(b'[1, {"id": "a", "name": "x", "pin": "2"}]', None)["member"].pin == "2"
     with pytest.raises(PermissionDeniedError, match="save: argument member: the field 'joined' cannot be set"):
-        signature.bind([1, {"id": "a", "name": "x", "joined": 1}], None)
+        signature.bind(b'[1, {"id": "a", "name": "x", "joined": 1}]', None)
+    with pytest.raises(PermissionDeniedError, match="save: argument member: the field 'joined' cannot be set"):
+        signature.bind(b'{"n": 1, "member": {"id": "a", "name": "x", "joined": 1}}', None, Passing.BY_NAME)
 
 
 def test_update_does_not_change_what_callers_may_not_write():

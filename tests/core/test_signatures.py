@@ -1,12 +1,15 @@
 """Arguments of a call against the annotations of a function."""
 
-from typing import Annotated
+import json
+from decimal import Decimal
+from typing import Annotated, Any
 
 import pytest
 from msgspec import Meta, Struct
 
+from kontract.core import limits
 from kontract.core.errors import InvalidRequestError
-from kontract.core.signatures import Signature
+from kontract.core.signatures import Passing, Signature
 
 
 class Ctx:
@@ -19,7 +22,11 @@ class Point(Struct):
 
 
 def bind(function, *arguments):
-    return Signature(function, "f", Ctx).bind(list(arguments), "the context")
+    return Signature(function, "f", Ctx).bind(json.dumps(arguments).encode(), "the context")
+
+
+def named(function, body):
+    return Signature(function, "f", Ctx).bind(body, "the context", Passing.BY_NAME)
 
 
 async def add(a: int, ctx: Ctx, b: Annotated[int, Meta(ge=0)] = 5, tags: list[str] = []): ...  # noqa: B006
@@ -108,3 +115,72 @@ def test_a_required_parameter_after_an_optional_one_is_refused():
     with pytest.raises(TypeError, match="f: parameter b has no default but follows one that has"):
         bind(odd)
     assert bind(fine) == {"a": 1, "ctx": "the context"}
+
+
+def test_arguments_by_name():
+    """The same values as by position, whatever their order; optional ones may be left out."""
+    assert named(add, b'{"tags": ["x"], "a": 1}') == bind(add, 1, 5, ["x"])
+    assert named(add, b' {"a":1} ') == bind(add, 1)
+
+    async def nothing(ctx: Ctx): ...
+
+    assert named(nothing, b"") == named(nothing, b"{}") == bind(nothing)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"b": 1}', "f: missing arguments: a"),
+        (b"", "f: missing arguments: a"),
+        (b'{"a": 1, "c": 2}', "f has no argument 'c'; it takes a, b, tags"),
+        (b'{"a": "1"}', "f: argument a: Expected `int`, got `str`"),
+        (b'{"a": 1, "tags": ["x", 2]}', r"f: argument tags\[1\]: Expected `str`"),
+        (b"[1]", "f: the request body must be an object with the arguments by their names"),
+        (b"null", "f: the request body must be an object with the arguments by their names"),
+        (b'{"a": 1, "a": 2}', "the name 'a' twice"),
+    ],
+)
+def test_wrong_arguments_by_name_are_named(body, words):
+    """A caller learns which one is missing, unknown or of the wrong type."""
+    with pytest.raises(InvalidRequestError, match=words):
+        named(add, body)
+
+
+@pytest.mark.parametrize("body", [b"1, 2", b"1], [2", b"1 2", b"1]"])
+def test_a_single_value_is_one(body):
+    """What is no JSON value must not become the arguments of a call."""
+    with pytest.raises(InvalidRequestError):
+        Signature(add, "f", Ctx).bind(body, "the context")
+
+
+def test_an_integer_may_be_written_as_a_float():
+    """693.0 is an integer in JSON Schema, and some clients write it so; 693.5 is none. Text is never touched."""
+
+    async def f(n: int, text: str = "", x: float = 0): ...
+
+    signature = Signature(f, "f", Ctx)
+    for written in (b"693.0", b"6.93e2", b"69300e-2"):
+        bound = signature.bind(b'[%s, "1.0 \\" 2.0", 2.5]' % written, None)
+        assert (bound["n"], type(bound["n"]), bound["text"], bound["x"]) == (693, int, '1.0 " 2.0', 2.5)
+    for other in (b"693.5", b"1e400", b"1e-400", b"1.0.0"):
+        with pytest.raises(InvalidRequestError):
+            signature.bind(b"[%s]" % other, None)
+
+
+def test_numbers_keep_their_digits():
+    """They are decoded to what the annotation says, not to floats on the way."""
+
+    async def f(prices: list[Decimal]): ...
+
+    assert Signature(f, "f", Ctx).bind(b"[[90071992547409.93]]", None) == {"prices": [Decimal("90071992547409.93")]}
+
+
+def test_the_bound_on_values_holds_for_arguments():
+    """However they are passed."""
+
+    async def f(x: Any): ...
+
+    most = b"[" + b",".join([b"0"] * limits.JSON_VALUES) + b"]"
+    for body, passing in ((b"[%s]" % most, Passing.BY_POSITION), (b'{"x":%s}' % most, Passing.BY_NAME)):
+        with pytest.raises(InvalidRequestError, match="more than 50000 values"):
+            Signature(f, "f", Ctx).bind(body, None, passing)

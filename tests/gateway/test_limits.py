@@ -17,6 +17,7 @@ from kontract.gateway.http import Request
 from support.api import Api, apis, check_error
 from support.apps.odd import Odd, ask, change, echo, fill, find, headers, past, put
 from support.auth import Clock
+from support.sessions import bearer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -78,10 +79,33 @@ async def test_nesting(api, kind):
             return b"[" * levels + b"1" + b"]" * levels
         return b"[" + b'{"a":' * (levels - 1) + b"1" + b"}" * (levels - 1) + b"]"
 
-    for levels, status in [(limits.JSON_DEPTH - 2, 200), (limits.JSON_DEPTH - 1, 200), (limits.JSON_DEPTH, 400)]:
+    for levels, status in [(limits.JSON_DEPTH - 1, 200), (limits.JSON_DEPTH, 200), (limits.JSON_DEPTH + 1, 400)]:
         assert (await api.send("POST", "/rpc/echo", body(levels))).status == status, levels
     response = await api.send("POST", "/rpc/echo", body(limits.JSON_DEPTH + 1))
     assert "nested deeper than 32 levels" in check_error(response, 400, "INVALID_REQUEST")["message"]
+
+
+@pytest.mark.parametrize("path", ["/rpc/echo", "/auth/login"])
+async def test_the_number_of_values(api, path):
+    """In a body, wherever it is sent to: one more is refused before it is decoded."""
+    for count, refused in [(limits.JSON_VALUES, False), (limits.JSON_VALUES + 1, True)]:
+        body = b"[[" + b"0," * (count - 3) + b"0]]"
+        response = await api.send("POST", path, body)
+        assert (b"has more than 50000 values" in response.body) is refused
+        assert response.status == (400 if refused or path != "/rpc/echo" else 200)
+
+
+async def test_the_parameters_of_a_query(api):
+    """Of a stream, which takes the most."""
+    for count, words in [(limits.QUERY_FIELDS, b"no parameter 'a'"), (limits.QUERY_FIELDS + 1, b"more than 1000")]:
+        request = Request("GET", "/stream", bearer(), _nothing, query="&".join(["a"] * count))
+        response = await api.gateway.handle(request, api.platform)
+        assert response.status == 400
+        assert words in response.body
+
+
+async def _nothing(_at_most):
+    return b""
 
 
 async def test_the_name_of_a_function(api):

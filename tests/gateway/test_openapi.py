@@ -264,7 +264,7 @@ def test_the_body_that_it_describes_is_what_calls_take():
     for arguments, right in cases:
         assert validator.is_valid(arguments) is right, arguments
         try:
-            bound.bind(arguments, None)
+            bound.bind(json.dumps(arguments).encode(), None)
         except Exception:  # noqa: BLE001 - whatever a call is refused with
             assert not right, arguments
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 import msgspec
@@ -13,28 +12,6 @@ from kontract.core.errors import InvalidRequestError, PayloadTooLargeError
 
 _encode = msgspec.json.Encoder().encode
 _decode_parts = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-
-
-# Possessive, and a string need not end: whatever was sent, each byte is looked at once.
-_STRING_OR_BRACKET = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[][{}]', re.DOTALL)
-
-
-def check_depth(text: bytes, what: str, levels: int = limits.JSON_DEPTH) -> None:
-    """Raise InvalidRequestError if JSON text is nested too deep, before anything decodes it.
-
-    A decoder recurses in C, and in workerd its stack is small: 100,000 open brackets end the isolate for everybody.
-    """
-    if text.count(b"[") + text.count(b"{") <= levels:
-        return
-    depth = 0
-    for found in _STRING_OR_BRACKET.finditer(text):
-        token = found[0]
-        if token in (b"[", b"{"):
-            depth += 1
-            if depth > levels:
-                raise InvalidRequestError(TOO_DEEP.replace("?", what))
-        elif token in (b"]", b"}"):
-            depth -= 1
 
 
 TOO_DEEP = f"? is nested deeper than {limits.JSON_DEPTH} levels"

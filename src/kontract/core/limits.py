@@ -10,6 +10,13 @@ BODY_BYTES = 1024 * 1024
 JSON_DEPTH = 32
 """Nesting of arrays and objects in arguments and rows. Deeper data is a mistake or an attack on recursive code."""
 
+JSON_VALUES = 50_000
+"""Values in one JSON text from outside, with those in arrays and objects. Each costs time and memory as long as it is
+there: more would keep a process from answering others for over 50 ms (decision 57)."""
+
+QUERY_FIELDS = 1_000
+"""Parameters of a request's query, for the same reason."""
+
 FUNCTION_NAME_LENGTH = 128
 """Characters of a function's name in a URL; longer ones are refused before any look-up."""
 

@@ -1,18 +1,43 @@
-"""The arguments of a backend function: from its annotations to a decoder of the request body."""
+"""The arguments of a backend function: from its annotations to decoders of the request body."""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import re
 from collections.abc import Callable
 from copy import copy
+from decimal import Decimal
+from enum import Enum
 from typing import Any, get_type_hints
 
 import msgspec
 
+from kontract.core import incoming
 from kontract.core.errors import InvalidRequestError
 from kontract.core.fields import guarded, refuse
 
 CONTEXT_NAMES = frozenset({"Context"})
+
+_INTEGER_DIGITS = 20
+"""Of an integer that was written as a float: more than 64 bits have."""
+
+_STRING_OR_FLOAT = re.compile(rb'"(?:[^"\\]++|\\.)*+"|-?\d++(?:\.\d++(?:[eE][+-]?\d++)?|[eE][+-]?\d++)', re.DOTALL)
+
+_decode_any = msgspec.json.Decoder().decode
+_decode_one = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_decode_names = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class Passing(Enum):
+    """How the body of a call carries its arguments."""
+
+    BY_POSITION = "position"
+    """An array of them, or one that is no array by itself: ``POST /rpc/<function>``."""
+
+    BY_NAME = "name"
+    """An object: ``POST /call/<function>``."""
 
 
 class Signature:
@@ -49,29 +74,51 @@ class Signature:
             if guarded(hint):
                 self._guarded.append((len(self.parameters) - 1, parameter.name, hint))
         self.required = sum(len(field) == 2 for field in fields)
-        self._arguments = msgspec.defstruct(
-            "Arguments", fields, array_like=True, forbid_unknown_fields=True, kw_only=False
-        )
+        by_position = msgspec.defstruct("Arguments", fields, array_like=True, forbid_unknown_fields=True)
+        by_name = msgspec.defstruct("Arguments", fields, forbid_unknown_fields=True)
+        self._decoders = {
+            Passing.BY_POSITION: msgspec.json.Decoder(by_position).decode,
+            Passing.BY_NAME: msgspec.json.Decoder(by_name).decode,
+        }
 
-    def bind(self, arguments: list[Any], context: Any) -> dict[str, Any]:
-        """Return the keyword arguments of a call.
+    def bind(self, body: bytes, context: Any, passing: Passing = Passing.BY_POSITION) -> dict[str, Any]:
+        """Return the keyword arguments of a call. An empty body has none.
 
         Raises InvalidRequestError naming the argument at fault, PermissionDeniedError for a field of a row that callers
         may not write.
         """
-        if not self.required <= len(arguments) <= len(self.parameters):
-            raise InvalidRequestError(self._wrong_number(len(arguments)))
-        for position, name, hint in self._guarded:
-            if position < len(arguments):
-                refuse(hint, arguments[position], f"{self.name}: argument {name}")
+        incoming.check_text(body)
+        text = _array(body) if passing is Passing.BY_POSITION else body.strip() or b"{}"
         try:
-            values = msgspec.convert(arguments, self._arguments)
+            self._refuse(text)
+            values = self._decode(text, passing)
         except msgspec.ValidationError as error:
-            raise InvalidRequestError(self._wrong_type(str(error))) from None
+            raise InvalidRequestError(self._explain(str(error), text, passing)) from None
         bound = {parameter: getattr(values, parameter) for parameter in self.parameters}
         if self._context_at is not None:
             bound[self._context_at] = context
         return bound
+
+    def _decode(self, text: bytes, passing: Passing) -> Any:
+        decoder = self._decoders[passing]
+        try:
+            return incoming.decode(text, decoder)
+        except msgspec.ValidationError as error:
+            if "got `float`" not in str(error):
+                raise
+            # In JSON 5 and 5.0 are one number, and some callers write the second where an integer is asked for.
+            return incoming.decode(_STRING_OR_FLOAT.sub(_as_integer, text), decoder)
+
+    def _refuse(self, text: bytes) -> None:
+        """Refuse fields that callers may not write. Once they are decoded nobody knows which of them were sent."""
+        if not self._guarded:
+            return
+        sent = incoming.decode(text, _decode_any)
+        for position, name, hint in self._guarded:
+            if isinstance(sent, list) and position < len(sent):
+                refuse(hint, sent[position], f"{self.name}: argument {name}")
+            elif isinstance(sent, dict) and name in sent:
+                refuse(hint, sent[name], f"{self.name}: argument {name}")
 
     def _check(self, parameter: inspect.Parameter, hint: Any) -> None:
         if parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
@@ -81,18 +128,61 @@ class Signature:
             message = f"{self.name}: parameter {parameter.name} needs a type annotation; arguments are validated by it"
             raise TypeError(message)
 
+    def _explain(self, error: str, text: bytes, passing: Passing) -> str:
+        """Return a sentence for what msgspec says, with the name of the argument."""
+        # A decoder stops at the first wrong type; what is no JSON behind it is the greater mistake.
+        with contextlib.suppress(msgspec.ValidationError):
+            incoming.decode(text, _decode_any)
+        what, _, path = error.partition(" - at `$")
+        path = path.rstrip("`")
+        position, _, rest = path.removeprefix("[").partition("]")
+        if path.startswith("[") and int(position) < len(self.parameters):
+            return f"{self.name}: argument {self.parameters[int(position)]}{rest}: {what}"
+        if path.startswith("."):
+            return f"{self.name}: argument {path[1:]}: {what}"
+        if passing is Passing.BY_POSITION:
+            return self._wrong_number(len(_decode_items(text)))
+        return self._wrong_names(text)
+
     def _wrong_number(self, given: int) -> str:
         names = ", ".join(
             name if position < self.required else f"[{name}]" for position, name in enumerate(self.parameters)
         )
         return f"{self.name} takes ({names}), but {given} argument{'' if given == 1 else 's'} came"
 
-    def _wrong_type(self, error: str) -> str:
-        text, _, path = error.partition(" - at `$[")
-        if not path:
-            return f"{self.name}: {error}"
-        position, _, rest = path.rstrip("`").partition("]")
-        return f"{self.name}: argument {self.parameters[int(position)]}{rest}: {text}"
+    def _wrong_names(self, text: bytes) -> str:
+        try:
+            sent = _decode_names(text)
+        except msgspec.ValidationError:
+            return f"{self.name}: the request body must be an object with the arguments by their names"
+        takes = f"it takes {', '.join(self.parameters)}" if self.parameters else "it takes no arguments"
+        unknown = [name for name in sent if name not in self.parameters]
+        if unknown:
+            return f"{self.name} has no argument {unknown[0]!r:.100}; {takes}"
+        missing = ", ".join(name for name in self.parameters[: self.required] if name not in sent)
+        return f"{self.name}: missing arguments: {missing}"
+
+
+def _array(body: bytes) -> bytes:
+    """Return the array of arguments; a single value becomes one."""
+    text = body.strip()
+    if not text:
+        return b"[]"
+    if text.startswith(b"["):
+        return text
+    incoming.decode(text, _decode_one)  # it is one: `1, 2` must not become two
+    return b"[" + text + b"]"
+
+
+def _as_integer(found: re.Match[bytes]) -> bytes:
+    """Return a float as an integer where it is one; everything else as it is."""
+    token = found[0]
+    if token.startswith(b'"'):
+        return token
+    number = Decimal(token.decode())
+    if number.is_finite() and number.adjusted() < _INTEGER_DIGITS and number == (whole := int(number)):
+        return str(whole).encode()
+    return token
 
 
 def _default(value: Any) -> Any:

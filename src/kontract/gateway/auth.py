@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from kontract.core import documents, limits, passwords
+from kontract.core import incoming, limits, passwords
 from kontract.core.errors import (
     ForbiddenError,
     InvalidRequestError,
@@ -34,7 +34,6 @@ from kontract.core.errors import (
 )
 from kontract.core.messages import CheckSession, EndSession, SessionAlive, SessionEnded
 from kontract.core.transaction import refusal
-from kontract.gateway import arguments
 from kontract.gateway.accounts import Account, Accounts, Refreshed
 from kontract.gateway.addresses import subscriber
 from kontract.gateway.context import Session
@@ -244,15 +243,12 @@ class Auth:
 
     async def _body(self, kind: type[Any]) -> Any:
         raw = await self._scope.request.read()
-        documents.check_depth(raw, "the request body")
         try:
-            body = msgspec.json.decode(raw, type=kind)
-        except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+            return incoming.decode(raw, msgspec.json.Decoder(kind).decode)
+        except msgspec.ValidationError as error:
             fields = ", ".join(field.name for field in msgspec.structs.fields(kind))
             message = f"the request body must be an object with {fields}: {error}"
             raise InvalidRequestError(message) from None
-        arguments.check_names(raw)
-        return body
 
     def _new_id(self) -> str:
         return uuid7(self._platform.clock, self._platform.random)

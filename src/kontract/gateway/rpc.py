@@ -17,7 +17,6 @@ from kontract.core.perms import may_write
 from kontract.core.storage import Storage
 from kontract.core.transaction import Call, Transaction, refusal
 from kontract.core.types import Isolation
-from kontract.gateway import arguments
 from kontract.gateway.context import Context, Session
 from kontract.gateway.http import JSON, HttpResp, Request, Response, encode_json
 from kontract.gateway.meter import MeteredCoordinator
@@ -117,15 +116,14 @@ class RpcCall:
             raise RuntimeError(message)
         self._called = True
         body = await self._request.read()
-        arguments.check(body)
         # What is wrong is said before anything is opened.
-        self._endpoint.signature.bind(arguments.decode(body), self._context)
+        unused = [self._endpoint.signature.bind(body, self._context)]
         deployment, call = self._scope.deployment, self._call()
 
         async def work(transaction: Transaction, storage: Storage) -> str:
             self._context.start_attempt(transaction, storage)
-            # Decoded anew for each attempt: the function may have changed what it was given.
-            bound = self._endpoint.signature.bind(arguments.decode(body), self._context)
+            # The next attempt decodes them again: the function may have changed what it was given.
+            bound = unused.pop() if unused else self._endpoint.signature.bind(body, self._context)
             self._value = await self._endpoint.function(**bound)
             self._response = response = to_response(self._value, self._endpoint.name)
             if not call.idempotent:

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from kontract.core import documents, limits
+from kontract.core import incoming, limits
 from kontract.core.errors import InvalidRequestError, NotFoundError, UnavailableError
 from kontract.core.events import Batch, Change, End, Page, RowChange, Subscription, kind, parse_position, position
 from kontract.core.fields import redact
@@ -241,9 +241,8 @@ class Stream:
         while True:
             text = (await socket.receive()).encode(errors="replace")
             try:
-                documents.check_depth(text, "the message")
-                choice = msgspec.json.decode(text, type=Choice)
-            except (msgspec.DecodeError, InvalidRequestError) as error:
+                choice = incoming.decode(text, _decode_choice, "the message")
+            except (msgspec.ValidationError, InvalidRequestError) as error:
                 self._put(
                     encoder.note("error", {"message": f"send {{subscribe: [..]}} or {{unsubscribe: [..]}}: {error}"})
                 )
@@ -495,6 +494,9 @@ class Choice(msgspec.Struct, forbid_unknown_fields=True):
     unsubscribe: list[str] = []
 
 
+_decode_choice = msgspec.json.Decoder(Choice).decode
+
+
 class Wanted(msgspec.Struct):
     """What a request asks to listen to."""
 
@@ -507,7 +509,12 @@ class Wanted(msgspec.Struct):
     def parse(cls, query: str, last_event_id: str | None) -> Wanted:
         """Read a query; raises InvalidRequestError. Last-Event-ID wins: a client that comes back knows better."""
         given: dict[str, list[str]] = {}
-        for name, value in parse_qsl(query, keep_blank_values=True):
+        try:
+            pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=limits.QUERY_FIELDS)
+        except ValueError:
+            message = f"stream: more than {limits.QUERY_FIELDS} parameters"
+            raise InvalidRequestError(message) from None
+        for name, value in pairs:
             if name not in ("table", "id", "since", "ticket"):
                 message = f"stream: there is no parameter {name!r:.50}; it takes table, id, since and ticket"
                 raise InvalidRequestError(message)

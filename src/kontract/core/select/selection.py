@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from kontract.core import documents, limits
+from kontract.core import documents, incoming, limits
 from kontract.core.select.reader import read
 from kontract.core.select.refusals import refusal, refuse
 from kontract.core.select.writer import Writer
@@ -68,7 +68,7 @@ def rows(texts: Sequence[str]) -> list[dict[str, Any]]:
     decoded = []
     for text in texts:
         # A row of the result holds rows of the table: their depth and a few levels of arrays around them.
-        documents.check_depth(text.encode(), "a row that exec selects", limits.JSON_DEPTH + 8)
+        incoming.check_depth(text.encode(), "a row that exec selects", limits.JSON_DEPTH + 8)
         try:
             decoded.append(_decode(text))
         except msgspec.DecodeError:

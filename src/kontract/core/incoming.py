@@ -1,0 +1,111 @@
+"""JSON text from outside: what is looked at before, and while, it is decoded.
+
+Everything here is one pass of compiled code over the text (``bytes.replace``, ``split``, ``translate``, ``count``, a
+decoder), never a step of Python for each value: a body of 1 MiB must not keep a process from answering others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import accumulate
+from typing import Any, TypeVar
+
+import msgspec
+
+from kontract.core import limits
+from kontract.core.errors import InvalidRequestError
+
+T = TypeVar("T")
+
+_BRACKETS = b"[]{}"
+_NO_BRACKETS = bytes(set(range(256)) - set(_BRACKETS))
+_STEPS = [1 if byte in b"[{" else -1 if byte in b"]}" else 0 for byte in range(256)]
+
+
+def decode(text: bytes, decoder: Callable[[bytes], T], what: str = "the request body") -> T:
+    """Return ``decoder(text)``, once the text is known to be harmless; ``what`` names it in messages.
+
+    Raises InvalidRequestError for text that is not JSON, that :func:`check` refuses, or that has half of a surrogate
+    pair. ValidationError of msgspec (the wrong type) is the caller's to explain.
+    """
+    check(text, what)
+    try:
+        return decoder(text)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(f"{what} is not valid JSON: {error}") from None
+
+
+def check(text: bytes, what: str = "the request body") -> None:
+    """Raise InvalidRequestError for JSON text that is too much for a decoder, or that means two things.
+
+    - Deeper than JSON_DEPTH: see :func:`check_depth`.
+    - More than JSON_VALUES values: each costs time and memory long after it was decoded.
+    - A name twice in one object. What that means differs from parser to parser (RFC 8259, section 4). Ours takes the
+      last; something in front of the gateway may have looked at the first.
+
+    Text that is not JSON may pass. Up to its first error it is read as a decoder reads it.
+    """
+    unescaped = _unescaped(text)
+    if unescaped.count(b'"') > 4 * limits.JSON_VALUES:  # two of a value, two of its name
+        raise _too_many(what)
+    joints = _joints(unescaped)
+    # A value is the first of its array or object, or follows a comma.
+    if joints.count(b",") + joints.count(b"[") + joints.count(b"{") >= limits.JSON_VALUES:
+        raise _too_many(what)
+    _check_depth(joints, what, limits.JSON_DEPTH)
+    if joints.count(b":") > 1:
+        _check_names(text, what)
+
+
+def check_text(text: bytes, what: str = "the request body") -> None:
+    """Raise InvalidRequestError for JSON text with a NUL character, which PostgreSQL cannot store."""
+    if b"\\u0000" in text and b"\\u0000" in text.replace(b"\\\\", b""):
+        raise InvalidRequestError(f"{what} contains a NUL character (\\u0000), which PostgreSQL cannot store")
+
+
+def check_depth(text: bytes, what: str, levels: int = limits.JSON_DEPTH) -> None:
+    """Raise InvalidRequestError if JSON text is nested too deep, before anything decodes it.
+
+    A decoder recurses in C, and in workerd its stack is small: 100,000 open brackets end the isolate for everybody.
+    """
+    _check_depth(_joints(_unescaped(text)), what, levels)
+
+
+def _check_depth(joints: bytes, what: str, levels: int) -> None:
+    brackets = joints.translate(None, _NO_BRACKETS)
+    if len(brackets) > levels and max(accumulate(map(_STEPS.__getitem__, brackets))) > levels:
+        raise InvalidRequestError(f"{what} is nested deeper than {levels} levels")
+
+
+def _unescaped(text: bytes) -> bytes:
+    """Return the text without escaped quotes, so that each quote begins or ends a string."""
+    # Pairs first: what is left is one backslash before the character that it escapes.
+    return text.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in text else text
+
+
+def _joints(unescaped: bytes) -> bytes:
+    """Return what is outside of strings."""
+    return b"".join(unescaped.split(b'"')[::2])
+
+
+def _check_names(text: bytes, what: str) -> None:
+    objects: list[list[tuple[str, Any]]] = []
+    try:
+        json.loads(text.decode(), object_pairs_hook=objects.append, parse_int=str, parse_float=str)
+    except ValueError:
+        return  # the decoder says what is wrong
+    if sum(map(len, objects)) == sum(map(len, map(dict, objects))):
+        return
+    for pairs in objects:
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise InvalidRequestError(f"{what} has an object with the name {name!r:.100} twice")
+            seen.add(name)
+
+
+def _too_many(what: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{what} has more than {limits.JSON_VALUES} values; send them in several calls")
