@@ -7,7 +7,9 @@ use, and stopped by their process ids; a helper process stops them even if pytes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from hypothesis import settings
 
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.reaper import Reaper
+from support import programs
 from support.pgbouncer import PgBouncer, pgbouncer
 from support.postgres import Postgres
 
@@ -41,13 +44,38 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest."""
+    """Begin with what takes longest, and skip what this machine has no program for."""
 
     def place(item: pytest.Item) -> int:
         path = item.path.relative_to(Path(__file__).parent).as_posix()
         return next((n for n, start in enumerate(LONGEST) if path.startswith(start)), len(LONGEST))
 
     items.sort(key=place)
+    for item in items:
+        needs = programs.needs_of(item)
+        if needs:
+            item.add_marker("optional")  # `-m optional` chooses these
+        if (reason := programs.reason(needs)) is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Without optional programs there are none on PATH either, for whatever a test runs."""
+    if programs.hidden():
+        folder = Path(tempfile.mkdtemp(prefix="kontract-path-"))
+        config.add_cleanup(lambda: shutil.rmtree(folder))
+        programs.hide(folder)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Without optional programs, a test that needs one and is not skipped has failed: it found another way to it."""
+    report = yield
+    if programs.hidden() and "optional" in item.keywords and report.when == "setup" and not report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"it needs {programs.needs_of(item)}, and was not skipped without: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +100,7 @@ def postgres(checkout: Checkout, reaper: Reaper) -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
+@programs.needing("pgbouncer")
 def pooler(postgres: Postgres, reaper: Reaper) -> Iterator[PgBouncer]:
     """A pooler in transaction mode; tests that ask for it are skipped where there is none."""
     with pgbouncer(postgres.cluster, reaper) as server:

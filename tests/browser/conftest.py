@@ -16,9 +16,10 @@ import pytest
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.reaper import Reaper
 from kontract.cli.toolchain.wrangler import DevServer
-from support.browser import Browser, Tab, find
+from support.browser import Browser, Tab
 from support.demo_page import ready
 from support.postgres import Postgres
+from support.programs import needing, program
 from support.sessions import bearer_for
 from support.worker import running_worker
 
@@ -27,12 +28,10 @@ REPEATED = re.compile(r"Failed to load resource: the server responded with a sta
 
 
 @pytest.fixture(scope="session")
+@needing("chromium")
 def browser(reaper: Reaper, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """Chromium without a window."""
-    program = find()
-    if program is None:
-        pytest.skip("no Chromium here: install it (Debian: apt-get install chromium) or name it in KONTRACT_CHROMIUM")
-    with Browser.started(program, tmp_path_factory.mktemp("chromium"), reaper) as running:
+    with Browser.started(program("chromium"), tmp_path_factory.mktemp("chromium"), reaper) as running:
         yield running
 
 

@@ -34,6 +34,7 @@ def processes_of(scratch):
     return [one for one in table() if str(scratch.root) in one.command and one.state != "Z" and one.pid != os.getpid()]
 
 
+@pytest.mark.needs("curl")
 def test_it_runs_stops_on_ctrl_c_and_loses_nothing(scratch):
     port = free_port()
     with dev(scratch.root, port=port) as first:

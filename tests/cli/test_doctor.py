@@ -389,6 +389,7 @@ def test_a_secret_that_is_kept_well(copy):
     assert "readable by its owner alone" in finding.what
 
 
+@pytest.mark.needs("git")
 def test_a_secret_that_others_can_read_or_that_is_in_git(copy):
     path = copy.root / ".dev.vars"
     dev_vars.write(path)
@@ -448,6 +449,7 @@ def test_migrations_that_are_not_there_are_named(postgres, checkout):
     assert finding.what.startswith("Table tasks has other permissions in the database")
 
 
+@pytest.mark.needs("pgbouncer")
 def test_a_pooler_that_lends_single_statements_is_refused(postgres, reaper):
     with pgbouncer(postgres.cluster, reaper, mode="statement") as pooler:
         (finding,) = [one for one in look(pooler.url(postgres.create_database())) if one.wrong]

@@ -10,9 +10,11 @@ import pytest
 
 from kontract.cli.toolchain.processes import free_port, table
 from support.dev import dev
+from support.programs import needing
 
 
 @pytest.fixture
+@needing("curl", "git")
 def clone(checkout, tmp_path):
     """What a clone has: the files that git knows or would take, as they are now, and nothing generated."""
     listed = subprocess.run(

@@ -24,6 +24,8 @@ from support.dev import dev
 TOOLS = Path(sys.executable).parent
 NAME = "shop-of-ann"
 
+pytestmark = pytest.mark.needs("git")
+
 
 @pytest.fixture(autouse=True)
 def author(monkeypatch):

@@ -1,7 +1,6 @@
 """The Kubernetes manifests: they fit the schemas of all releases in use, and the rules that a cluster checks later."""
 
 import re
-import shutil
 import subprocess
 from itertools import chain
 
@@ -10,9 +9,9 @@ import pytest
 import yaml
 
 from support.deployment import KUBERNETES, ORDERLY_END_SECONDS, ROOT, env_file, manifest, manifests
+from support.programs import program
 
 RELEASES = [f"1.{minor}" for minor in range(29, 38)]
-KUBECTL = shutil.which("kubectl")
 SETTINGS = env_file(KUBERNETES / "settings.env")
 PODS = [manifest("Deployment")["spec"]["template"], manifest("Job")["spec"]["template"]]
 
@@ -35,12 +34,12 @@ def test_a_slip_of_the_pen_does_not_fit():
         kubernetes_validate.validate(worse, RELEASES[-1], strict=True)
 
 
+@pytest.mark.needs("kubectl")
 @pytest.mark.parametrize("folder", [KUBERNETES, KUBERNETES / "migration"], ids=lambda folder: folder.name)
 def test_kustomize_puts_them_together(folder):
     """The result, as the cluster gets it: valid, in one namespace, with an image that has a registry and a version."""
-    if KUBECTL is None:
-        pytest.skip("no program `kubectl`: the kustomizations were read by tests alone")
-    done = subprocess.run([KUBECTL, "kustomize", folder], capture_output=True, text=True, check=False, timeout=60)
+    command = [program("kubectl"), "kustomize", folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     for one in yaml.safe_load_all(done.stdout):
         kubernetes_validate.validate(one, RELEASES[-1], strict=True)
@@ -157,6 +156,7 @@ def test_every_key_that_is_asked_for_is_in_the_example_of_the_secret():
     assert secret["stringData"]["kontract-secret"] == ""
 
 
+@pytest.mark.needs("git")
 def test_the_filled_in_secret_is_not_committed():
     for name in ("deploy/kubernetes/secret.yaml", ".env"):
         ignored = subprocess.run(["git", "check-ignore", "-q", name], cwd=ROOT, check=False)

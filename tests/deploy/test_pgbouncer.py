@@ -15,7 +15,7 @@ from kontract.cli.migrate import migrate
 from kontract.cli.toolchain.processes import free_port, wait_until
 from kontract.cli.toolchain.unprivileged import run_as
 from support.deployment import DEPLOY
-from support.pgbouncer import MISSING, program
+from support.programs import program
 from support.proxies import is_listening
 from support.serving import running_server
 from support.sessions import bearer_for
@@ -27,9 +27,7 @@ PASSWORD = "PASSWORD"
 @contextmanager
 def pooler(direct, reaper):
     """PgBouncer with the file of deploy/, its addresses changed, and nothing else; yields its port."""
-    found = program()
-    if found is None:
-        pytest.skip(MISSING)
+    found = program("pgbouncer")
     folder = Path(tempfile.mkdtemp(prefix="kontract-pgbouncer-"))
     reaper.watch_folder(folder)
     port, database = free_port(), urlsplit(direct)

@@ -14,7 +14,7 @@ from support.proxies import proxy
 from support.serving import running_server
 from support.sessions import SECRET, bearer
 
-PROXIES = ["nginx", "haproxy"]
+PROXIES = [pytest.param(name, marks=pytest.mark.needs(name)) for name in ("nginx", "haproxy")]
 TOKEN = bearer()
 TRUST = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 TRUST.check_hostname = False

@@ -1,7 +1,6 @@
 """The systemd units: systemd reads them without a word, and finds them well shut in."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,25 +8,29 @@ from pathlib import Path
 import pytest
 
 from support.deployment import DEPLOY, HOME, ORDERLY_END_SECONDS, env_file, seconds, unit
+from support.programs import needing, program
 
-ANALYZE = shutil.which("systemd-analyze")
 UNITS = ["kontract.service", "kontract-migrate.service"]
 # 0 is the best; systemd itself calls up to 2 "OK". What is left is the network, which a server cannot do without.
 EXPOSURE = 16
 
 
 @pytest.fixture
+@needing("systemd-analyze")
 def analyze(tmp_path):
     """systemd-analyze with a unit in which the place of the application is this environment, so that it is there."""
-    if ANALYZE is None:
-        pytest.skip("no program `systemd-analyze` (Debian's package systemd): the units were read by tests alone")
 
     def run(name, *command, change=("", "")):
         text = (DEPLOY / "systemd" / name).read_text().replace(f"{HOME}/.venv", str(Path(sys.prefix)))
         path = tmp_path / name
         path.write_text(text.replace(f"WorkingDirectory={HOME}", "WorkingDirectory=/").replace(*change))
         return subprocess.run(
-            [ANALYZE, *command, path], capture_output=True, text=True, check=False, timeout=60, env=dict(os.environ)
+            [program("systemd-analyze"), *command, path],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env=dict(os.environ),
         )
 
     return run

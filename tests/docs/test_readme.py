@@ -103,6 +103,7 @@ class Renamed:
         return IDS.sub(lambda found: self.names.setdefault(found[0], f"<id {next(self._numbers)}>"), text)
 
 
+@pytest.mark.needs("curl")
 def test_the_session_answers_as_shown(fresh_worker):
     told, answered = Renamed(), Renamed()
     shown, typed = [], []
@@ -187,10 +188,10 @@ def test_a_command_runs(block, checkout, postgres, tmp_path):
         assert "env.HYPERDRIVE" in done.stdout
 
 
+@pytest.mark.skip(reason="needs a Cloudflare account; its options are checked below")
 @pytest.mark.parametrize("block", of_kind("bash account"), ids=by_line)
 def test_a_command_for_an_account(block):
     assert block.text
-    pytest.skip("needs a Cloudflare account; its options are checked below")
 
 
 def account_commands():

@@ -12,6 +12,7 @@ import pytest
 from kontract.cli.toolchain.processes import free_port, wait_until
 from support.dev import dev
 from support.pages import DOCS, ROOT, SHOWN_URL, blocks
+from support.programs import needing
 from support.worker import running_worker
 
 TUTORIAL = DOCS / "tutorial" / "booking.md"
@@ -88,6 +89,7 @@ def shape(text):
 
 
 @pytest.fixture
+@needing("git")
 def clone(checkout, tmp_path):
     """A clone, with what is not committed yet."""
     names = subprocess.run(
@@ -109,6 +111,7 @@ def test_every_block_says_what_it_is():
     assert kinds == {"bash", "console", "python", "html", "javascript"}
 
 
+@pytest.mark.needs("curl")
 def test_the_quick_start_works_as_it_is_written(checkout, postgres, reaper, tmp_path):
     """Typed against what `make dev` starts: a Worker whose database nobody has used."""
     shown = blocks(QUICK_START)
@@ -125,6 +128,7 @@ def test_what_the_quick_start_tells_to_change_is_there():
     assert "which is less than" in (ROOT / "src/app/accounts.py").read_text(encoding="utf-8")
 
 
+@pytest.mark.needs("curl")
 @pytest.mark.timeout(900)
 def test_the_tutorial_works_as_it_is_written(clone, tmp_path):
     """From the clone to what would be deployed."""

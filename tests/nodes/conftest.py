@@ -14,6 +14,7 @@ from kontract.cli.toolchain.reaper import Reaper
 from nodes.fleet import POOL, new_database, start_nodes
 from support.pgbouncer import PgBouncer, pgbouncer
 from support.postgres import Postgres
+from support.programs import needing
 from support.proxies import proxy
 from support.serving import Server
 from workerd.runs import prepare
@@ -38,6 +39,7 @@ def database(checkout: Checkout, reaper: Reaper) -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="package")
+@needing("haproxy", "pgbouncer")
 def served(
     checkout: Checkout, database: Postgres, reaper: Reaper, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:

@@ -20,6 +20,7 @@ from kontract.cli.toolchain.reaper import Reaper
 from nodes.fleet import POOL, new_database, start_nodes
 from support.pgbouncer import PgBouncer, pgbouncer
 from support.postgres import Postgres
+from support.programs import needing
 from support.serving import Server
 from support.sessions import bearer
 from support.standby import Standby, standby
@@ -55,6 +56,7 @@ class Pair:
 
 
 @pytest.fixture
+@needing("pg_basebackup", "pgbouncer")
 async def pair(checkout: Checkout, reaper: Reaper, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
     with ExitStack() as stack:
         primary = stack.enter_context(Postgres.started(checkout, reaper, synchronous_commit="on"))

@@ -20,7 +20,6 @@ from kontract.core.store import SqlStore
 from kontract.core.types import TableKind, TablePointer
 from kontract.ports import ApplyOutcome, ApplyRefusedError
 from kontract.server.database import AsyncpgDatabase
-from support.pgbouncer import program
 from support.postgres import Postgres
 
 OWNER = "tenant-1"
@@ -108,7 +107,7 @@ def fresh(postgres: Postgres, reused: str) -> str:
     return reused
 
 
-@pytest.fixture(params=["direct", "pgbouncer"] if program() else ["direct"])  # test_pooler.py tells of the rest
+@pytest.fixture(params=["direct", pytest.param("pgbouncer", marks=pytest.mark.needs("pgbouncer"))])
 def urls(fresh: str, request: pytest.FixtureRequest) -> tuple[str, str]:
     """A database as new: its own URL, and the one by which the code under test is to reach it."""
     return fresh, fresh if request.param == "direct" else request.getfixturevalue("pooler").url(fresh)

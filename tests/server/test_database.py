@@ -82,7 +82,7 @@ async def test_a_limit_of_the_role_is_known(limited, pooler):
     await pool.aclose()
 
 
-@pytest.mark.parametrize("way", ["direct", "pooled"])
+@pytest.mark.parametrize("way", ["direct", pytest.param("pooled", marks=pytest.mark.needs("pgbouncer"))])
 async def test_a_statement_that_takes_too_long_is_ended_by_the_server(limited, way, request):
     """And its connection is as good as before."""
     reached = limited if way == "direct" else request.getfixturevalue("pooler").url(limited)
@@ -96,7 +96,7 @@ async def test_a_statement_that_takes_too_long_is_ended_by_the_server(limited, w
     await pool.aclose()
 
 
-@pytest.mark.parametrize("way", ["direct", "pooled"])
+@pytest.mark.parametrize("way", ["direct", pytest.param("pooled", marks=pytest.mark.needs("pgbouncer"))])
 async def test_a_statement_of_a_process_that_was_killed_does_not_wait_for_ever(limited, way, request):
     """It waits on a lock when its process dies; PostgreSQL does not notice that, but the time is over."""
     url = limited

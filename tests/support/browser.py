@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import queue
-import shutil
 import subprocess
 import sys
 import threading
@@ -23,12 +22,6 @@ from typing import Any
 
 from kontract.cli.toolchain.processes import stop_group
 from kontract.cli.toolchain.reaper import Reaper
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PLACES = (
-    "/Applications/Chromium.app/Contents/MacOS/Chromium",
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-)
 
 SECONDS = 120.0  # for anything that happens by itself: a busy machine gets its time
 
@@ -89,13 +82,6 @@ _AIM = """(() => {
 
 # Whether it arrived. Where nothing is known of it the click has led to another page.
 _HIT = "(() => { const { aim } = window; aim?.off(); delete window.aim; return aim?.hit ?? true; })()"
-
-
-def find() -> str | None:
-    """The browser of this machine: KONTRACT_CHROMIUM, or one on the path, or None."""
-    named = os.environ.get("KONTRACT_CHROMIUM")
-    found = [named] if named else [shutil.which(name) for name in NAMES]
-    return next((path for path in [*found, *PLACES] if path and Path(path).is_file()), None)
 
 
 class PageError(AssertionError):

