@@ -85,6 +85,14 @@ def test_it_shows_epochs_fences_and_dead_versions(postgres):
             "20 of transactions that were in doubt",
             "lost connections",
         ),
+        ("ALTER TABLE tbl_tasks_5f0c1d ENABLE ROW LEVEL SECURITY", "has row level security", "DISABLE ROW LEVEL"),
+        ("ALTER TABLE trxs ENABLE ROW LEVEL SECURITY", "table trxs has row level security", "DISABLE ROW LEVEL"),
+        (
+            "CREATE RULE quiet AS ON DELETE TO tbl_tasks_5f0c1d DO INSTEAD NOTHING",
+            "has rules, which rewrite statements",
+            "DROP RULE",
+        ),
+        ("ALTER TABLE tbl_tasks_5f0c1d SET UNLOGGED", "a crash of PostgreSQL empties it", "SET LOGGED"),
         (
             DEAD,
             "100001 dead versions",
@@ -130,6 +138,37 @@ def test_rights_that_are_missing_are_named(postgres):
         "GRANT USAGE ON SEQUENCE public.tbl_users_c41d7a__order_seq",
     ]
     changed(url, "DROP OWNED BY poor", "DROP ROLE poor")
+
+
+def test_triggers_are_shown_and_those_that_are_off_are_not(postgres):
+    url = changed(
+        postgres.create_database(),
+        "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END'",
+        "CREATE TRIGGER stamps BEFORE INSERT ON tbl_tasks_5f0c1d EXECUTE FUNCTION nothing()",
+        "CREATE TRIGGER sleeps BEFORE INSERT ON tbl_tasks_5f0c1d EXECUTE FUNCTION nothing()",
+        "ALTER TABLE tbl_tasks_5f0c1d DISABLE TRIGGER sleeps",
+    )
+    assert wrong(url) == []
+    assert [finding.what for finding in look(url) if "triggers" in finding.what] == [
+        "table tenant-1/tasks (tbl_tasks_5f0c1d) has triggers of its own: stamps"
+    ]
+
+
+def test_row_level_security_is_seen_by_the_role_that_it_does_not_touch(postgres):
+    """The owner sees every row, and the gateway's role would not: doctor says so whoever runs it."""
+    url = changed(postgres.create_database(), "ALTER TABLE tbl_tasks_5f0c1d ENABLE ROW LEVEL SECURITY")
+    [found] = wrong(url)
+    assert "for every role but this one's kind" in found.what
+
+
+@pytest.mark.parametrize("command", [["migrate"], ["migrate", "status"], ["migrate", "down"], ["table", "list"]])
+def test_a_role_with_too_few_rights_gets_a_sentence(postgres, capsys, command):
+    url = changed(postgres.create_database(), "DROP ROLE IF EXISTS nobody", "CREATE ROLE nobody LOGIN PASSWORD 'n'")
+    assert main([*command, "--database-url", f"postgresql://nobody:n@{url.partition('@')[2]}"]) == 1
+    said = capsys.readouterr().err
+    assert "permission denied" in said
+    assert "Traceback" not in said
+    changed(url, "DROP OWNED BY nobody", "DROP ROLE nobody")
 
 
 @pytest.fixture
@@ -243,7 +282,7 @@ def test_an_application_that_does_not_build_is_named(tmp_path, checkout):
 
 
 def test_a_database_that_is_not_there_is_a_problem():
-    with pytest.raises(Problem, match="cannot be reached"):
+    with pytest.raises(Problem, match="is unreachable"):
         look("postgresql://nobody@127.0.0.1:1/none")
 
 
@@ -466,7 +505,7 @@ def test_findings_can_be_read_by_programs(postgres, capsys, monkeypatch):
     assert main(["doctor", "--json"]) == 1
     last = json.loads(capsys.readouterr().out)[-1]
     assert last["level"] == "wrong"
-    assert "cannot be reached" in last["what"]
+    assert "is unreachable" in last["what"]
 
 
 @pytest.mark.parametrize(

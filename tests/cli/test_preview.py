@@ -90,7 +90,7 @@ async def test_what_wrangler_is_told(monkeypatch, postgres, tmp_path):
     ("name", "value", "what"),
     [
         ("DATABASE_URL", "", "no DATABASE_URL of a server for previews"),
-        ("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/x", "cannot be reached"),
+        ("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/x", "is unreachable"),
         ("KONTRACT_SECRET", "", "no KONTRACT_SECRET"),
         ("KONTRACT_SECRET", "secret", "malformed"),
     ],

@@ -6,6 +6,7 @@ import tomllib
 
 import pytest
 
+from kontract.core import database_url
 from kontract.gateway import openapi
 from support.pages import DOCS, ROOT
 
@@ -99,3 +100,16 @@ def test_what_the_commands_are_told_is_all_there():
     )
     makefile = (ROOT / "Makefile").read_text()
     assert sorted(name for name in listed - read if not re.search(rf"^{name}\b", makefile, re.MULTILINE)) == []
+
+
+def test_every_parameter_of_a_database_url_is_on_its_page():
+    """In the part of the page that says what becomes of it."""
+    page = (DOCS / "reference" / "database-url.md").read_text(encoding="utf-8")
+    followed, _, rest = page.partition("Accepted, because")
+    without_effect, _, refused = rest.partition("\nRefused:")
+    for names, part in (
+        (database_url._FOLLOWED | database_url._PLACES | {"channel_binding"}, followed),
+        (set(database_url._WITHOUT_EFFECT) - {"channel_binding"}, without_effect),
+        (set(database_url._REFUSED), refused),
+    ):
+        assert [name for name in sorted(names) if f"`{name}" not in part] == []

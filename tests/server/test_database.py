@@ -239,3 +239,20 @@ async def test_old_and_idle_connections_are_closed(url, monkeypatch):
     await pool.run(BACKEND)
     assert pool.open_connections == 0
     await pool.aclose()
+
+
+async def test_rows_that_a_policy_hides_do_not_vanish_without_a_word(postgres):
+    """The statement fails: an answer without them would look like a whole one."""
+    url = postgres.create_database()
+    sql = await asyncpg.connect(url)
+    await sql.execute(
+        "DROP ROLE IF EXISTS shaded; CREATE ROLE shaded LOGIN PASSWORD 's'; GRANT SELECT ON tbl_tasks_5f0c1d TO shaded;"
+        "ALTER TABLE tbl_tasks_5f0c1d ENABLE ROW LEVEL SECURITY"
+    )
+    pool = Pool(f"postgresql://shaded:s@{url.partition('@')[2]}", 1)
+    with pytest.raises(DatabaseError, match="row-level security") as caught:
+        await pool.run(Statement("SELECT id FROM tbl_tasks_5f0c1d"))
+    assert caught.value.sqlstate == "42501"
+    await pool.aclose()
+    await sql.execute("DROP OWNED BY shaded; DROP ROLE shaded")
+    await sql.close()

@@ -62,8 +62,8 @@ def test_flags_win_over_the_environment_and_it_wins_over_the_file(tmp_path):
     ("wrong", "says"),
     [
         ({"DATABASE_URL": ""}, "DATABASE_URL is not set"),
-        ({"DATABASE_URL": "mysql://u:p4ss@h/d"}, "DATABASE_URL is not the address of a PostgreSQL database"),
-        ({"DATABASE_URL": "postgresql://u:p4ss@h:port/d"}, "DATABASE_URL is not the address"),
+        ({"DATABASE_URL": "mysql://u:p4ss@h/d"}, "DATABASE_URL does not start with postgresql://"),
+        ({"DATABASE_URL": "postgresql://u:p4ss@h:port/d"}, "a port that is not a number"),
         ({"KONTRACT_SECRET": ""}, "KONTRACT_SECRET is not set"),
         ({"KONTRACT_SECRET": "hunter2"}, "KONTRACT_SECRET must be 64 hexadecimal digits"),
         ({"KONTRACT_OWNER": "_x"}, "KONTRACT_OWNER must name the tenant"),

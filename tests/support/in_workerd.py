@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from kontract.cloudflare.crypto import NativeCrypto
+from kontract.cloudflare.database import HyperdriveDatabase, connector
+from kontract.core.sql import Statement
+from kontract.ports import DatabaseError, DatabaseUnavailableError
 from support.crypto_operations import answer
 from support.noise_nk import play
 from support.raystream_vectors import text
+
+
+async def connected(url: str) -> str:
+    """``connected`` if DATABASE_URL leads to a database, else why not."""
+    database = HyperdriveDatabase(connector(SimpleNamespace(HYPERDRIVE=None, DATABASE_URL=url)))
+    try:
+        await database.run(Statement("SELECT 1"))
+    except (DatabaseError, DatabaseUnavailableError) as error:
+        return str(error) or "broken"
+    finally:
+        await database.aclose()
+    return "connected"
 
 
 async def crypto(cases: list[dict[str, Any]]) -> list[str]:

@@ -60,8 +60,8 @@ def _run(checkout: Checkout, port: int, stack: ExitStack, lock: int) -> int:
     reaper = Reaper(hold=(lock,))
     stack.callback(reaper.close)
     cluster = None if brought else _start_postgres(checkout, stack, reaper)
-    url = cluster.url() if cluster else brought
-    schema = Schema(checkout, url)
+    url = cluster.url() if cluster else database_url.read(brought).for_hyperdrive
+    schema = Schema(checkout, cluster.url() if cluster else brought)
     with step("Applying the schema"):
         schema.apply()
     server = DevServer(

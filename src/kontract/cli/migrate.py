@@ -12,6 +12,7 @@ from pathlib import Path
 import asyncpg
 
 from kontract.cli.migrations import database, files, lock, new
+from kontract.cli.toolchain import database_url
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.progress import say, warn
@@ -43,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _database(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    parser.add_argument("--database-url", default=default, help="postgresql://... (default: DATABASE_URL)")
+    parser.add_argument("--database-url", default=default, help=database_url.OPTION_HELP)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,13 +57,10 @@ def run(args: argparse.Namespace) -> int:
             "Read it; a running `make dev` applies it, `kontract migrate` does elsewhere."
         )
         return 0
-    url = args.database_url or os.environ.get("DATABASE_URL", "")
     if args.action == "check":
+        url = args.database_url or os.environ.get("DATABASE_URL", "")
         return _report(asyncio.run(check(root, url)), with_database=bool(url))
-    if not url:
-        raise Problem(
-            "There is no database to migrate.", "Set DATABASE_URL, or give --database-url postgresql://user@host/db."
-        )
+    url = database_url.required(args.database_url)
     if args.action == "down":
         asyncio.run(down(url, args.count, say, root=root))
     elif args.action == "status":

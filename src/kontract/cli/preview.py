@@ -16,13 +16,13 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
 
 import asyncpg
+import msgspec
 
 from kontract.cli.deploy_check import TOP_LEVEL, read
 from kontract.cli.migrate import migrate
-from kontract.cli.toolchain import dev_vars, node, setup
+from kontract.cli.toolchain import database_url, dev_vars, node, setup
 from kontract.cli.toolchain.checkout import Checkout, write_atomically
 from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.progress import say, warn
@@ -143,22 +143,23 @@ def _tell_github(url: str) -> None:
 
 def _server() -> str:
     url = os.environ.get("DATABASE_URL", "")
-    if urlsplit(url).scheme not in ("postgresql", "postgres"):
+    if not url:
         raise Problem(
             "There is no DATABASE_URL of a server for previews.",
             "Set it to postgresql://user:password@host:5432/postgres?sslmode=require, of a role that may create "
             "databases on a server that holds nothing else.",
         )
+    database_url.read(url)
     return url
 
 
 def _with_database(url: str, database: str) -> str:
-    return urlunsplit(urlsplit(url)._replace(path=f"/{quote(database)}"))
+    return msgspec.structs.replace(database_url.read(url), database=database).canonical
 
 
 async def _create(server: str, database: str) -> bool:
     """Create it unless it is there; True if it was created."""
-    connection = await _connect(server)
+    connection = await database_url.connect(server)
     try:
         await connection.execute(f'CREATE DATABASE "{database}"')
     except asyncpg.DuplicateDatabaseError:
@@ -173,16 +174,9 @@ async def _create(server: str, database: str) -> bool:
 
 
 async def _drop(server: str, database: str) -> None:
-    connection = await _connect(server)
+    connection = await database_url.connect(server)
     try:
         with contextlib.suppress(asyncpg.InvalidCatalogNameError):
             await connection.execute(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
     finally:
         await connection.close()
-
-
-async def _connect(server: str) -> asyncpg.Connection:
-    try:
-        return await asyncpg.connect(server, timeout=10)
-    except (OSError, TimeoutError, asyncpg.PostgresError, ValueError) as error:
-        raise Problem(f"The database server cannot be reached: {error}.", "Check DATABASE_URL.") from error

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import asyncpg
 
 from kontract.cli.migrations import database, register
 from kontract.cli.migrations.register import check_columns
+from kontract.cli.toolchain import database_url
 from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.progress import say
 from kontract.core import perms, sql
@@ -22,7 +21,6 @@ from kontract.server.database import AsyncpgDatabase
 
 DEFAULT_OWNER = "tenant-1"
 
-_CONNECT_SECONDS = 10.0
 
 _LOCK_MS = 2_000
 # How long adopt waits for statements in flight. Those that come later queue behind it, so it must not wait for long.
@@ -59,13 +57,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for command in (creating, registering):
         command.add_argument("--permissions", default="RWX", choices=perms.NAMES, help="what functions may do with it")
     for command in (listing, adopting, creating, registering, dropping):
-        command.add_argument("--database-url", help="postgresql://... (default: DATABASE_URL)")
+        command.add_argument("--database-url", help=database_url.OPTION_HELP)
 
 
 def run(args: argparse.Namespace) -> int:
-    url = args.database_url or os.environ.get("DATABASE_URL", "")
-    if not url:
-        raise Problem("There is no database.", "Set DATABASE_URL, or give --database-url postgresql://user@host/db.")
+    url = database_url.required(args.database_url)
     if args.action == "list":
         asyncio.run(_show(url))
     elif args.action == "create":
@@ -114,7 +110,7 @@ async def _show(url: str) -> None:
 
 async def list_tables(url: str) -> list[Listed]:
     """All registered tables, with their kinds."""
-    async with _connected(url) as connection:
+    async with database_url.connected(url) as connection:
         rows = await connection.fetch(
             """
             SELECT s.owner, s.id, s.ptr, to_regclass(quote_ident(s.ptr)) IS NOT NULL, i.indnkeyatts,
@@ -147,7 +143,7 @@ async def adopt(url: str, owner: str, name: str, report: Callable[[str], None]) 
     if pointer.kind is TableKind.VERSIONED:
         report(f"{name} ({pointer.ptr}) is a versioned table already.")
         return
-    async with _connected(url) as connection:
+    async with database_url.connected(url) as connection:
         await check_columns(connection, pointer.ptr)
         try:
             async with connection.transaction():
@@ -178,7 +174,7 @@ async def adopt(url: str, owner: str, name: str, report: Callable[[str], None]) 
 
 async def _find(url: str, owner: str, name: str) -> TablePointer:
     store = SqlStore(AsyncpgDatabase(url))
-    async with _connected(url):
+    async with database_url.connected(url):
         pass  # says what is wrong with the connection
     try:
         pointer = await store.lookup(owner, name)
@@ -219,19 +215,3 @@ async def _swap_key(connection: asyncpg.Connection, pointer: TablePointer) -> No
     # For a minute, longer than any of them lives, the table is read like a plain one (kontract.core.sql.LOOKUP).
     now = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::bigint")
     await connection.execute(f"COMMENT ON INDEX {constraint} IS '{sql.ADOPTED}{now}'")
-
-
-@asynccontextmanager
-async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
-    try:
-        connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS, statement_cache_size=0)
-    except (OSError, TimeoutError, asyncpg.PostgresError, ValueError) as error:
-        raise Problem(
-            f"The database cannot be reached: {error}.", "Check DATABASE_URL, and that PostgreSQL runs there."
-        ) from error
-    try:
-        yield connection
-    except asyncpg.UndefinedTableError as error:
-        raise Problem(f"The schema is missing: {error}.", "Run: kontract migrate") from error
-    finally:
-        await connection.close()

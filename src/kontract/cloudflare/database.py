@@ -7,22 +7,33 @@ connections, so opening one here is cheap.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from pg8000.exceptions import DatabaseError as PgDatabaseError
 from pg8000.exceptions import InterfaceError
 from pyodide.ffi import JsException
 
-from kontract.cloudflare.wire import Connection, connect
-from kontract.core import limits
+from kontract.cloudflare.wire import Connection, Tls, connect
+from kontract.core import database_url, limits
+from kontract.core.database_url import DatabaseUrl, DatabaseUrlError
 from kontract.core.sql import Statement
 from kontract.ports import DatabaseError, DatabaseUnavailableError
 
 CONNECT_MS = 5_000
 
 Connect: TypeAlias = Callable[[], Awaitable[Connection]]
+
+TRIES: Mapping[str, Sequence[Tls]] = {
+    "disable": (Tls.NONE,),
+    "allow": (Tls.NONE, Tls.REQUIRED),
+    "prefer": (Tls.OFFERED, Tls.NONE),
+    "require": (Tls.REQUIRED,),
+    "verify-ca": (Tls.REQUIRED,),
+    "verify-full": (Tls.REQUIRED,),
+}
+"""What is tried for each sslmode, in libpq's order. The platform verifies every certificate: it knows no other way."""
 
 _BREAKS = (OSError, InterfaceError, TimeoutError, JsException)
 
@@ -101,18 +112,26 @@ def connector(env: Any) -> Connect:
         )
     url = getattr(env, "DATABASE_URL", None)
     if not url:
-        return _not_configured
-    parts = urlsplit(str(url))
-    return lambda: connect(
-        parts.hostname or "localhost",
-        parts.port or 5432,
-        unquote(parts.username or "postgres"),
-        unquote(parts.path.lstrip("/")) or None,
-        unquote(parts.password) if parts.password else None,
-        secure=parse_qs(parts.query).get("sslmode", ["disable"])[0] in ("require", "verify-ca", "verify-full"),
-    )
+        return partial(_refuse, "there is neither a HYPERDRIVE binding nor a DATABASE_URL secret; see wrangler.toml")
+    try:
+        target = database_url.read(str(url))
+        target.only_host("a Worker")
+    except DatabaseUrlError as error:
+        return partial(_refuse, str(error))
+    return partial(_connect_to, target)
 
 
-async def _not_configured() -> Connection:
-    message = "there is neither a HYPERDRIVE binding nor a DATABASE_URL secret; see wrangler.toml"
+async def _connect_to(target: DatabaseUrl) -> Connection:
+    """Connect with as much TLS as libpq would use; where it is used, the platform checks the certificate."""
+    host, port = target.only_host("a Worker")
+    first, *others = TRIES[target.sslmode]
+    try:
+        return await connect(host, port, target.user, target.database, target.password, first)
+    except (*_BREAKS, PgDatabaseError):
+        if not others:
+            raise
+        return await connect(host, port, target.user, target.database, target.password, *others)
+
+
+async def _refuse(message: str) -> Connection:
     raise InterfaceError(message)

@@ -12,6 +12,7 @@ documentation, "Message Flow").
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -161,29 +162,40 @@ class Connection:
         return data
 
 
+class Tls(enum.Enum):
+    """Whether a connection is encrypted, with the platform's check of the certificate."""
+
+    NONE = "no"
+    OFFERED = "if the server has it"
+    REQUIRED = "yes"
+
+
 async def connect(
-    host: str, port: int, user: str, database: str | None, password: str | None, *, secure: bool = False
+    host: str, port: int, user: str, database: str | None, password: str | None, tls: Tls = Tls.NONE
 ) -> Connection:
-    """Open a connection and log in. ``secure``: insist on TLS, with the platform's check of the certificate."""
+    """Open a connection and log in; raises OSError, InterfaceError or JsException, DatabaseError if it is refused."""
     sockets = import_from_javascript("cloudflare:sockets")
     address = to_js({"hostname": host, "port": port}, dict_converter=Object.fromEntries)
-    options = to_js({"secureTransport": "starttls" if secure else "off"}, dict_converter=Object.fromEntries)
+    options = to_js({"secureTransport": "off" if tls is Tls.NONE else "starttls"}, dict_converter=Object.fromEntries)
     socket = sockets.connect(address, options)
-    if secure:
-        socket = await _start_tls(socket)
+    if tls is not Tls.NONE:
+        socket = await _start_tls(socket, tls)
     connection = Connection(socket, Messages(user, database, password))
     await connection.log_in()
     return connection
 
 
-async def _start_tls(socket: Any) -> Any:
+async def _start_tls(socket: Any, tls: Tls) -> Any:
     writer = socket.writable.getWriter()
     await writer.write(to_js(SSL_REQUEST))
     writer.releaseLock()
     reader = socket.readable.getReader()
     answer = await reader.read()
     reader.releaseLock()
-    if answer.done or answer.value.to_bytes() != b"S":
+    said = b"" if answer.done else answer.value.to_bytes()
+    if said == b"N" and tls is Tls.OFFERED:
+        return socket
+    if said != b"S":
         message = "the server refuses TLS"
         raise InterfaceError(message)
     return socket.startTls()

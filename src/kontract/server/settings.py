@@ -10,10 +10,11 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from kontract.core import database_url
+from kontract.core.database_url import DatabaseUrlError
 from kontract.gateway import config
 from kontract.gateway.config import ConfigurationError
 
@@ -137,19 +138,14 @@ def _check_gateway(values: Mapping[str, str]) -> None:
 
 
 def _database_url(values: Mapping[str, str]) -> str:
-    example = "postgresql://user:password@host:5432/name"
     url = values.get("DATABASE_URL", "")
     if not url:
-        message = f"DATABASE_URL is not set: put {example} into the environment or the env file"
+        message = f"DATABASE_URL is not set: put {database_url.EXAMPLE} into the environment or the env file"
         raise SettingsError(message)
     try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("postgres", "postgresql") and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid:
-        message = f"DATABASE_URL is not the address of a PostgreSQL database: it has the form {example}"
-        raise SettingsError(message)
+        database_url.read(url)
+    except DatabaseUrlError as error:
+        raise SettingsError(str(error)) from None
     return url
 
 

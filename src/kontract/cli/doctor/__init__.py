@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from kontract.cli.doctor.finding import Finding
 from kontract.cli.doctor.importing import importing
 from kontract.cli.doctor.machine import secret_findings, toolchain_findings, upload_findings
 from kontract.cli.doctor.pitfalls import pitfalls
+from kontract.cli.toolchain import database_url
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.progress import say
@@ -25,7 +25,7 @@ _PLACEHOLDER_ID = "0" * 32
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--database-url", help="postgresql://... (default: DATABASE_URL)")
+    parser.add_argument("--database-url", help=database_url.OPTION_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON array of the findings")
     parser.add_argument("--upload", action="store_true", help="also let wrangler pack the Worker, and weigh it")
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     findings += wrangler_findings(checkout.wrangler_toml) + application_findings(checkout.root / "src")
     if args.upload:
         findings += upload_findings(checkout)
-    url = args.database_url or os.environ.get("DATABASE_URL", "")
+    url = database_url.find(args.database_url)
     if url:
         try:
             findings += asyncio.run(database_findings(url, checkout.root))

@@ -12,10 +12,10 @@ import asyncpg
 from kontract.cli import migrate
 from kontract.cli.doctor.finding import Finding
 from kontract.cli.table import Listed, list_tables
+from kontract.cli.toolchain import database_url
 from kontract.cli.toolchain.problem import Problem
 from kontract.core import sql
 
-_CONNECT_SECONDS = 10.0
 _STATEMENT_MS = 30_000
 _OLDEST_VERSION = 140_000
 _SKEW_MS = 1_000
@@ -25,12 +25,7 @@ _DEAD_PER_LIVE = 10
 
 async def database_findings(url: str, root: Path | None = None) -> list[Finding]:
     """Everything that can be seen through one URL. ``root``: of the checkout whose migrations it should have."""
-    try:
-        connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS, statement_cache_size=0)
-    except (OSError, TimeoutError, asyncpg.PostgresError, ValueError) as error:
-        raise Problem(
-            f"The database cannot be reached: {error}.", "Check DATABASE_URL, and that PostgreSQL runs there."
-        ) from error
+    connection = await database_url.connect(url)
     try:
         pooled = await _pooled(url, connection)
         if pooled:
@@ -47,9 +42,12 @@ async def database_findings(url: str, root: Path | None = None) -> list[Finding]
                 Finding(f"the schema is missing: no table {' and no '.join(missing)}", "Run: kontract migrate", True),
             ]
         await connection.execute(f"SET statement_timeout = {_STATEMENT_MS}")
+        for system in ("storage", "trxs"):
+            findings += [found for found in await _behaviour(connection, system, f"table {system}") if found.wrong]
+        before = len(findings)
         findings += await _rights(connection, "storage", ["SELECT"])
         findings += await _rights(connection, "trxs", ["SELECT", "INSERT", "UPDATE", "DELETE"])
-        if any(finding.wrong for finding in findings[3:]):
+        if any(finding.wrong for finding in findings[before:]):
             return findings
         findings += await _owners(connection)
         if root is not None:
@@ -83,7 +81,7 @@ async def _pooled(url: str, connection: asyncpg.Connection) -> Finding | None:
     )
     question = "SELECT pg_backend_pid()"
     try:
-        other = await asyncpg.connect(url, timeout=_CONNECT_SECONDS, statement_cache_size=0)
+        other = await database_url.connect(url)
         try:
             first = [await connection.fetchval(question)]
             async with other.transaction():
@@ -139,6 +137,49 @@ def skew_finding(skew: float, uncertain: float) -> Finding:
             what, "Let both follow a time server. Commits do not depend on clocks; retention and logs do.", wrong=True
         )
     return Finding(what)
+
+
+async def _behaviour(connection: asyncpg.Connection, table: str, name: str) -> list[Finding]:
+    """What PostgreSQL does to rows of a table that no function asked for."""
+    row = await connection.fetchrow(
+        """
+        SELECT c.relrowsecurity AS secured, row_security_active(c.oid) AS active,
+               c.relkind NOT IN ('r', 'p') AS other, c.relpersistence = 'u' AS unlogged, c.relhasrules AS rules,
+               (SELECT string_agg(t.tgname, ', ' ORDER BY t.tgname) FROM pg_catalog.pg_trigger AS t
+                WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D') AS triggers
+        FROM pg_catalog.pg_class AS c WHERE c.oid = to_regclass($1)
+        """,
+        sql.quote(table),
+    )
+    findings = []
+    if row["secured"]:
+        what = f"{name} has row level security: rows that its policies hide are missing from every answer"
+        fix = f"ALTER TABLE {sql.quote(table)} DISABLE ROW LEVEL SECURITY, and let functions check who may see what."
+        if not row["active"]:
+            what += ", for every role but this one's kind (an owner, a superuser, BYPASSRLS)"
+        findings.append(Finding(what, fix, wrong=True))
+    if row["other"]:
+        findings.append(
+            Finding(f"{name} is no ordinary table", "A view or foreign table cannot hold versions: make a table.", True)
+        )
+    if row["rules"]:
+        findings.append(
+            Finding(
+                f"{name} has rules, which rewrite statements", "DROP RULE: commits count the rows they write.", True
+            )
+        )
+    if row["unlogged"]:
+        findings.append(
+            Finding(f"{name} is UNLOGGED: a crash of PostgreSQL empties it", f"ALTER TABLE {table} SET LOGGED", True)
+        )
+    if row["triggers"]:
+        findings.append(
+            Finding(
+                f"{name} has triggers of its own: {row['triggers']}",
+                "They run inside the commit. What they write to tables of the application is seen by no transaction.",
+            )
+        )
+    return findings
 
 
 async def _rights(connection: asyncpg.Connection, table: str, rights: Sequence[str]) -> list[Finding]:
@@ -240,6 +281,7 @@ async def _table(connection: asyncpg.Connection, table: Listed) -> list[Finding]
     if findings:
         return findings
     quoted = sql.quote(table.ptr)
+    findings = await _behaviour(connection, table.ptr, name)
     sequence = await connection.fetchval("SELECT pg_get_serial_sequence($1, '_order')", quoted)
     if sequence and not await connection.fetchval("SELECT has_sequence_privilege($1, 'USAGE')", sequence):
         user = await connection.fetchval("SELECT current_user")

@@ -14,6 +14,7 @@ from typing import Any
 import asyncpg
 
 from kontract.cli.migrations.files import SEEDS, Migration, index_name, statements
+from kontract.cli.toolchain import database_url
 from kontract.cli.toolchain.problem import Problem
 
 OWNER = "__migrations"
@@ -32,9 +33,13 @@ _HALF_DONE = (
 )
 _NOT_RECORDED = "Its index was made or dropped, but that is not recorded; the next run repeats both."
 
+_LOST = (
+    "What was under way was undone by PostgreSQL, but for an index of a `-- no transaction` file, which may be left "
+    "unfinished. Run the command again; it goes on where this one stopped."
+)
+
 TRIES = 5
 PAUSE_SECONDS = 1.0
-_CONNECT_SECONDS = 10.0
 _OTHER_RUN_SECONDS = 300.0
 
 _ROWS_CHANGED = """
@@ -48,13 +53,7 @@ WHERE 2 = (SELECT count(*) FROM pg_catalog.pg_attribute AS a
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
     """Connect to the database itself; a Problem when it is out of reach, or behind a pooler."""
-    try:
-        connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS, statement_cache_size=0)
-    except (OSError, TimeoutError, asyncpg.PostgresError, ValueError) as error:
-        raise Problem(
-            f"The database cannot be reached: {error}.", "Check DATABASE_URL, and that PostgreSQL runs there."
-        ) from error
-    try:
+    async with database_url.connected(url, _LOST) as connection:
         # A pooler makes up the process id that it tells at login.
         if await connection.fetchval("SELECT pg_backend_pid()") != connection.get_server_pid():
             raise Problem(
@@ -63,14 +62,6 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
                 "Set DATABASE_URL to the address of the database itself. Nothing was changed.",
             )
         yield connection
-    except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError, OSError) as error:
-        raise Problem(
-            f"The connection to the database was lost: {error}.",
-            "What was under way was undone by PostgreSQL, but for an index of a `-- no transaction` file, which may be "
-            "left unfinished. Run the command again; it goes on where this one stopped.",
-        ) from error
-    finally:
-        connection.terminate() if connection.is_closed() else await connection.close(timeout=5)
 
 
 @asynccontextmanager

@@ -1,64 +1,137 @@
-"""Checks a DATABASE_URL that the person brought along, before anything is started with it."""
+"""Which database a command is for, and the connection to it; every way in which that fails has its own sentence."""
 
 from __future__ import annotations
 
-from urllib.parse import parse_qs, unquote, urlsplit
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
+from kontract.cli.toolchain.checkout import Checkout
+from kontract.cli.toolchain.postgres import Cluster
 from kontract.cli.toolchain.problem import Problem
+from kontract.cli.toolchain.progress import say
+from kontract.core import database_url
+from kontract.core.database_url import DatabaseUrl, DatabaseUrlError
+
+OPTION_HELP = "postgresql://... (default: DATABASE_URL, else the database of a running `make dev`)"
 
 _CONNECT_SECONDS = 5.0
-_EXAMPLE = "postgresql://user:password@127.0.0.1:5432/name"
+
+
+def find(option: str | None) -> str:
+    """Return the URL that a command was given, or that of a running `make dev`; empty when there is neither."""
+    given = option or os.environ.get("DATABASE_URL", "")
+    if given:
+        return given
+    running = Cluster.running(Checkout.find().state / "postgres")
+    if running is None:
+        return ""
+    say("  Using the database of the running `make dev` (set DATABASE_URL, or give --database-url, for another one).")
+    return running.url()
+
+
+def required(option: str | None) -> str:
+    """Return the URL that a command was given, or that of a running `make dev`; a Problem when there is neither."""
+    url = find(option)
+    if not url:
+        raise Problem(
+            "There is no database.",
+            "Set DATABASE_URL, give --database-url postgresql://user@host/db, or start `make dev`.",
+        )
+    return url
+
+
+def read(url: str) -> DatabaseUrl:
+    """Read a URL; a Problem for one that cannot be used."""
+    try:
+        return database_url.read(url)
+    except DatabaseUrlError as error:
+        raise Problem(error.what, error.fix) from None
 
 
 def check_form(url: str) -> tuple[str, int]:
-    """Host and port of a URL that workerd can use; `Problem` for one that it cannot."""
+    """Return host and port of a URL that workerd can use; a Problem for one that it cannot."""
     try:
-        parts = urlsplit(url)
-        port = parts.port or 5432
-    except ValueError:
-        raise Problem("DATABASE_URL is not a URL.", f"It has the form {_EXAMPLE}.") from None
-    if parts.scheme not in ("postgres", "postgresql"):
-        raise Problem(
-            f"DATABASE_URL does not start with postgresql:// (but with {parts.scheme or 'no scheme'!r}).",
-            f"It has the form {_EXAMPLE}.",
-        )
-    host = unquote(parts.hostname or "") or parse_qs(parts.query).get("host", [""])[0]
-    if not host or host.startswith("/"):
-        raise Problem(
-            "DATABASE_URL points to a Unix socket, and workerd reaches databases by TCP only.",
-            f"Name a host and a port ({_EXAMPLE}), and let PostgreSQL listen there (listen_addresses).",
-        )
-    if not parts.username or not parts.path.strip("/"):
-        raise Problem("DATABASE_URL names no user or no database.", f"It has the form {_EXAMPLE}.")
-    return host, port
+        return read(url).only_host("workerd")
+    except DatabaseUrlError as error:
+        raise Problem(error.what, error.fix) from None
 
 
 async def check(url: str) -> tuple[str, int]:
-    """Connect once, and return host and port.
+    """Connect once, and return host and port; a Problem when workerd could not use the URL, or nobody answers."""
+    host, port = check_form(url)
+    connection = await connect(url, instead=" Unset DATABASE_URL to use the embedded PostgreSQL.")
+    await connection.close()
+    return host, port
 
-    Every way in which that fails has its own sentence; the password is in none of them.
+
+async def connect(url: str, instead: str = "") -> Any:
+    """Open a connection (asyncpg's); a Problem when that fails. The password is in none of its sentences.
+
+    ``instead``: what the command could do without that database.
     """
     import asyncpg
 
-    host, port = check_form(url)
-    where = f"PostgreSQL at {host}:{port} (DATABASE_URL)"
+    from kontract.server import connect as connecting
+
+    target = read(url)
+    where = " or ".join(f"{host}:{port}" for host, port in target.hosts)
+    who = f"PostgreSQL at {where} (DATABASE_URL)"
     try:
-        connection = await asyncpg.connect(url, timeout=_CONNECT_SECONDS)
+        return await connecting.connect(url, seconds=_CONNECT_SECONDS, statement_cache_size=0)
     except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
-        raise Problem(f"{where} refused the login.", "Check user and password in DATABASE_URL.", str(error)) from None
+        raise Problem(f"{who} refused the login.", "Check user and password in DATABASE_URL.", str(error)) from None
     except asyncpg.InvalidCatalogNameError as error:
         raise Problem(
-            f"{where} has no such database.", "Create it (`createdb`), or name one that exists.", str(error)
+            f"{who} has no such database.", "Create it (`createdb`), or name one that exists.", str(error)
         ) from None
     except (OSError, TimeoutError) as error:
         raise Problem(
-            f"{where} is unreachable.",
-            "Start that server, or correct host and port; unset DATABASE_URL to use the embedded PostgreSQL.",
-            str(error) or f"no answer within {_CONNECT_SECONDS:.0f} s",
+            f"{who} is unreachable.",
+            f"Start that server, or correct host and port.{instead}",
+            str(error) or f"no answer within {target.connect_seconds or _CONNECT_SECONDS:.0f} s",
         ) from None
     except asyncpg.PostgresError as error:
-        raise Problem(f"{where} refused the connection.", "Read its message below.", str(error)) from None
+        raise Problem(f"{who} refused the connection.", "Read its message below.", str(error)) from None
     except (ValueError, asyncpg.InterfaceError) as error:
-        raise Problem("DATABASE_URL cannot be used.", f"It has the form {_EXAMPLE}.", str(error)) from None
-    await connection.close()
-    return host, port
+        raise Problem(
+            "DATABASE_URL cannot be used: its settings of TLS do not fit.",
+            "With sslmode=verify-full add sslrootcert=system, or the file of the authority's certificate.",
+            str(error),
+        ) from None
+
+
+@asynccontextmanager
+async def connected(url: str, lost: str = "") -> AsyncIterator[Any]:
+    """Connect, and close at the end; what goes wrong in between is a Problem, too.
+
+    ``lost``: what to know and do when the connection breaks.
+    """
+    import asyncpg
+
+    connection = await connect(url)
+    try:
+        yield connection
+    except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError, OSError) as error:
+        raise Problem(
+            f"The connection to the database was lost: {error}.",
+            lost or "PostgreSQL has undone what was under way. Run the command again.",
+        ) from error
+    except asyncpg.UndefinedTableError as error:
+        raise Problem(f"The schema is missing: {error}.", "Run: kontract migrate") from error
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise Problem(
+            f"The role of DATABASE_URL lacks a right: {error}.",
+            "Run the command as the owner of the database, or let its owner grant the right "
+            "(docs/how-to/self-hosting.md lists the rights).",
+        ) from error
+    except asyncpg.PostgresError as error:
+        raise Problem(
+            f"The database refused: {error} (SQLSTATE {error.sqlstate}).", "Nothing of this step was kept."
+        ) from error
+    finally:
+        if connection.is_closed():
+            connection.terminate()
+        else:
+            await connection.close(timeout=5)

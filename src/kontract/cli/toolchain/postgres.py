@@ -61,6 +61,17 @@ class Cluster:
     port: int = 0
     _process: subprocess.Popen[bytes] | None = None
 
+    @classmethod
+    def running(cls, folder: Path) -> Cluster | None:
+        """Return the cluster that another process runs in ``folder``, to be connected to; None when none runs."""
+        found = cls(folder)
+        try:
+            lines = (found.data / "postmaster.pid").read_text().splitlines()
+            pid, found.port = int(lines[0]), int(lines[3])
+        except (OSError, ValueError, IndexError):
+            return None
+        return found if is_running(pid) and found._is_ours(pid) and lines[7:8] == ["ready   "] else None
+
     @property
     def pid(self) -> int:
         """The server's process id; 0 when this object has not started it."""
@@ -239,10 +250,12 @@ async def create_database(url: str, name: str, template: str | None = None) -> N
     """Create a database, from a template if one is named; one that exists already is left alone."""
     import asyncpg
 
+    from kontract.server import connect as connecting
+
     started = time.monotonic()
     while True:
         try:
-            connection = await asyncpg.connect(url, timeout=10)
+            connection = await connecting.connect(url, seconds=10)
             break
         except asyncpg.CannotConnectNowError:  # the server is replaying its log
             if time.monotonic() - started > _START_SECONDS:

@@ -1,0 +1,37 @@
+"""A Worker without Hyperdrive reads DATABASE_URL as everybody does, and encrypts what the URL asks to encrypt."""
+
+import pytest
+
+from support.tls_front import tls_front
+
+
+@pytest.fixture
+def connected(laboratory):
+    """What became of a connection to a URL, made in workerd."""
+    return lambda url: laboratory.run("support.in_workerd", "connected", url)
+
+
+@pytest.mark.parametrize("query", ["", "?sslmode=disable", "?sslmode=allow", "?sslmode=prefer"])
+def test_a_server_without_tls_is_used_where_the_url_lets_it(connected, postgres, query):
+    assert connected(postgres.server_url + query) == "connected"
+
+
+@pytest.mark.parametrize("mode", ["require", "verify-full"])
+def test_a_server_without_tls_is_refused_where_the_url_insists(connected, postgres, mode):
+    assert connected(f"{postgres.server_url}?sslmode={mode}") == "the server refuses TLS"
+
+
+def test_the_platform_verifies_whatever_it_encrypts(connected, postgres, tmp_path):
+    """Nobody vouches for this certificate: `prefer` goes on without TLS, as in libpq; others do not."""
+    with tls_front(postgres.cluster.port, tmp_path) as front:
+        url = postgres.server_url.replace(f"127.0.0.1:{postgres.cluster.port}", f"localhost:{front.port}")
+        assert connected(f"{url}?sslmode=require") != "connected"
+        assert front.encrypted == []
+        assert connected(url) == "connected"
+        assert front.encrypted == [False]
+
+
+def test_what_cannot_be_followed_is_said(connected, postgres):
+    assert "ALTER ROLE" in connected(postgres.server_url + "?options=-csearch_path%3Dx")
+    assert "reads no files" in connected(postgres.server_url + "?sslrootcert=/etc/ca.pem")
+    assert "sesame" not in connected("postgresql://u:sesame/x@h/n")
