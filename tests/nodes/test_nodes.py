@@ -9,9 +9,11 @@ import random
 import pytest
 from msgspec import Raw
 
+from kontract.core import limits
 from kontract.core.messages import CheckSession, Finish, Prepare, Prepared, Status, Write
+from kontract.server.system import SystemClock
 from support.nodes import cluster_of, repeat_a_call_whose_entry_was_kept
-from support.sessions import OWNER
+from support.sessions import OWNER, bearer
 
 
 @pytest.fixture
@@ -63,6 +65,28 @@ async def test_a_session_that_one_node_ended_is_refused_by_all(cluster):
     assert (await two.rpc("list_tasks", **bearer)).status == 401
 
 
+async def test_what_touches_no_table_is_refused_by_all_nodes_before_it_answers(cluster):
+    """A node that has not met the session asks; one that has asked a moment ago asks again after that."""
+    one, two, three = cluster.nodes
+    made = json.loads((await one.send("POST", "/auth/anonymous")).body)
+    bearer = {"authorization": f"Bearer {made['token']}"}
+    assert (await two.send("GET", "/openapi.json", **bearer)).status == 200
+    assert (await one.send("POST", "/auth/logout", **bearer)).status == 204
+    for node in (one, three):
+        assert (await node.send("GET", "/openapi.json", **bearer)).status == 401
+        assert (await node.send("POST", "/stream/ticket", **bearer)).status == 401
+    assert (await two.send("GET", "/openapi.json", **bearer)).status == 200, "its last answer is younger"
+    two.platform.clock = Later()
+    assert (await two.send("GET", "/openapi.json", **bearer)).status == 401
+
+
+class Later(SystemClock):
+    """As much later as a node believes its last answer."""
+
+    def elapsed(self) -> float:
+        return super().elapsed() + limits.SESSION_TRUST_MS
+
+
 async def test_shared_values_are_shared(cluster):
     one, two, _ = cluster.nodes
     stubs = [node.platform.shared("tenant-1") for node in (one, two)]
@@ -97,7 +121,8 @@ async def test_a_transaction_of_a_node_that_died_is_settled_by_another(cluster):
 async def test_messages_cost_one_statement_each(cluster):
     """A begin reads the log once, prepare and finish append to it once; callers at the same moment share them."""
     one, _, _ = cluster.nodes
-    await one.result("create_task", "warm")
+    ann = bearer(user="ann")
+    await one.result("create_task", "warm", **ann)
     counted = []
     run = one.pool.run
 
@@ -108,7 +133,7 @@ async def test_messages_cost_one_statement_each(cluster):
         return await run(statement)
 
     one.pool.run = counting
-    await one.result("create_task", "counted")
+    await one.result("create_task", "counted", **ann)
     assert counted == ["WITH log", "WITH data", "WITH log"]
     counted.clear()
     await one.result("list_tasks")

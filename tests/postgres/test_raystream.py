@@ -315,6 +315,8 @@ async def test_a_session_that_was_ended_is_refused(api):
     assert (await api.send("POST", "/auth/logout", authorization=f"Bearer {given}")).status == 204
     for function, args in [("total", []), ("open_account", ["a", 1]), ("for_everybody", [])]:
         assert (await sealed.rpc(function, *args)).status == 401
+    again = await client(api, given=given).connect()
+    assert again.status == 401, "nor does it get another ticket"
 
 
 async def test_a_ticket_ends_with_its_token(api):

@@ -75,6 +75,9 @@ class Clock(SystemClock):
     def now(self) -> int:
         return super().now() + self.later_ms
 
+    def elapsed(self) -> float:
+        return super().elapsed() + self.later_ms
+
 
 class Auth:
     """A gateway, and what callers do with it. ``secrets``: what must not be seen in any log line or error."""

@@ -140,6 +140,8 @@ def test_logout_holds_everywhere_and_after_a_restart(worker, account):
         refused(one.rpc("create_task", "never"))
         refused(one.ask("GET", "/auth/me"))
         refused(one.ask("GET", "/stream?table=tasks"))
+        refused(one.ask("POST", "/stream/ticket"))
+        refused(one.ask("GET", "/openapi.json"))
         one.refresh(one.granted["refresh_token"], 401)
 
     over()

@@ -92,7 +92,7 @@ class Attempts:
             )
             handler_started = self._platform.clock.elapsed()
             try:
-                if self.last_loss is not None or self.call.idempotent:
+                if self.last_loss is not None or self.call.idempotent or self.call.begins:
                     after = self.last_loss.after if self.last_loss is not None else 0
                     await transaction.begin(after)
                 result = await self._handle(handler, transaction)

@@ -141,6 +141,14 @@ TOKEN_LEEWAY_SECONDS = 60
 TOKENS_REMEMBERED = 1_000
 """Verified tokens that an isolate remembers, so that a session's next request need not verify again."""
 
+SESSION_TRUST_MS = 5_000
+"""How long a process believes that a session has not been ended, from its last question to the coordinator on. So long
+may a session that another node has ended go on to run functions that touch no table: short enough for a logout, long
+enough that a page which makes several calls asks once."""
+
+SESSIONS_REMEMBERED = 10_000
+"""Sessions of which a process remembers that; some 2 MB of the 128 that an isolate has."""
+
 GROUPS = 32
 """Groups of one account; they travel in every token."""
 

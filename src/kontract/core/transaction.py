@@ -108,7 +108,11 @@ class ReplayedError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What stays the same over all attempts of one call."""
+    """What stays the same over all attempts of one call.
+
+    ``begins``: the handler may run only after the coordinator has answered a begin, although it may need no snapshot:
+    nobody knows yet that its session was not ended.
+    """
 
     id: str
     owner: str
@@ -117,6 +121,7 @@ class Call:
     read_only: bool = False
     isolation: Isolation = Isolation.SERIALIZABLE
     idempotent: bool = False
+    begins: bool = False
 
 
 @dataclass(slots=True)

@@ -137,7 +137,7 @@ class Accounts:
             return ""
 
         call = Call(id=scope.platform.random.token(16).hex(), owner=SYSTEM, user=SYSTEM, read_only=read_only)
-        async with Transactor(scope.platform, scope.deployment.catalog, _row_type, scope.meter) as transactor:
+        async with Transactor(scope, _row_type) as transactor:
             await transactor.run(call, attempt, name, max_attempts=limits.MAX_ATTEMPTS)
         return answer[0]
 

@@ -21,7 +21,7 @@ from kontract.gateway.raystream import Raystream
 from kontract.gateway.routes import Registry
 from kontract.gateway.rpc import call_function, function_name, method_not_allowed
 from kontract.gateway.scope import Deployment, Scope
-from kontract.gateway.sessions import authenticate
+from kontract.gateway.sessions import authenticate, ensure_live
 from kontract.gateway.tokens import Tokens
 from kontract.ports import CoordinatorUnavailableError, DatabaseError, DatabaseUnavailableError, RuntimeAdapter
 
@@ -134,6 +134,7 @@ class Gateway:
             if request.method not in ("GET", "HEAD"):
                 raise method_not_allowed("GET")
             session = authenticate(request, scope.deployment.tokens, scope.platform.clock.now())
+            await ensure_live(scope, session)
             if self._documents is None:
                 from kontract.gateway.openapi import Documents  # asked for rarely: not part of the start
 

@@ -38,10 +38,9 @@ from kontract.gateway.accounts import Account, Accounts, Refreshed
 from kontract.gateway.addresses import subscriber
 from kontract.gateway.context import Session
 from kontract.gateway.http import JSON, Response, encode_json
-from kontract.gateway.meter import MeteredCoordinator
 from kontract.gateway.rpc import method_not_allowed
 from kontract.gateway.scope import Scope
-from kontract.gateway.sessions import authenticate, required
+from kontract.gateway.sessions import authenticate, ensure_live, required
 from kontract.gateway.shared import SharedStorage
 from kontract.gateway.tokens import SYSTEM, Kind, invalid_token
 from kontract.gateway.transact import uuid7
@@ -127,6 +126,7 @@ class Auth:
     async def _link(self) -> Response:
         self._open("register")
         before = self._caller()
+        await ensure_live(self._scope, before)
         if not before.is_anonymous:
             message = "this session has an account already; only an anonymous one can be linked to a new account"
             raise ForbiddenError(message)
@@ -184,7 +184,7 @@ class Auth:
 
     async def _me(self) -> Response:
         session = self._caller()
-        answer = await self._coordinator(session).ask(CheckSession(session.sid))
+        answer = await self._scope.coordinator(session.owner).ask(CheckSession(session.sid))
         if not isinstance(answer, SessionAlive):
             raise refusal(answer)
         said = {
@@ -209,14 +209,11 @@ class Auth:
     def _caller(self) -> Session:
         return required(authenticate(self._scope.request, self._tokens, self._platform.clock.now()))
 
-    def _coordinator(self, session: Session) -> MeteredCoordinator:
-        return MeteredCoordinator(self._platform.coordinator(session.owner), self._scope.meter, self._platform.clock)
-
     async def _end(self, session: Session) -> None:
         """Have the owner's coordinator refuse the session until its last access token has expired."""
         until = self._platform.clock.now() + (limits.ACCESS_SECONDS + limits.TOKEN_LEEWAY_SECONDS) * 1000
         try:
-            answer = await self._coordinator(session).ask(
+            answer = await self._scope.coordinator(session.owner).ask(
                 EndSession(session.sid, max(until, session.expires_at * 1000))
             )
         except CoordinatorUnavailableError as error:

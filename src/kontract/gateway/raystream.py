@@ -24,7 +24,7 @@ from kontract.gateway import rpc
 from kontract.gateway.context import Session
 from kontract.gateway.http import JSON, OCTETS, Request, Response, encode_json
 from kontract.gateway.scope import Scope
-from kontract.gateway.sessions import authenticate
+from kontract.gateway.sessions import authenticate, ensure_live
 from kontract.ports import Crypto
 
 WELL_KNOWN = "/.well-known/kontract"
@@ -88,6 +88,7 @@ class Raystream:
         headers = {"authorization": f"Bearer {token}"} if token else {}
         try:
             session = authenticate(_inner(scope, HANDSHAKE, headers), scope.deployment.tokens, now)
+            await ensure_live(scope, session)
         except Exception as error:  # noqa: BLE001 - it is sealed, and so must not leave this function
             response = failed(error, scope.request_id, scope.log)
             return greeting.deny(self._reply(scope, response), random.token(32))

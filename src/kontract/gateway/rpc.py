@@ -12,17 +12,15 @@ from kontract.core import headers as header_fields
 from kontract.core import limits
 from kontract.core.errors import Code, HttpError, InvalidRequestError, NotFoundError
 from kontract.core.fields import redact
-from kontract.core.messages import CheckSession, SessionAlive
 from kontract.core.perms import may_write
 from kontract.core.storage import Storage
-from kontract.core.transaction import Call, Transaction, refusal
+from kontract.core.transaction import Call, Transaction
 from kontract.core.types import Isolation
 from kontract.gateway.context import Context, Session
 from kontract.gateway.http import JSON, HttpResp, Request, Response, encode_json
-from kontract.gateway.meter import MeteredCoordinator
 from kontract.gateway.routes import Endpoint
 from kontract.gateway.scope import Scope
-from kontract.gateway.sessions import authorize, public_session, required
+from kontract.gateway.sessions import authorize, ensure_live, is_live, public_session, required
 from kontract.gateway.shared import SharedStorage
 from kontract.gateway.transact import Transactor
 
@@ -96,9 +94,9 @@ class RpcCall:
 
     async def run(self) -> Response:
         """Run the middleware and within it the function until it commits; return the answer."""
+        if self._endpoint.is_wrapped:
+            await ensure_live(self._scope, self._session)
         value = await self._endpoint.chain(self._context, self._transact)
-        if self._scope.meter.coordinator_calls == 0:
-            await self._check_session()
         response = self._response
         # The function's own answer was encoded before the commit; middleware may have changed even the same object.
         if self._endpoint.is_wrapped:
@@ -131,15 +129,11 @@ class RpcCall:
             return encode_json(_Envelope(response.status, response.headers, response.body.decode())).decode()
 
         meta = self._endpoint.meta
-        async with Transactor(
-            self._platform, deployment.catalog, deployment.registry.row_type, self._scope.meter
-        ) as transactor:
+        async with Transactor(self._scope, deployment.registry.row_type) as transactor:
             outcome = await transactor.run(
                 call, work, self._endpoint.name, max_attempts=meta.max_attempts, perm=meta.perm
             )
         self._txid = outcome.txid
-        if self._scope.meter.coordinator_calls == 0:
-            await self._check_session()
         if outcome.replayed:
             self._replay(outcome.result)
         elif self._context.has_plans():
@@ -155,16 +149,6 @@ class RpcCall:
         result = msgspec.json.decode(body)["result"] if body else None
         headers = {name: value for name, value in envelope.headers.items() if name != "Content-Type"}
         self._value = result if envelope.status == 200 and not headers else HttpResp(envelope.status, result, headers)
-
-    async def _check_session(self) -> None:
-        """Ask whether the session was ended, for a function that had nothing else to ask the coordinator."""
-        if not self._session.sid:
-            return
-        stub = self._platform.coordinator(self._session.owner)
-        coordinator = MeteredCoordinator(stub, self._scope.meter, self._platform.clock)
-        answer = await coordinator.ask(CheckSession(self._session.sid))
-        if not isinstance(answer, SessionAlive):
-            raise refusal(answer)
 
     def _call(self) -> Call:
         key = self._request.headers.get("idempotency-key")
@@ -186,6 +170,7 @@ class RpcCall:
             read_only=read_only,
             isolation=Isolation(meta.isolation),
             idempotent=idempotent,
+            begins=not is_live(self._scope, self._session),
         )
 
     def _make_context(self) -> Context:

@@ -8,10 +8,11 @@ from typing import Any
 from kontract.core.catalog import Catalog
 from kontract.gateway.config import Config
 from kontract.gateway.http import Request
-from kontract.gateway.meter import Meter
+from kontract.gateway.liveness import LiveSessions, SessionCoordinator
+from kontract.gateway.meter import Meter, MeteredCoordinator
 from kontract.gateway.routes import Registry
 from kontract.gateway.tokens import Tokens
-from kontract.ports import RuntimeAdapter
+from kontract.ports import CoordinatorStub, RuntimeAdapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Deployment:
     config: Config
     tokens: Tokens
     catalog: Catalog
+    sessions: LiveSessions = field(default_factory=LiveSessions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +36,9 @@ class Scope:
     request_id: str
     meter: Meter = field(default_factory=Meter)
     log: dict[str, Any] = field(default_factory=dict)
+
+    def coordinator(self, owner: str) -> CoordinatorStub:
+        """Return the way to the coordinator of ``owner``. What it costs is counted, what it says of sessions kept."""
+        platform = self.platform
+        counted = MeteredCoordinator(platform.coordinator(owner), self.meter, platform.clock)
+        return SessionCoordinator(counted, self.deployment.sessions, owner, platform.clock)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from kontract.core.declare import BackendMeta
 from kontract.core.errors import ForbiddenError, PermissionDeniedError, UnauthorizedError
+from kontract.core.messages import CheckSession, SessionAlive
 from kontract.core.perms import name_of
+from kontract.core.transaction import refusal
 from kontract.gateway.config import Config
 from kontract.gateway.context import Session
 from kontract.gateway.http import Request
+from kontract.gateway.scope import Scope
 from kontract.gateway.tokens import Kind, Tokens, invalid_token
 
 PUBLIC_USER = "public"
@@ -22,6 +25,24 @@ def authenticate(request: Request, tokens: Tokens, now: int) -> Session | None:
     if scheme.lower() != "bearer":
         raise invalid_token()
     return tokens.read(token.strip(" "), Kind.ACCESS, now).session
+
+
+async def ensure_live(scope: Scope, session: Session | None) -> None:
+    """Raise UnauthorizedError when the session was ended; what is known is at most SESSION_TRUST_MS old.
+
+    Raises UnavailableError when that cannot be found out. A caller without a token has no session that could end.
+    """
+    if session is None or is_live(scope, session):
+        return
+    answer = await scope.coordinator(session.owner).ask(CheckSession(session.sid))
+    if not isinstance(answer, SessionAlive):
+        raise refusal(answer)
+
+
+def is_live(scope: Scope, session: Session) -> bool:
+    """Whether it is known here that the session was not ended: nothing has to be asked."""
+    known = scope.deployment.sessions
+    return not session.sid or known.is_live(session.owner, session.sid, scope.platform.clock.elapsed())
 
 
 def required(session: Session | None) -> Session:

@@ -35,7 +35,7 @@ from kontract.gateway.http import JSON, Response, encode_json
 from kontract.gateway.meter import MeteredDatabase
 from kontract.gateway.rpc import method_not_allowed
 from kontract.gateway.scope import Scope
-from kontract.gateway.sessions import authenticate, required
+from kontract.gateway.sessions import authenticate, ensure_live, required
 from kontract.gateway.tokens import Kind
 from kontract.ports import ClientGoneError, Feed, FeedClosedError, Outlet, Socket
 
@@ -450,6 +450,7 @@ async def handle(scope: Scope) -> Response:
             raise method_not_allowed("POST")
         session = required(authenticate(request, tokens, now))
         scope.log["owner"], scope.log["user"] = session.owner, session.user
+        await ensure_live(scope, session)
         ticket = tokens.make(
             session, Kind.STREAM, now, limits.STREAM_TICKET_SECONDS, scope.platform.random, until=session.expires_at
         )

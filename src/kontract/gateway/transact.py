@@ -7,14 +7,14 @@ from types import TracebackType
 from typing import Self
 
 from kontract.core.attempts import Attempts, Outcome
-from kontract.core.catalog import Catalog
 from kontract.core.perms import ALL
 from kontract.core.rows import RowType
 from kontract.core.storage import Storage
 from kontract.core.store import SqlStore
 from kontract.core.transaction import Call, Transaction
-from kontract.gateway.meter import Meter, MeteredCoordinator, MeteredDatabase
-from kontract.ports import Clock, Randomness, RuntimeAdapter
+from kontract.gateway.meter import MeteredDatabase
+from kontract.gateway.scope import Scope
+from kontract.ports import Clock, Randomness
 
 Work = Callable[[Transaction, Storage], Awaitable[str]]
 """One attempt: it returns its encoded answer, which an idempotent call keeps."""
@@ -23,15 +23,14 @@ Work = Callable[[Transaction, Storage], Awaitable[str]]
 class Transactor:
     """Transactions over one connection; to be used with ``async with``."""
 
-    def __init__(
-        self, platform: RuntimeAdapter, catalog: Catalog, row_type: Callable[[str], RowType], meter: Meter
-    ) -> None:
+    def __init__(self, scope: Scope, row_type: Callable[[str], RowType]) -> None:
         """Open a connection when first needed."""
-        self._platform = platform
-        self._catalog = catalog
+        self._scope = scope
+        self._platform = platform = scope.platform
+        self._catalog = scope.deployment.catalog
         self._row_type = row_type
-        self._meter = meter
-        self._database = MeteredDatabase(platform.open_database(), meter, platform.clock)
+        self._meter = scope.meter
+        self._database = MeteredDatabase(platform.open_database(), scope.meter, platform.clock)
         self._store = SqlStore(self._database)
         self._ids = 0
 
@@ -47,8 +46,7 @@ class Transactor:
 
     async def run(self, call: Call, work: Work, name: str, *, max_attempts: int, perm: int = ALL) -> Outcome:
         """Run ``work`` until it commits. ``perm``: what it may do with tables. Raises what Attempts raises."""
-        coordinator = MeteredCoordinator(self._platform.coordinator(call.owner), self._meter, self._platform.clock)
-        attempts = Attempts(call, self._platform, coordinator, self._store, max_attempts)
+        attempts = Attempts(call, self._platform, self._scope.coordinator(call.owner), self._store, max_attempts)
 
         async def attempt(transaction: Transaction) -> str:
             if attempts.last_loss is not None and not attempts.last_loss.table:

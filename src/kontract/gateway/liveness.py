@@ -1,0 +1,90 @@
+"""Which sessions have not been ended, as far as this process knows, and since when.
+
+Whether a session was ended is known by its owner's coordinator. Its answers say so by the way: a begin, a prepare and a
+check are refused for a session that was ended. What such an answer said is believed here for SESSION_TRUST_MS, counted
+from when the question was sent. So a function that asks the coordinator nothing can be refused before it runs, and
+costs one question in that time, not one a call.
+
+A process that ends a session believes nothing about it from then on, and asks each time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from kontract.core import limits
+from kontract.core.messages import (
+    Answer,
+    Began,
+    Begin,
+    CheckSession,
+    EndSession,
+    Prepare,
+    Prepared,
+    Replayed,
+    Request,
+    SessionAlive,
+    SessionEnded,
+)
+from kontract.ports import Clock, CoordinatorStub
+
+_Session = tuple[str, str]  # owner, sid
+
+
+class LiveSessions:
+    """What one process (an isolate, a server worker) knows of sessions."""
+
+    def __init__(self) -> None:
+        """Know nothing."""
+        self._asked_at: OrderedDict[_Session, float] = OrderedDict()
+        self._ended: OrderedDict[_Session, None] = OrderedDict()
+
+    def is_live(self, owner: str, sid: str, now: float) -> bool:
+        """Whether nobody had ended the session a moment ago; ``now``: ms of a clock that never goes back."""
+        asked_at = self._asked_at.get((owner, sid))
+        return asked_at is not None and now - asked_at < limits.SESSION_TRUST_MS
+
+    def found_live(self, owner: str, sid: str, asked_at: float) -> None:
+        """Take that a question sent at ``asked_at`` found the session not ended."""
+        key = (owner, sid)
+        if key in self._ended:
+            return  # the question overtook the end, or somebody here is about to end it
+        self._asked_at[key] = max(asked_at, self._asked_at.pop(key, asked_at))
+        _bound(self._asked_at)
+
+    def forget(self, owner: str, sid: str) -> None:
+        """Take that the session was ended, or that this process is about to end it."""
+        key = (owner, sid)
+        self._asked_at.pop(key, None)
+        self._ended[key] = None
+        self._ended.move_to_end(key)
+        _bound(self._ended)
+
+
+class SessionCoordinator:
+    """A coordinator whose answers are remembered, as far as they say something about a session."""
+
+    def __init__(self, inner: CoordinatorStub, sessions: LiveSessions, owner: str, clock: Clock) -> None:
+        """Pass everything on to ``inner``, the coordinator of ``owner``."""
+        self._inner = inner
+        self._sessions = sessions
+        self._owner = owner
+        self._clock = clock
+
+    async def ask(self, request: Request) -> Answer:
+        """Ask, and remember."""
+        asked_at = self._clock.elapsed()
+        if isinstance(request, EndSession):
+            self._sessions.forget(self._owner, request.session)
+        answer = await self._inner.ask(request)
+        if isinstance(request, (Begin, Prepare, CheckSession)) and request.session:
+            if isinstance(answer, SessionEnded):
+                self._sessions.forget(self._owner, request.session)
+            elif isinstance(answer, (Began, Prepared, Replayed, SessionAlive)):
+                self._sessions.found_live(self._owner, request.session, asked_at)
+        return answer
+
+
+def _bound(remembered: OrderedDict[_Session, float] | OrderedDict[_Session, None]) -> None:
+    while len(remembered) > limits.SESSIONS_REMEMBERED:
+        remembered.popitem(last=False)
