@@ -110,7 +110,11 @@ def test_what_is_saved_shows_in_the_next_calls_mistakes_too(product, capsys):
         subprocess.run(migrate, cwd=product.root, check=True, capture_output=True)
         running.wait_for("Applied 0001_add_notes")
         assert wait_until(lambda: call(port) == (200, {"result": "noted"}), SECONDS)
-        (product.root / "sql" / "migrations" / "0002_wrong.sql").write_text("SELECT wrong;\n")
+        subprocess.run([*migrate[:-1], "by_hand"], cwd=product.root, check=True, capture_output=True)
+        running.wait_for("Not applied: sql/migrations/0002_by_hand.sql has a line that begins with `unfinished:`.")
+        (product.root / "sql" / "migrations" / "0002_by_hand.sql").write_text("CREATE TABLE by_hand (n int);\n")
+        running.wait_for("Applied 0002_by_hand")
+        (product.root / "sql" / "migrations" / "0003_wrong.sql").write_text("SELECT wrong;\n")
         running.wait_for('column "wrong" does not exist')
         assert running.process.poll() is None
     with capsys.disabled():

@@ -11,6 +11,7 @@ import pytest
 
 from kontract.cli import migrate as command
 from kontract.cli.main import main
+from kontract.cli.migrations import files
 from kontract.cli.migrations.new import unmigrated
 from kontract.core.store import SqlStore
 from kontract.core.types import TableKind
@@ -142,7 +143,7 @@ def test_a_dangerous_change_is_refused_with_its_reason_and_nothing_written(proje
     assert main(["migrate", "new", "change", "--skeleton"]) == 0
     assert "-- unfinished:" in written(project)["0002_change.sql"]
     assert main(["migrate", "check"]) == 1
-    assert "0002_change.sql is an unfinished skeleton" in capsys.readouterr().err
+    assert "0002_change.sql is not finished" in capsys.readouterr().err
 
 
 def test_a_changed_alias_is_a_changed_type(project, capsys):
@@ -168,6 +169,8 @@ def test_indexes_and_permissions_are_asked_for(project, postgres):
     assert main(["migrate", "new", "find_text", "--index", "notes.text"]) == 0
     assert main(["migrate", "new", "read_only", "--permissions", "notes=R__"]) == 0
     assert main(["migrate", "new", "step", "--python"]) == 0
+    step = project / "sql" / "migrations" / "0004_step.py"
+    step.write_text(re.sub("# unfinished:.*\n", "", step.read_text()))
     assert main(["migrate", "new", "no", "--index", "notes.nothing"]) == 1
     assert main(["migrate", "new", "no", "--permissions", "notes=all"]) == 1
 
@@ -206,3 +209,17 @@ def test_new_tables_are_of_the_owner_that_is_named(project, postgres):
         return [one and one.permissions for one in found]
 
     assert asyncio.run(apply_and_look_up()) == [7, None, 4]
+
+
+@pytest.mark.parametrize("options", [[], ["--python"]])
+def test_a_file_for_sql_of_ones_own_is_not_applied_before_it_is_finished(project, capsys, options):
+    """A running make dev sees the file the moment it is written."""
+    assert main(["migrate", "new", "by_hand", *options]) == 0
+    assert "yours to write" in capsys.readouterr().out
+    [name] = [name for name in written(project) if "by_hand" in name]
+    [found] = [one for one in files.read(project) if one.path.name == name]
+    assert found.unfinished
+    assert not found.is_empty
+    text = "".join(line for line in found.path.read_text().splitlines(True) if "unfinished:" not in line)
+    found.path.write_text(text)
+    assert not files.read(project)[-1].unfinished

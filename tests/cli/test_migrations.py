@@ -98,6 +98,40 @@ async def test_a_failure_leaves_nothing_of_its_file_and_everything_before_it(pro
     assert list(await records(connection)) == ["0001_one"]
 
 
+OPEN = "-- unfinished: take this line out\n"
+
+
+async def test_empty_files_at_the_end_are_not_applied(project, url, connection):
+    """A file is saved empty before it is written: its checksum must not be recorded."""
+    put(project, "0001_one.sql", ONE)
+    put(project, "0002_two.sql", "")
+    put(project, "0003_three.sql", "\n-- down\n")
+    assert await up(project, url) == [
+        "Applied 0001_one.",
+        "Not applied: sql/migrations/0002_two.sql is empty.",
+        "Not applied: sql/migrations/0003_three.sql is empty.",
+    ]
+    put(project, "0003_three.sql", "CREATE TABLE three (n int);")
+    assert await up(project, url) == ["Applied 0002_two.", "Applied 0003_three."], "in between it is meant to be empty"
+
+
+async def test_unfinished_files_wait_in_development_and_are_refused_elsewhere(project, url, connection):
+    put(project, "0001_one.sql", ONE)
+    put(project, "0002_two.sql", f"{OPEN}CREATE TABLE two (")
+    put(project, "0003_three.sql", "CREATE TABLE three (n int);")
+    said = []
+    await command.migrate(url, said.append, root=project, skip_unfinished=True)
+    assert said == [
+        "Applied 0001_one.",
+        "Not applied: sql/migrations/0002_two.sql has a line that begins with `unfinished:`.",
+        "Not applied: sql/migrations/0003_three.sql comes after one that is not finished.",
+    ]
+    with pytest.raises(Problem, match=r"0002_two\.sql is not finished"):
+        await up(project, url)
+    put(project, "0002_two.sql", "CREATE TABLE two (n int);")
+    assert await up(project, url) == ["Applied 0002_two.", "Applied 0003_three."]
+
+
 async def test_what_a_step_did_before_it_failed_is_undone(project, url, connection):
     """The step and its record are one transaction, however many statements the step sends."""
     put(
@@ -122,7 +156,7 @@ async def test_what_a_step_did_before_it_failed_is_undone(project, url, connecti
         ({"0001_one.sql": ONE, "0002_two.sql": "BEGIN; SELECT 1; COMMIT;"}, "of its own"),
         ({"0001_one.sql": ONE, "0002_two.sql": "CREATE INDEX CONCURRENTLY a ON one (n)"}, "no transaction"),
         ({"0001_one.sql": ONE, "0002_two.sql": "-- no transaction\nSELECT 1; SELECT 2"}, "which is for one statement"),
-        ({"0001_one.sql": ONE, "0002_two.sql": "-- unfinished: think\nSELECT 1"}, "skeleton"),
+        ({"0001_one.sql": ONE, "0002_two.sql": "-- unfinished: think\nSELECT 1"}, "is not finished"),
         ({"0001_one.sql": ONE, "0002_two.py": "def up(connection): ..."}, "has no `async def up"),
         ({"0001_one.sql": ONE, "0002_two.py": "async def up(connection): raise KeyError(1)"}, "KeyError"),
     ],
@@ -142,7 +176,7 @@ async def test_files_that_do_not_fit_are_refused_with_a_sentence(project, url, c
 async def test_a_late_file_between_applied_ones_is_refused(project, url, connection):
     """Two branches were merged: the one that lost the race takes the next number."""
     put(project, "0001_one.sql", ONE)
-    put(project, "0002_two.sql", "")
+    put(project, "0002_two.sql", "SELECT 1;")
     await up(project, url)
     await connection.execute("DELETE FROM storage WHERE id = '__migrations/0001_one'")
     with pytest.raises(Problem, match=r"0001_one\.sql was never applied here, but 0002_two"):

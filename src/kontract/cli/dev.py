@@ -173,7 +173,7 @@ class Schema:
         from kontract.cli.migrate import migrate
 
         self._sql = _changed(self._checkout.root / "sql")
-        asyncio.run(migrate(self._url, lambda text: say(f"    {text}")))
+        asyncio.run(migrate(self._url, lambda text: say(f"    {text}"), skip_unfinished=True))
         self._tell()
 
     def look(self) -> None:

@@ -52,10 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "new":
         wishes = new.Wishes(args.index, args.permissions, args.skeleton, args.python, args.owner)
         path = new.write(root, args.name, wishes)
-        say(
-            f"Wrote {path.relative_to(root)} and {lock.LOCK}. "
-            "Read it; a running `make dev` applies it, `kontract migrate` does elsewhere."
-        )
+        say(f"Wrote {path.relative_to(root)} and {lock.LOCK}. {_next_step(path)}")
         return 0
     if args.action == "check":
         url = args.database_url or os.environ.get("DATABASE_URL", "")
@@ -70,6 +67,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _next_step(path: Path) -> str:
+    if files.UNFINISHED in path.read_text(encoding="utf-8"):
+        return "It is yours to write: it is not applied before you take out its line `unfinished:`."
+    return "Read it; a running `make dev` applies it, `kontract migrate` does elsewhere."
+
+
 def _report(wrong: list[str], *, with_database: bool) -> int:
     for sentence in wrong:
         warn(sentence)
@@ -79,11 +82,17 @@ def _report(wrong: list[str], *, with_database: bool) -> int:
 
 
 async def migrate(
-    database_url: str, report: Callable[[str], None], *, coordination: bool = False, root: Path | None = None
+    database_url: str,
+    report: Callable[[str], None],
+    *,
+    coordination: bool = False,
+    root: Path | None = None,
+    skip_unfinished: bool = False,
 ) -> None:
     """Apply sql/init.sql, then each migration that is new; every file in a transaction of its own.
 
     ``coordination``: then sql/coordination.sql. ``root``: the checkout (default: the one around the working directory).
+    ``skip_unfinished``: leave files for later that somebody is still writing; otherwise they are a Problem.
     """
     root = root or Checkout.find().root
     migrations = files.read(root)
@@ -100,11 +109,20 @@ async def migrate(
         if added:
             report(f"Created {', '.join(added)}.")
         todo = database.pending(migrations, await database.applied(connection))
-        for one in todo:
+        ready = database.ready(todo, skip_unfinished=skip_unfinished)
+        for one in ready:
             await database.up(connection, one)
             report(f"Applied {one.name}.")
+        for one in todo[len(ready) :]:
+            report(f"Not applied: {one.shown} {_reason(one)}.")
     if not added and not todo:
         report("The schema is up to date.")
+
+
+def _reason(one: files.Migration) -> str:
+    if one.unfinished:
+        return "has a line that begins with `unfinished:`"
+    return "is empty" if one.is_empty else "comes after one that is not finished"
 
 
 async def _apply(connection: asyncpg.Connection, text: str) -> None:
@@ -150,7 +168,7 @@ async def check(root: Path, database_url: str) -> list[str]:
     try:
         migrations = files.read(root)
         wrong = [f"{one} Run: kontract migrate new NAME" for one in new.unmigrated(root)]
-        wrong += [f"{one.shown} is an unfinished skeleton." for one in migrations if one.unfinished]
+        wrong += [f"{one.shown} is not finished." for one in migrations if one.unfinished]
         if not database_url:
             return wrong
         async with database.connected(database_url) as connection:

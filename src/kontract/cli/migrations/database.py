@@ -8,6 +8,7 @@ import inspect
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import takewhile
 from types import ModuleType
 from typing import Any
 
@@ -119,12 +120,23 @@ def pending(files: Sequence[Migration], ran: dict[str, str]) -> list[Migration]:
     return todo
 
 
+def ready(todo: Sequence[Migration], *, skip_unfinished: bool) -> list[Migration]:
+    """Return what of the pending migrations is to be applied: not the empty files at the end.
+
+    ``skip_unfinished``: nor anything from the first unfinished one on, which :func:`up` refuses.
+    """
+    found = list(todo)
+    while found and found[-1].is_empty:
+        found.pop()
+    return list(takewhile(lambda one: not one.unfinished, found)) if skip_unfinished else found
+
+
 async def up(connection: asyncpg.Connection, one: Migration) -> None:
     """Apply a migration and record it, both or neither."""
     if one.unfinished:
         raise Problem(
-            f"{one.shown} is a skeleton that nobody has finished.",
-            "Do what its comments say, and take out the line that begins with `unfinished:`.",
+            f"{one.shown} is not finished.",
+            "Write what is missing, and take out the line that begins with `unfinished:`.",
         )
 
     async def record() -> None:

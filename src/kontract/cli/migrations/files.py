@@ -57,6 +57,11 @@ class Migration:
         return f"{FOLDER}/{self.path.name}"
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing has been written into it yet, not even a comment."""
+        return not self.is_python and not f"{self.up}{self.down or ''}".strip()
+
+    @property
     def is_python(self) -> bool:
         """Whether it is a Python step."""
         return self.path.suffix == ".py"

@@ -36,7 +36,14 @@ UNREGISTER = "DELETE FROM storage WHERE id = {id} AND ptr = '{ptr}';"
 DEFAULT_OWNER = "tenant-1"
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,50}")
-_PYTHON = '''"""Why this step is needed."""
+_SQL = f"""\
+-- {files.UNFINISHED} take this line out when the SQL below is complete. Until then the file is not applied.
+
+-- down
+
+"""
+_PYTHON = f'''"""Why this step is needed."""
+# {files.UNFINISHED} take this line out when the two functions are complete. Until then the file is not applied.
 
 import asyncpg
 
@@ -117,7 +124,8 @@ def write(root: Path, name: str, wishes: Wishes) -> Path:
             "Structs have changed, and their migration is SQL.", "Write that first: kontract migrate new NAME."
         )
     path = root / files.FOLDER / f"{stem}.{'py' if wishes.python else 'sql'}"
-    write_atomically(path, _PYTHON if wishes.python else text.render())
+    own = _PYTHON if wishes.python else _SQL
+    write_atomically(path, text.render() if text.up else own)
     # The lock file comes last: a run that is cut off between them leaves a file too much, which `check` then shows.
     lock.save(root, locked, stem)
     return path
