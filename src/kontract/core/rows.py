@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, get_args, get_type_hints
 
 import msgspec
+from msgspec import inspect
 
-from kontract.core import documents
+from kontract.core import documents, fields
 from kontract.core.declare import TABLE, TableMeta, primkey
 from kontract.core.errors import InvalidRequestError, PermissionDeniedError
-from kontract.core.fields import without
+from kontract.core.kinds import Kind, Record, kind_of
 from kontract.core.perms import READ, WRITE
+from kontract.core.shown import UnknownFieldError, check_question, hidden_names, hides, shown
 from kontract.core.types import Filter, Version
 
 
@@ -28,17 +31,28 @@ class RowType:
         self.key = "id"
         self.own = False
         self.streamed = False
-        self.unreadable: frozenset[str] = frozenset()
+        self.record: Record | None = None
+        self._fields: dict[str, Kind] = {}
+        self._unreadable: frozenset[str] = frozenset()
         self._unwritable: frozenset[str] = frozenset()
+        self._hidden: frozenset[str] = frozenset()  # names at every depth
         self._names: dict[str, str] = {}
         if struct is not None:
+            fields.check(struct, f"table {name!r}")
             meta: TableMeta | None = getattr(struct, TABLE, None)
             self.own = meta is not None and meta.rows == "own"
             self.streamed = meta is not None and meta.stream
-            self.unreadable, self._unwritable = without(struct, READ), without(struct, WRITE)
-            fields = msgspec.structs.fields(struct)
-            self._names = {field.name: field.encode_name for field in fields}
+            self._unreadable, self._unwritable = fields.without(struct, READ), fields.without(struct, WRITE)
+            self._names = {field.name: field.encode_name for field in msgspec.structs.fields(struct)}
             self.key = self._names[_key_field(struct)]
+            if self.key in self._unreadable:
+                message = f"{struct.__name__}.{self.key} is the id of its rows, which callers see: it cannot be hidden"
+                raise TypeError(message)
+            kind = kind_of(struct)
+            assert isinstance(kind, inspect.StructType)
+            self.record = kind
+            self._fields = {field.encode_name: field.type for field in kind.fields}
+            self._hidden = hidden_names(kind)
 
     def encode(self, value: Any, row_id: str | None) -> str:
         """Validate a row and return its JSON without the id; ``row_id`` None: any id in it is ignored."""
@@ -54,9 +68,9 @@ class RowType:
         document = msgspec.json.decode(current)
         for name, value in changes.items():
             stored_as = self._names.get(name) if self.struct is not None else name
-            if stored_as is None:
-                known = ", ".join(sorted(self._names))
-                message = f"table {self.name!r} has no field {name!r}; it has {known}"
+            if stored_as is None or (stored_as in self._unreadable and stored_as in self._unwritable):
+                seen = self._known(without=self._unwritable | {self.key})
+                message = f"table {self.name!r} has no field {name!r}; update may change {seen}"
                 raise InvalidRequestError(message)
             if stored_as in self._unwritable:
                 message = (
@@ -67,6 +81,8 @@ class RowType:
             if stored_as == self.key:
                 message = f"the id of a row cannot be changed; delete it and insert it with a new {name}"
                 raise InvalidRequestError(message)
+            if stored_as in self._fields:
+                fields.refuse_in(self._fields[stored_as], value, f"update of table {self.name!r}: {name}")
             document[stored_as] = msgspec.to_builtins(value)
         return self._encode(document, row_id, keep_unknown=True)
 
@@ -78,6 +94,13 @@ class RowType:
             return document
         return msgspec.convert(document, self.struct)
 
+    def shown(self, version: Version) -> dict[str, Any]:
+        """Return what callers see of a stored row, also of one that is too old to be decoded."""
+        document = msgspec.json.decode(version.data)
+        if self.record is not None:
+            document = shown(self.record, document)
+        return {self.key: version.id, **document, self.key: version.id}  # the row's id, whatever is stored
+
     def filter(self, wanted: Any) -> Filter:
         """Return what a query's filter means: fields by name, the id apart."""
         if wanted is None:
@@ -86,6 +109,7 @@ class RowType:
             message = f"a filter of table {self.name!r} must be an object like {{'done': false}}"
             raise InvalidRequestError(message)
         contains: dict[str, Any] = {}
+        asked: list[tuple[str, str, Any]] = []
         row_id = None
         for name, value in msgspec.to_builtins(wanted).items():
             stored_as = self.stored_name(name)
@@ -93,7 +117,10 @@ class RowType:
                 row_id = documents.check_id(value, self.name)
             else:
                 contains[stored_as] = value
+                asked.append((stored_as, name, value))
         documents.check(contains, f"the filter of table {self.name!r}")
+        for question in asked:
+            self._check_question(*question)
         return Filter(contains or None, row_id)
 
     def stored_name(self, field: str) -> str:
@@ -105,11 +132,40 @@ class RowType:
         if self.struct is None:
             return field
         stored_as = self._names.get(field)
-        if stored_as is None or stored_as in self.unreadable:
-            known = ", ".join(sorted(name for name, stored in self._names.items() if stored not in self.unreadable))
-            message = f"table {self.name!r} has no field {field!r} to ask for; it has {known}"
+        if stored_as is None or stored_as in self._unreadable:
+            message = f"table {self.name!r} has no field {field!r} to ask for; it has {self._known()}"
             raise InvalidRequestError(message)
         return stored_as
+
+    def order(self, field: str) -> str:
+        """Return the JSON name of a field to order by; raises InvalidRequestError as :meth:`stored_name` does.
+
+        Likewise for one with fields inside that callers may not read: the order would tell their values.
+        """
+        stored_as = self.stored_name(field)
+        if self.struct is not None and stored_as in self._fields and hides(self._fields[stored_as]):
+            orders = self._known(without=frozenset(name for name, kind in self._fields.items() if hides(kind)))
+            message = f"table {self.name!r} cannot be ordered by {field!r}; it can be ordered by {orders}"
+            raise InvalidRequestError(message)
+        return stored_as
+
+    def _check_question(self, stored_as: str, name: str, value: Any) -> None:
+        if self.struct is None:
+            return
+        try:
+            check_question(self._fields[stored_as], value, name)
+        except UnknownFieldError as unknown:
+            if unknown.known:
+                known = ", ".join(unknown.known)
+                message = f"table {self.name!r} has no field {unknown.path!r} to ask for; there are {known}"
+            else:
+                message = f"a row of table {self.name!r} holds nothing like what the filter asks of {unknown.path!r}"
+            raise InvalidRequestError(message) from None
+
+    def _known(self, *, without: frozenset[str] = frozenset()) -> str:
+        """Return the names of the fields that callers may know of."""
+        hidden = self._unreadable | without
+        return ", ".join(sorted(name for name, stored in self._names.items() if stored not in hidden))
 
     def _document(self, value: Any) -> dict[str, Any]:
         document = msgspec.to_builtins(value)
@@ -126,17 +182,32 @@ class RowType:
                 # Structs check nothing when they are made by hand: only a conversion applies the constraints.
                 valid = msgspec.convert({**document, self.key: row_id}, self.struct)
             except msgspec.ValidationError as error:
-                message = f"{what} is not valid: {error}"
-                raise InvalidRequestError(message) from None
+                raise InvalidRequestError(self._told(f"{what} is not valid: {error}", what)) from None
             if not keep_unknown:
                 for name in document.keys() - set(self._names.values()):
-                    fields = ", ".join(sorted(self._names))
-                    message = f"table {self.name!r} has no field {name!r}; it has {fields}"
+                    message = f"table {self.name!r} has no field {name!r}; it has {self._known()}"
                     raise InvalidRequestError(message)
             known = msgspec.to_builtins(valid)
             del known[self.key]
             document = {**document, **known} if keep_unknown else known
-        return documents.encode(document, what)
+        try:
+            return documents.encode(document, what)
+        except InvalidRequestError as error:
+            raise InvalidRequestError(self._told(error.message, what)) from None
+
+    def _told(self, message: str, what: str) -> str:
+        """Return what callers are told of a row that is not valid: neither value nor name of a field hidden from them.
+
+        A row has fields that its function has set, and those that were there before an update.
+        """
+        for name in self._hidden:
+            if re.search(rf"[.`]{re.escape(name[:_STEP])}(?=[.`\[ ]|$)", message):
+                return f"{what} is not valid: a field that callers may not read does not hold what its type asks for"
+        return message
+
+
+_STEP = 40
+"""Characters of a name that a message about a flaw repeats at most (kontract.core.documents)."""
 
 
 def _key_field(struct: type[msgspec.Struct]) -> str:

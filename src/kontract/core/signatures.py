@@ -15,7 +15,7 @@ import msgspec
 
 from kontract.core import incoming
 from kontract.core.errors import InvalidRequestError
-from kontract.core.fields import guarded, refuse
+from kontract.core.fields import check, guarded, refuse
 
 CONTEXT_NAMES = frozenset({"Context"})
 
@@ -59,6 +59,7 @@ class Signature:
                 self._context_at = parameter.name
                 continue
             self._check(parameter, hint)
+            check(hint, f"{name}: parameter {parameter.name}")
             self.parameters.append(parameter.name)
             self.fields.append((parameter.name, hint, parameter.default))
             if parameter.default is inspect.Parameter.empty and any(len(field) == 3 for field in fields):
@@ -73,6 +74,7 @@ class Signature:
                 fields.append((parameter.name, hint, _default(parameter.default)))
             if guarded(hint):
                 self._guarded.append((len(self.parameters) - 1, parameter.name, hint))
+        check(hints.get("return"), f"{name}: what it returns")
         self.required = sum(len(field) == 2 for field in fields)
         by_position = msgspec.defstruct("Arguments", fields, array_like=True, forbid_unknown_fields=True)
         by_name = msgspec.defstruct("Arguments", fields, forbid_unknown_fields=True)

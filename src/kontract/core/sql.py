@@ -228,15 +228,10 @@ def select(
 ) -> Statement:
     """Rows whose ``data`` are the rows of a checked SELECT over this table as JSON, one more than may be answered."""
     prefix, params = _rows(pointer, Filter(), snapshot, pending)
-    shown = "data"
-    for name in pointer.hidden:
-        params.append(name)
-        shown += f" - ${len(params)}::text"
-    shown += " AS data" if pointer.hidden else ""
     inner = selection.text(len(params))
     params += selection.values()
     text = (
-        f'{prefix}, {VIEW} AS (SELECT id COLLATE "C" AS id, {shown}, _txid, _owner FROM rows) '
+        f'{prefix}, {VIEW} AS (SELECT id COLLATE "C" AS id, {selection.view}, _txid, _owner FROM rows) '
         f"SELECT * FROM (SELECT 'row', to_jsonb(q)::text, 0, '' FROM ({inner}) AS q "
         f"LIMIT {limits.QUERY_ROWS + 1}) AS page{_too_old_marker(pointer, '$1')}"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from msgspec import ValidationError
 from msgspec.structs import replace
 
 from kontract.core import documents, limits, select
@@ -14,7 +15,7 @@ from kontract.core.perms import ALL, EXECUTE, READ, WRITE, may_write, name_of
 from kontract.core.rows import RowType
 from kontract.core.sql import Page
 from kontract.core.transaction import Transaction
-from kontract.core.types import TablePointer
+from kontract.core.types import TablePointer, Version
 from kontract.ports import Store
 
 
@@ -65,10 +66,7 @@ class Storage:
                 f"table {rows.name!r} may not be {what}: its permissions in storage are {name_of(pointer.permissions)}"
             )
             raise PermissionDeniedError(message)
-        if not rows.own and not rows.unreadable:
-            return pointer
-        only = self._transaction.call.user if rows.own else None
-        return replace(pointer, only=only, hidden=tuple(sorted(rows.unreadable)))
+        return replace(pointer, only=self._transaction.call.user) if rows.own else pointer
 
 
 class Table:
@@ -168,7 +166,7 @@ class Table:
         ``after``: the id of the last row of the previous page; with ``order_by`` that row must still exist.
         """
         wanted = self._rows.filter(filter)
-        field = None if order_by is None else self._rows.stored_name(order_by)
+        field = None if order_by is None else self._rows.order(order_by)
         if field == self._rows.key:
             field = None
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
@@ -204,24 +202,31 @@ class Table:
     async def exec(self, sql: str, params: Sequence[select.Param] = ()) -> list[dict[str, Any]]:
         """Run one SELECT on this table alone, for example ``SELECT id, data->>'title' AS title FROM tasks``.
 
-        It sees the columns id, data (jsonb), _txid and _owner of the rows at the snapshot, under one's own writes
-        (whose _txid is 0), and counts as reading the whole table. ``params`` are bound to $1, $2 and so on. Raises
-        InvalidRequestError for SQL that is not on the list of what exec may do, or that PostgreSQL cannot evaluate.
+        It sees the columns id, data (jsonb: what callers may see of the row), _txid and _owner of the rows at the
+        snapshot, under one's own writes (whose _txid is 0), and counts as reading the whole table. ``params`` are bound
+        to $1, $2 and so on. Raises InvalidRequestError for SQL that is not on the list of what exec may do, or that
+        PostgreSQL cannot evaluate.
         """
-        selection = select.parse(sql, params, self.name)
+        selection = select.parse(sql, params, self.name, self._rows.struct)
         return select.rows(await self._transaction.select(await self._reach(self._rows, READ | EXECUTE), selection))
 
     async def history(self, id: str) -> list[dict[str, Any]]:  # noqa: A002 - public name
         """Return what is kept of a row's versions, oldest first: ``{"txid", "deleted_txid", "value"}``.
 
-        Dead versions are collected after a while; of more than limits.QUERY_ROWS the newest are returned.
+        Dead versions are collected after a while; of more than limits.QUERY_ROWS the newest are returned. The value of
+        a version that the struct cannot hold, because it is older, is a dict: what callers may see of it.
         """
         row_id = documents.check_id(id, self.name)
         versions = await self._transaction.history(await self._reach(self._rows, READ), row_id)
         return [
-            {"txid": version.txid, "deleted_txid": ended, "value": self._rows.decode(version)}
-            for version, ended in versions
+            {"txid": version.txid, "deleted_txid": ended, "value": self._old(version)} for version, ended in versions
         ]
+
+    def _old(self, version: Version) -> Any:
+        try:
+            return self._rows.decode(version)
+        except ValidationError:
+            return self._rows.shown(version)
 
     def __aiter__(self) -> AsyncIterator[Any]:
         """Iterate over all rows in order of id."""

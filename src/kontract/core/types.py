@@ -42,7 +42,7 @@ class TablePointer(Struct, frozen=True):
 
     ``just_adopted``: a versioned table that was plain a moment ago. It is still read like a plain one, because somebody
     may hold a snapshot whose versions it does not have. ``only``: the user whose rows alone the caller may see and
-    change; None for all. ``hidden``: fields that ``exec`` may not see.
+    change; None for all.
     """
 
     name: str
@@ -51,7 +51,6 @@ class TablePointer(Struct, frozen=True):
     permissions: int
     just_adopted: bool = False
     only: str | None = None
-    hidden: tuple[str, ...] = ()
 
     def shows(self, version: Version | None) -> bool:
         """Whether there is such a row for the caller."""

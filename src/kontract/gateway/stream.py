@@ -135,11 +135,11 @@ class Rule:
         text = bytes(data).decode()
         if text == "null":
             return None
+        version = Version(change.id, text, txid, change.owner)
         try:
-            return redact(self._rows.decode(Version(change.id, text, txid, change.owner)))
+            return redact(self._rows.decode(version))
         except msgspec.ValidationError:  # a row of an older shape; its events are not worth less
-            document = {self._rows.key: change.id, **msgspec.json.decode(text)}
-            return {name: value for name, value in document.items() if name not in self._rows.unreadable}
+            return self._rows.shown(version)
 
 
 class Stream:

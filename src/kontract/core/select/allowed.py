@@ -10,6 +10,10 @@ from kontract.core.select.refusals import refuse
 VIEW = "kontract_view"
 """The CTE a statement reads: the visible rows of its table with the columns :data:`COLUMNS`."""
 
+RAW = "_raw"
+"""The column with the stored row itself. No statement can name it; it is written in place of ``data`` for a field of
+which callers see everything."""
+
 COLUMNS = ("id", "data", "_txid", "_owner")
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}", re.ASCII)

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from kontract.core import limits
+from kontract.core.kinds import RECORDS, Kind, alternatives, is_array
 from kontract.core.select.allowed import (
     AGGREGATES,
     BINARY,
@@ -14,6 +15,7 @@ from kontract.core.select.allowed import (
     FORMS,
     FUNCTIONS,
     NUMBER,
+    RAW,
     SPELLED_TYPES,
     TYPES,
     function_of,
@@ -22,6 +24,8 @@ from kontract.core.select.allowed import (
     spell,
 )
 from kontract.core.select.refusals import refusal, refuse
+from kontract.core.select.text import quoted
+from kontract.core.shown import holds_records, readable
 
 
 class Scope:
@@ -37,6 +41,7 @@ class Expressions(ABC):
 
     def __init__(self) -> None:
         self._depth = 0
+        self._stored: dict[str, Kind] = {}  # the aliases of the table itself, and what its rows are
 
     @abstractmethod
     def _subselect(self, node: Any, outer: Scope | None, *, named: bool = True) -> tuple[str, tuple[str, ...]]:
@@ -63,11 +68,40 @@ class Expressions(ABC):
 
     def _binary(self, node: Any, kind: str, scope: Scope) -> str:
         only(node, "this", "expression", *(("typed", "safe") if kind == "Div" else ()))
+        stored = self._field(node, scope)
+        if stored is not None and not holds_records(stored[1]):
+            return f"({stored[0]})"
         if kind in ("And", "Or"):
             # A chain of conditions leans to the left: flattened, so that a long one is not a deep one.
             operands = list(node.flatten(unnest=False))
             return "(" + f" {BINARY[kind]} ".join(self._value(operand, scope) for operand in operands) + ")"
         return f"({self._value(node.this, scope)} {BINARY[kind]} {self._value(node.expression, scope)})"
+
+    def _field(self, node: Any, scope: Scope) -> tuple[str, Kind] | None:
+        """Return a field of the stored row, if that is what it is and callers may read it, and its kind.
+
+        ``data->>'done'`` is read from the stored row, so that an index on it serves, and what the view makes of rows
+        need not be made.
+        """
+        kind = type(node).__name__
+        if kind == "Paren":
+            return self._field(node.this, scope)
+        if kind == "Column":
+            if type(node.this).__name__ != "Identifier" or name_of(node.this) != "data":
+                return None
+            alias = self._write_column(node, scope).partition(".")[0]
+            return (f'{alias}."{RAW}"', self._stored[alias]) if alias in self._stored else None
+        key = node.args.get("expression")
+        if kind not in ("JSONExtract", "JSONExtractScalar") or type(key).__name__ != "Literal" or not key.is_string:
+            return None
+        inner = self._field(node.this, scope)
+        if inner is None or type(node.this).__name__ == "JSONExtractScalar":
+            return None
+        records = [one for one in alternatives(inner[1]) if isinstance(one, RECORDS)]
+        if len(records) != 1 or is_array(records[0]):
+            return None
+        found = dict(readable(records[0])).get(str(key.this))
+        return None if found is None else (f"{inner[0]} {BINARY[kind]} {quoted(str(key.this))}", found)
 
     def _write_paren(self, node: Any, scope: Scope) -> str:
         only(node, "this")
@@ -256,12 +290,3 @@ class Expressions(ABC):
 def direction(node: Any) -> str:
     down = bool(node.args.get("desc"))
     return f" {'DESC' if down else 'ASC'} NULLS {'FIRST' if node.args.get('nulls_first') else 'LAST'}"
-
-
-def quoted(text: str) -> str:
-    """Return a literal that means the same with and without ``standard_conforming_strings``."""
-    doubled = text.replace("'", "''")
-    if "\\" not in doubled:
-        return f"'{doubled}'"
-    # A space, so that the E belongs to nothing before it.
-    return " E'" + doubled.replace("\\", "\\\\") + "'"

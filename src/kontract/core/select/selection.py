@@ -11,8 +11,10 @@ import msgspec
 from msgspec import Struct
 
 from kontract.core import documents, incoming, limits
+from kontract.core.kinds import kind_of
 from kontract.core.select.reader import read
 from kontract.core.select.refusals import refusal, refuse
+from kontract.core.select.view import columns
 from kontract.core.select.writer import Writer
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -24,10 +26,14 @@ _PARAM_TYPES: dict[type, str] = {str: "text", bool: "bool", int: "int8", float: 
 
 
 class Selection(Struct, frozen=True):
-    """A checked SELECT: its text in parts, with the numbers of parameters between them, and their values."""
+    """A checked SELECT: its text in parts, with the numbers of parameters between them, and their values.
+
+    ``view``: the select list of ``data`` in the view that it reads.
+    """
 
     parts: tuple[str | int, ...]
     params: tuple[Param, ...]
+    view: str = "data"
 
     def text(self, bound: int) -> str:
         """Return the SQL; ``bound`` is how many parameters come before those of :meth:`values`."""
@@ -45,20 +51,23 @@ class Selection(Struct, frozen=True):
         return [None if p is None else str(p).lower() if isinstance(p, bool) else str(p) for p in self.params]
 
 
-def parse(text: Any, params: Any, table: str) -> Selection:
-    """Check a SELECT on the logical ``table``; raises InvalidRequestError with a sentence for anything else."""
+def parse(text: Any, params: Any, table: str, struct: type[Struct] | None = None) -> Selection:
+    """Check a SELECT on the logical ``table``; raises InvalidRequestError with a sentence for anything else.
+
+    ``struct``: of its rows. Then ``data`` has what callers see of them.
+    """
     if not isinstance(text, str):
         raise refusal(f"it must be text, not {type(text).__name__}")
     if len(text) > limits.SELECT_LENGTH:
         raise refusal(f"it is longer than {limits.SELECT_LENGTH} characters")
     documents.check_text(text, "the SQL of exec")
     values = _check_params(params)
-    parts = _compile(text, table)
+    parts = _compile(text, table, struct)
     used = {part for part in parts if isinstance(part, int)}
     if used != set(range(1, len(values) + 1)):
         named = ", ".join(f"${n}" for n in sorted(used)) or "none"
         raise refusal(f"it uses the parameters {named}, but {len(values)} values were given")
-    return Selection(parts, values)
+    return Selection(parts, values, columns(struct))
 
 
 def rows(texts: Sequence[str]) -> list[dict[str, Any]]:
@@ -96,8 +105,8 @@ def _check_params(params: Any) -> tuple[Param, ...]:
 
 
 @lru_cache(maxsize=256)
-def _compile(text: str, table: str) -> tuple[str | int, ...]:
-    written = Writer(table).statement(read(text))
+def _compile(text: str, table: str, struct: type[Struct] | None) -> tuple[str | int, ...]:
+    written = Writer(table, None if struct is None else kind_of(struct)).statement(read(text))
     # \0 is in no text that comes here (documents.check_text): the writer puts it around the numbers of parameters.
     pieces = written.split("\0")
     return tuple(int(piece) if n % 2 else piece for n, piece in enumerate(pieces))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kontract.core import limits
+from kontract.core.kinds import Kind
 from kontract.core.select.allowed import COLUMNS, VIEW, fold, name_of, only, own_name
 from kontract.core.select.expressions import Expressions, Scope, direction
 from kontract.core.select.refusals import refuse
@@ -15,10 +16,11 @@ from kontract.core.select.refusals import refuse
 class Writer(Expressions):
     """Writes a tree as SQL, or refuses it. One instance per statement."""
 
-    def __init__(self, table: str) -> None:
-        """Write a statement on the logical ``table``."""
+    def __init__(self, table: str, row: Kind | None = None) -> None:
+        """Write a statement on the logical ``table``, whose rows are of the kind ``row``, None for any."""
         super().__init__()
         self._table = table
+        self._row = row
         self._aliases = 0
 
     def statement(self, tree: Any) -> str:
@@ -78,6 +80,8 @@ class Writer(Expressions):
             name = self._alias(node.args.get("alias")) or self._table
             text = f'"{VIEW}" AS {alias}'
             columns: tuple[str, ...] = COLUMNS
+            if self._row is not None:
+                self._stored[alias] = self._row
         elif kind == "Subquery":
             only(node, "this", "alias")
             name = self._alias(node.args.get("alias")) or refuse("a subquery in FROM needs a name: (SELECT ..) AS name")
