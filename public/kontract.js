@@ -7,7 +7,7 @@
 //   const task = await api.create_task("Buy milk");
 //   for await (const change of api.stream("tasks")) console.log(change);
 
-import { CallInfo, delay, exchange, newKey, parseServerTiming, pause, repeatable } from "./kontract/call.js";
+import { CallInfo, delay, exchange, keyForOneCall, parseServerTiming, pause, repeatable } from "./kontract/call.js";
 import { KontractError, errorOf, report } from "./kontract/errors.js";
 import { Auth, browserStorage, memoryStorage } from "./kontract/session.js";
 import { ChangeStream } from "./kontract/stream.js";
@@ -92,7 +92,7 @@ class Client {
    * server remembers for 24 hours); null for none, then a call that may have been applied is not repeated. `signal`,
    * `timeout` and `attempts`: of this call.
    */
-  async call(name, args = [], { idempotencyKey = newKey(), signal, timeout, attempts } = {}) {
+  async call(name, args = [], { idempotencyKey = keyForOneCall(), signal, timeout, attempts } = {}) {
     if (!Array.isArray(args)) throw new TypeError("the arguments of a call are an array");
     const headers = { "content-type": "application/json" };
     if (idempotencyKey !== null) headers["idempotency-key"] = idempotencyKey;

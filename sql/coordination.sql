@@ -1,7 +1,7 @@
 -- What several nodes of `kontract serve` share when there is no TiKV: the coordinators' logs.
 -- Needed for KONTRACT_COORDINATION=postgres only; Workers and TiKV do without. Idempotent, applied by
 -- `kontract migrate --coordination`. To be empty is a valid state: whoever truncates these tables while no node runs
--- loses change events, the results of idempotent calls and the values of ctx.shared, and no other data.
+-- loses change events and the values of ctx.shared, and no other data.
 
 BEGIN;
 

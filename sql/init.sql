@@ -13,12 +13,27 @@ CREATE TABLE IF NOT EXISTS storage (
 );
 
 -- Fences: one row per transaction that was applied (create_txid > 0) or aborted for good (< 0), kept for a day; and one
--- row per tenant, sid 'epoch/<owner>', that says which incarnation of its coordinator may commit.
+-- row per tenant, sid 'epoch/<owner>', that says which incarnation of its coordinator may commit. result: the answer of
+-- a call with an Idempotency-Key, for its repetitions; without this column they are refused when the coordinator has
+-- lost its journal, and nothing else changes.
 CREATE TABLE IF NOT EXISTS trxs (
   sid         TEXT    PRIMARY KEY,
   owner       TEXT    NOT NULL,
-  create_txid BIGINT  NOT NULL
+  create_txid BIGINT  NOT NULL,
+  result      TEXT
 );
+
+-- ADD COLUMN IF NOT EXISTS would lock out every commit for a moment even where there is nothing to add.
+DO $$
+BEGIN
+  IF NOT EXISTS (
+    SELECT FROM pg_catalog.pg_attribute
+    WHERE attrelid = 'trxs'::regclass AND attname = 'result' AND NOT attisdropped
+  ) THEN
+    ALTER TABLE trxs ADD COLUMN result TEXT;
+  END IF;
+END
+$$;
 
 -- A versioned table: every version of a row is a row of its own until it is collected. At most one version of an id is
 -- live. COLLATE "C" makes the order of ids that of their bytes, wherever the database runs.

@@ -82,9 +82,13 @@ export function parseServerTiming(header) {
   return metrics;
 }
 
-/** A new idempotency key. (crypto.randomUUID exists on pages served over TLS alone.) */
-export function newKey() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+/**
+ * A new idempotency key that ends with its call: "auto-" tells the server so, and saves it from keeping what a read
+ * answered. (crypto.randomUUID exists on pages served over TLS alone.)
+ */
+export function keyForOneCall() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return `auto-${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 
 /** One HTTP request to its end: `{status, header(name), text | bytes}`; a KontractError when there is no answer. */

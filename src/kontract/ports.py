@@ -17,7 +17,7 @@ from kontract.core.messages import Answer, Request
 from kontract.core.select import Selection
 from kontract.core.shared import SharedAnswer, SharedRequest
 from kontract.core.sql import ApplyPlan, Page, Pending, Statement
-from kontract.core.types import Filter, Snapshot, TablePointer, Version
+from kontract.core.types import Filter, Snapshot, TablePointer, Txid, Version
 
 
 class DatabaseError(Exception):
@@ -108,6 +108,10 @@ class Store(Protocol):
 
     async def resolve(self, sid: str, owner: str, txid: int) -> int | None:
         """Write or read the fence; None when the database did not answer."""
+        ...
+
+    async def committed(self, call: str) -> tuple[Txid, str | None] | None:
+        """Return txid and kept result of an idempotent call that was committed; None: it was not."""
         ...
 
     async def aclose(self) -> None:

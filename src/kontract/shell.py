@@ -15,6 +15,7 @@ from kontract.core.collection import Collection, Mark
 from kontract.core.coordinator import Coordinator
 from kontract.core.events import End, Page
 from kontract.core.hub import Hub, LogHead, Subscriber
+from kontract.core.idempotency import began_at
 from kontract.core.messages import Answer, Begin, EndSession, Prepare, Request, Unready
 from kontract.core.phases import ProtocolError
 from kontract.core.phases import Stage as CoordinatorStage
@@ -213,9 +214,13 @@ class CoordinatorShell:
         if saved is None:
             self._journal.start(coordinator.epoch, coordinator.watermark, self._new_generation())
         self._collection = Collection(self._journal.marks())
-        self._coordinator = coordinator
+        self._begin(coordinator)
         self._log("info", "coordinator_started", owner=self._owner, epoch=coordinator.epoch, fresh=saved is None)
         self._run(lambda: coordinator.recover(self._clock.now()))
+
+    def _begin(self, coordinator: Coordinator) -> None:
+        coordinator.since = began_at(self._journal.log_head().generation)
+        self._coordinator = coordinator
 
     def _run(self, step: Callable[[], Effects]) -> None:
         """Take one step of the coordinator and carry out its effects; what it cannot survive ends its life."""
@@ -355,7 +360,7 @@ class CoordinatorShell:
             self._abandon("coordinator_failed", error)
             return
         self._collection = Collection()
-        self._coordinator = fresh
+        self._begin(fresh)
         self._run(lambda: fresh.recover(self._clock.now()))
 
     def rest(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from kontract.cli.main import main
@@ -39,6 +40,26 @@ def test_migrate_and_psql_end_in_the_same_state(postgres: Postgres, checkout: Ch
     psql(by_command, checkout.root / "sql" / "init.sql")
     asyncio.run(migrate(by_psql, lambda _: None))
     assert dump(by_command) == dump(by_psql)
+
+
+def test_a_database_of_before_gets_the_place_for_results(postgres: Postgres, checkout: Checkout):
+    """Without a lock on trxs where it has one: a commit under way does not hold the command up."""
+    url, ours = postgres.create_database(), postgres.create_database()
+
+    async def again() -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute("ALTER TABLE trxs DROP COLUMN result")
+        await migrate(url, lambda _: None)
+        async with connection.transaction():
+            await connection.execute("INSERT INTO trxs VALUES ('s/1', 'tenant-1', 1, '{}')")
+            await asyncio.wait_for(migrate(url, lambda _: None), 60)
+            kept = await connection.fetchval("SELECT result FROM trxs")
+        assert kept == "{}"
+        await connection.execute("DELETE FROM trxs")
+        await connection.close()
+
+    asyncio.run(again())
+    assert dump(url) == dump(ours)
 
 
 def test_it_says_what_it_created_and_then_that_nothing_is_to_do(postgres: Postgres, capsys, monkeypatch):

@@ -77,6 +77,8 @@ class Store:
         self.outcome = ApplyOutcome.APPLIED
         self.fence: int | None = None
         self.fails: Exception | None = None
+        self.first: tuple[int, str | None] | Exception | None = None
+        self.asked: list[str] = []
 
     def warm(self) -> None:
         pass
@@ -119,6 +121,12 @@ class Store:
 
     async def resolve(self, sid, owner, txid):
         return self.fence
+
+    async def committed(self, call):
+        self.asked.append(call)
+        if isinstance(self.first, Exception):
+            raise self.first
+        return self.first
 
     async def aclose(self) -> None:
         pass

@@ -10,9 +10,9 @@ from core.fakes import TABLE, Coordinator, Platform, Store
 from kontract.core import limits
 from kontract.core.attempts import Attempts
 from kontract.core.errors import Code, ConflictError, DeadlineExceededError, HttpError, NotFoundError, UnavailableError
-from kontract.core.messages import Begin, Busy, Conflict, Finish, Leave, Prepare, Replayed, TooOld
+from kontract.core.messages import Began, Begin, Busy, Conflict, Finish, Leave, Prepare, Replayed, SessionEnded, TooOld
 from kontract.core.transaction import Call, Transaction
-from kontract.ports import CoordinatorUnavailableError
+from kontract.ports import CoordinatorUnavailableError, DatabaseUnavailableError
 
 
 class Bench:
@@ -215,6 +215,74 @@ async def test_an_idempotent_call_whose_result_is_lost_says_that_it_was_applied(
         await bench.run()
     assert applied.value.error_code is Code.ALREADY_APPLIED
     assert bench.runs == 0
+
+
+async def test_a_result_that_the_coordinator_lost_is_kept_beside_the_fence():
+    bench = Bench(idempotent=True)
+    bench.coordinator.answers[Begin] = [Replayed(4, None)]
+    bench.store.first = (4, "first")
+    outcome = await bench.run()
+    assert (outcome.result, outcome.txid, outcome.replayed, bench.runs) == ("first", 4, True, 0)
+
+
+async def test_the_fence_is_asked_before_the_handler_when_the_coordinator_cannot_know():
+    """A handler that raises, or writes nothing, would never meet it."""
+    bench = Bench(idempotent=True)
+    bench.coordinator.answers[Begin] = [Began(7, 1, unsure=True)]
+    bench.store.first = (4, "first")
+    outcome = await bench.run()
+    assert (outcome.result, outcome.txid, outcome.replayed, bench.runs) == ("first", 4, True, 0)
+    assert bench.coordinator.kinds() == ["Begin"]
+
+
+async def test_no_fence_is_asked_for_while_the_coordinator_knows():
+    bench = Bench(idempotent=True)
+    await bench.run()
+    assert (bench.store.asked, bench.runs) == ([], 1)
+
+
+async def test_a_call_whose_fence_cannot_be_read_does_not_run():
+    bench = Bench(idempotent=True)
+    bench.coordinator.answers[Begin] = [Began(7, 1, unsure=True)]
+    bench.store.first = DatabaseUnavailableError("gone")
+    with pytest.raises(DatabaseUnavailableError):
+        await bench.run()
+    assert bench.runs == 0
+
+
+async def test_a_fence_of_just_now_is_waited_for():
+    """Its answer must not be given before its commit is visible to others."""
+    bench = Bench(idempotent=True)
+    bench.coordinator.answers[Begin] = [Began(7, 1, unsure=True), Replayed(9, "first")]
+    bench.store.first = (9, "first")
+    outcome = await bench.run()
+    assert (outcome.result, bench.runs) == ("first", 0)
+    assert [begin.after for begin in bench.heard(Begin)] == [0, 9]
+
+
+async def test_a_run_that_fails_while_another_run_of_the_call_commits():
+    """Both get the answer of the commit."""
+    bench = Bench(idempotent=True)
+    bench.coordinator.answers[Begin] = [Began(7, 1), Conflict("tbl", 9, reserved=True), Replayed(9, "first")]
+
+    async def fails(_tx: Transaction) -> str:
+        raise NotFoundError("gone")
+
+    outcome = await bench.run(fails)
+    assert (outcome.result, outcome.replayed) == ("first", True)
+
+
+@pytest.mark.parametrize("answer", [Began(7, 1), CoordinatorUnavailableError(), SessionEnded()])
+async def test_a_run_that_fails_alone_says_why(answer):
+    """What it asks afterwards changes nothing then."""
+    bench = Bench(idempotent=True)
+    bench.coordinator.answers[Begin] = [Began(7, 1), answer]
+
+    async def fails(_tx: Transaction) -> str:
+        raise NotFoundError("gone")
+
+    with pytest.raises(NotFoundError):
+        await bench.run(fails)
 
 
 async def test_an_idempotent_call_waits_for_the_first_one():

@@ -10,6 +10,7 @@ import pytest
 from core.desk import PTR, Desk, key, predicate, write
 from kontract.core import limits, recovery
 from kontract.core.coordinator import Coordinator
+from kontract.core.idempotency import FENCES, fence_of
 from kontract.core.messages import (
     Aborted,
     Began,
@@ -664,6 +665,40 @@ def test_thirty_two_clients_and_one_counter(desk):
 
 
 # --- idempotent calls ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "memory"),
+    [
+        ("idem-1", limits.FENCE_RETENTION_MS),
+        ("auto-1", limits.CLIENT_KEY_MS),
+        ("ray-1", 2 * limits.RAYSTREAM_FRESH_MS),
+    ],
+)
+def test_a_coordinator_says_when_it_cannot_know(call, memory):
+    """For as long as calls of before its journal may be repeated; of calls without a key it need not know."""
+    desk = Desk(now=1_000_000)
+    desk.coordinator.since = 1_000_000
+    assert desk.ask(Begin(call, idempotent=True)) == Began(0, 1, unsure=True)
+    assert desk.ask(Begin(call)) == Began(0, 1)
+    desk.now += memory - 1
+    desk.take(desk.coordinator.epoch_read(1, desk.now))
+    desk.coordinator._in_charge_at = desk.now
+    assert desk.ask(Begin(call, idempotent=True)) == Began(0, 1, unsure=True)
+    desk.now += 1
+    assert desk.ask(Begin(call, idempotent=True)) == Began(0, 1)
+
+
+def test_two_calls_of_one_key_that_write_nothing_are_one():
+    """The fence is the row that they write."""
+    desk = Desk()
+    first = desk.prepare("key", fence_of("key"), idempotent=True, result="1")
+    assert desk.ask(Begin("key", idempotent=True)) == Conflict(FENCES, first.txid, reserved=True)
+    again = Prepare("key", [fence_of("key")], idempotent=True, result="2")
+    assert desk.ask(again) == Conflict(FENCES, first.txid, reserved=True)
+    assert isinstance(desk.prepare("other", fence_of("other"), idempotent=True, result="3"), Prepared)
+    desk.finish(first.txid)
+    assert desk.ask(again, desk.records()[0]) == Replayed(first.txid, "1")
 
 
 def test_a_repeated_call_gets_the_first_result(desk):

@@ -414,6 +414,43 @@ async def test_the_result_of_an_idempotent_call_is_journalled(coordinator, store
     assert coordinator.heard[0] == Begin("call", idempotent=True)
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_an_idempotent_call_that_wrote_nothing_commits_its_fence(coordinator, store, read_only):
+    """It is prepared as a write of the fence alone. What only reads is not validated, so it cannot conflict."""
+    tx = transaction(coordinator, store, idempotent=True, read_only=read_only)
+    await tx.get(TABLE, "a")
+    assert await tx.commit("42") == 8
+    prepare = sent(coordinator)
+    assert [(w.table, w.ptr, w.id) for w in prepare.writes] == [("", "trxs", "call")]
+    assert prepare.reads == ([] if read_only else [Key("tbl", "a")])
+    assert (store.applied[0].writes, store.applied[0].result) == ([], "42")
+
+
+async def test_two_that_write_nothing_under_one_key_wait_for_each_other(coordinator, store):
+    """That is no conflict over a row, and counts as none."""
+    coordinator.answers[Prepare] = [Conflict("trxs", 6, "call", reserved=True)]
+    tx = transaction(coordinator, store, idempotent=True)
+    await tx.begin()
+    with pytest.raises(RetryError) as waits:
+        await tx.commit("42")
+    assert (waits.value.after, waits.value.counts, waits.value.table) == (6, False, "")
+
+
+async def test_a_call_that_need_not_be_remembered_writes_nothing(coordinator, store):
+    tx = transaction(coordinator, store, idempotent=True, remembered=False)
+    await tx.get(TABLE, "a")
+    assert await tx.commit("42") is None
+    assert store.applied == []
+
+
+async def test_the_result_counts_among_what_is_written(coordinator, store):
+    tx = transaction(coordinator, store, idempotent=True)
+    await tx.begin()
+    with pytest.raises(PayloadTooLargeError):
+        await tx.commit("x" * (limits.WRITE_SET_BYTES + 1))
+    assert store.applied == []
+
+
 def test_a_call_is_writable_and_serializable_unless_told_otherwise():
     """The safe defaults."""
     call = Call(id="x", owner="o", user="u")

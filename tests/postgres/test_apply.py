@@ -289,11 +289,16 @@ async def test_errors_of_the_driver_become_the_ports_errors(world):
 async def test_a_connection_that_is_cut_is_not_an_answer(versioned):
     """Whether the statement took effect is not known: resolve says None, apply says FAILED."""
     world = versioned
-    pid = (await world.store._database.run(Statement("SELECT pg_backend_pid()")))[0][0]
-    await world.sql.execute("SELECT pg_terminate_backend($1)", pid)
-    while not world.store._database._connection.is_closed():
-        await asyncio.sleep(0.01)
+
+    async def cut() -> None:
+        pid = (await world.store._database.run(Statement("SELECT pg_backend_pid()")))[0][0]
+        await world.sql.execute("SELECT pg_terminate_backend($1)", pid)
+        while not world.store._database._connection.is_closed():
+            await asyncio.sleep(0.01)
+
+    await cut()
     assert await world.store.resolve("s/1", OWNER, 1) is None
+    await cut()
     assert await apply(world.store, ApplyPlan("s/2", OWNER, "ann", 2, 1, [])) is FAILED
 
 

@@ -28,6 +28,7 @@ from kontract.core.messages import (
     Prepared,
     Unready,
     Write,
+    encode,
 )
 from kontract.core.phases import Stage
 from kontract.ports import CoordinatorUnavailableError, FeedClosedError
@@ -42,7 +43,7 @@ from kontract.server.system import SystemClock
 
 PTR = "tbl_x"
 
-DIGEST = "a891ad3e05e379143d20ecf760eb9dd221a86ab988548ade61e1d32027fe6bc0"
+DIGEST = "b6c721258933efa4cb680839ca7fe328f00e4e6740da1bf10cd1bd89dfbf7011"
 """Of the answers and the state that `story` leads to. When a change of the code changes it, nodes from before and after
 it must not replay each other's logs: raise VERSION in coordination/commands.py, say so in CHANGELOG.md, and put the new
 value here."""
@@ -121,7 +122,16 @@ def outcome(entries: list[Entry]) -> str:
     digest = hashlib.sha256()
     for entry in entries:
         step = machine.apply(entry)
-        digest.update(repr((step.answers, step.failed, step.resolve, [r.txid for r in step.published])).encode())
+        digest.update(
+            repr(
+                (
+                    [(ticket, encode(answer)) for ticket, answer in step.answers],
+                    step.failed,
+                    step.resolve,
+                    [r.txid for r in step.published],
+                )
+            ).encode()
+        )
     digest.update(machine.dump())
     return digest.hexdigest()
 

@@ -70,6 +70,7 @@ class Database:
         self.plain = kind is TableKind.PLAIN
         self.rows: dict[str, list[Row]] = {}
         self.fences: dict[str, int] = {}
+        self.results: dict[str, str | None] = {}
         self.epoch = 0
         self.executing: dict[str, Future] = {}
         self.sharing: dict[Future, None] = {}
@@ -151,6 +152,7 @@ class Database:
             if len(self.live(write.id)) > 1:
                 self.alarms.append(f"two live versions: of {write.id}")
         self.fences[plan.sid] = plan.txid
+        self.results[plan.sid] = plan.result
         self.commits.append(Commit(plan.txid, plan.sid, plan.epoch, self.epoch, self.kernel.now))
 
     def _versioned(self, write: Write, txid: int) -> Callable[[], None]:
@@ -351,6 +353,13 @@ class Store:
 
     async def resolve(self, sid: str, _owner: str, txid: int) -> int | None:
         return await self._ask(self._fence, "resolve", lambda: self._database.resolve(sid, txid), None)
+
+    async def committed(self, call: str) -> tuple[int, str | None] | None:
+        def run():
+            found = [sid for sid, txid in self._database.fences.items() if sid.startswith(f"{call}/") and txid > 0]
+            return (self._database.fences[found[0]], self._database.results.get(found[0])) if found else None
+
+        return await self._read("first", run)
 
     # --- what only a coordinator asks --------------------------------------------------------------------------------
 

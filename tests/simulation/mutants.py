@@ -123,8 +123,27 @@ class FailureIsAbort(Coordinator):
 
 
 class ForgetsAnsweredCalls(Coordinator):
+    """And says that it would know."""
+
     def _replay(self, _ticket, _call, _known):
         return False
+
+    def _began(self, _message, snapshot, _now):
+        return Began(Snapshot(snapshot), self.epoch)
+
+
+class IsAlwaysSure(Coordinator):
+    """What it does not know, it says, was never done."""
+
+    def _began(self, _message, snapshot, _now):
+        return Began(Snapshot(snapshot), self.epoch)
+
+
+class RemembersRowsOnly(Transaction):
+    """A call that writes nothing leaves nothing."""
+
+    async def commit(self, result=None):
+        return await super().commit(result) if self._writes else None
 
 
 class PassesForeignFences(Coordinator):
@@ -289,6 +308,8 @@ MUTANTS = {
     "commit acknowledged without a reply": Variant(transaction=AcknowledgesWithoutReply),
     "finish before apply": Variant(transaction=FinishesBeforeApply),
     "idempotent calls forgotten": Variant(coordinator=ForgetsAnsweredCalls),
+    "calls of before the journal taken for new": Variant(coordinator=IsAlwaysSure),
+    "calls that write nothing forgotten": Variant(transaction=RemembersRowsOnly),
     "repeated calls pass the fence of their first commit": Variant(coordinator=PassesForeignFences),
     "abort without fence": Variant(database=AbortWithoutFence),
     "resolver does not wait for an apply in flight": Variant(database=ResolverDoesNotWait),
@@ -324,6 +345,8 @@ SHAPES = {
     "commit acknowledged without a reply": "blind write",
     "finish before apply": "idempotent",
     "idempotent calls forgotten": "idempotent",
+    "calls of before the journal taken for new": "journal lost before a repetition",
+    "calls that write nothing forgotten": "idempotent read, repeated",
     "repeated calls pass the fence of their first commit": "journal lost after apply",
     "abort without fence": "blind write",
     "resolver does not wait for an apply in flight": "two blind writes",

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
+from kontract.core.errors import NotFoundError
 from kontract.core.transaction import Call
 from kontract.core.types import TableKind
 from simulation.cluster import OWNER, Worker
@@ -81,6 +82,12 @@ async def write_one(h: Handle):
 async def increment(h: Handle):
     row = await h.get("r0")
     await h.replace("r0", v=row["v"] + 1)
+
+
+async def once(h: Handle):
+    if await h.get("done"):
+        raise NotFoundError("there is nothing left to do")
+    await h.put("done", v=1)
 
 
 async def nobody(h: Handle):
@@ -156,6 +163,9 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "idempotent, sent twice": Scenario(two_rows, (Client(increment, key="k"), Client(increment, at=4.5, key="k"))),
     "idempotent, repeated": Scenario(two_rows, (Client(increment, key="k"), Client(increment, at=40, key="k"))),
+    "idempotent read, repeated": Scenario(
+        two_rows, (Client(look, key="k"), Client(write_both, at=40), Client(look, at=80, key="k"))
+    ),
     "delete and insert": Scenario(two_rows, _beside(delete_and_add, look, 4.5)),
     "slow writer, quick writer, reader": Scenario(
         two_rows, (Client(put("r0")), Client(put("r1"), at=2.5), Client(look, at=20))
@@ -185,6 +195,12 @@ SCENARIOS: dict[str, Scenario] = {
         two_rows,
         (Client(increment, key="k"), Client(look, at=30)),
         given=(("apply reply", "apply", Fault.COORDINATOR_BEFORE),),
+        loses_journal=True,
+    ),
+    "journal lost before a repetition": Scenario(
+        two_rows,
+        (Client(once, key="k"), Client(once, at=1_000, key="k")),
+        given=(("answer", "Committed", Fault.COORDINATOR_AFTER),),
         loses_journal=True,
     ),
     # a second coordinator

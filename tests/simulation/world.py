@@ -19,7 +19,7 @@ from kontract.core import attempts, collection, limits, recovery
 from kontract.core.attempts import Attempts
 from kontract.core.collection import Collection
 from kontract.core.coordinator import Coordinator
-from kontract.core.errors import Code, HttpError
+from kontract.core.errors import Code, HttpError, NotFoundError
 from kontract.core.phases import Stage
 from kontract.core.transaction import Call, RetryError, Transaction
 from kontract.core.types import TableKind
@@ -105,6 +105,7 @@ class World:
         self.attempts: list[Attempt] = []
         self.tokens = itertools.count(1)
         self.wrong: list[str] = []
+        self.answered: dict[str, str] = {}  # by idempotent call
         self.short = False
         self.alarmed = False
         self.pauses = 0.0
@@ -134,6 +135,7 @@ class World:
         """Make one call; returns whether it committed."""
         link = self.variant.link(worker, node)
         mine: list[Attempt] = []
+        answered = dict(self.answered)
         seen = None
 
         async def run(transaction: Transaction) -> str:
@@ -153,7 +155,7 @@ class World:
                 raise
             finally:
                 attempt.superseded = link.superseded
-            return "null"
+            return f'"{attempt.id}"'
 
         store = Store(self.database, worker.process, lambda: node.crash(node.process), of_worker=True)
         try:
@@ -161,6 +163,8 @@ class World:
         except (HttpError, DatabaseUnavailableError) as error:
             if getattr(error, "error_code", None) is Code.COMMIT_UNKNOWN and mine:
                 mine[-1].outcome = "unknown"
+            if isinstance(error, NotFoundError) and call.id in answered:
+                self.wrong.append(f"answers: {call.id} was answered with {answered[call.id]}, and then failed")
             self.kernel.note("failed", call.id, type(error).__name__, getattr(error, "error_code", None))
             return False
         except InvariantError as error:
@@ -171,6 +175,8 @@ class World:
                 mine[-1].outcome = "unknown"
             raise
         self.kernel.note("done", call.id, outcome.txid, outcome.replayed)
+        if call.idempotent and self.answered.setdefault(call.id, outcome.result) != outcome.result:
+            self.wrong.append(f"answers: {call.id} got {self.answered[call.id]} and {outcome.result}")
         if outcome.replayed:
             ours = {commit.txid for commit in self.database.commits if commit.sid.startswith(f"{call.id}/")}
             if outcome.txid not in ours:

@@ -18,6 +18,7 @@ from kontract.client.stream import SILENCE_SECONDS, Stream
 from kontract.client.transport import Answer, Transport
 from kontract.client.wire import HttpTransport, Wire
 from kontract.core import limits
+from kontract.core.idempotency import OF_CLIENT
 from kontract.ports import Clock, Randomness
 from kontract.server.system import SystemClock, SystemRandomness
 
@@ -171,7 +172,7 @@ class Client:
             raise ValueError(message)
         headers = {"content-type": "application/json"}
         if idempotency_key is None and self._retrying.policy.attempts > 1:
-            idempotency_key = self._random.token(16).hex()
+            idempotency_key = OF_CLIENT + self._random.token(16).hex()
         if idempotency_key is not None:
             if not IDEMPOTENCY_KEY.fullmatch(idempotency_key):
                 message = f"an idempotency key is 1 to 255 visible ASCII characters, not {idempotency_key!r:.300}"

@@ -51,6 +51,7 @@ CLASSES: dict[Code, type[HttpError]] = {
     Code.ALREADY_APPLIED: ConflictError,
     Code.PAYLOAD_TOO_LARGE: PayloadTooLargeError,
     Code.UNSUPPORTED_MEDIA_TYPE: HttpError,
+    Code.KEY_REUSED: HttpError,
     Code.RATE_LIMITED: RateLimitedError,
     Code.INTERNAL: InternalError,
     Code.UNAVAILABLE: UnavailableError,

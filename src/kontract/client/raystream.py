@@ -26,6 +26,7 @@ from kontract.client.transport import Answer
 from kontract.client.wire import Wire
 from kontract.core import limits
 from kontract.core.errors import HttpError, PayloadTooLargeError
+from kontract.core.idempotency import OF_CLIENT
 from kontract.core.raystream.client import Handshake, Session
 from kontract.core.raystream.payloads import Call, Reply
 from kontract.core.raystream.suites import KEY_BYTES, VERSION, RaystreamError
@@ -87,7 +88,7 @@ class RaystreamTransport:
         inner = {name: value for name, value in headers.items() if name != "authorization"}
         # A refusal is not sealed, so somebody on the way may have written it, after the call was applied: what is sent
         # again needs a key whatever the caller thinks of retries.
-        inner.setdefault("idempotency-key", self._random.token(16).hex())
+        inner.setdefault("idempotency-key", OF_CLIENT + self._random.token(16).hex())
         token = headers.get("authorization", "").removeprefix("Bearer ")
         refused: _Line | None = None
         while True:

@@ -13,8 +13,9 @@ import msgspec
 from kontract.core import limits
 from kontract.core.collection import Mark, Stage
 from kontract.core.hub import LogHead
+from kontract.core.idempotency import BRIEF
 from kontract.core.phases import Phase
-from kontract.core.records import BRIEF, Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record
+from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record
 from kontract.core.recovery import Saved
 
 SCHEMA = (

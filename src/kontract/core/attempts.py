@@ -95,17 +95,28 @@ class Attempts:
                 if self.last_loss is not None or self.call.idempotent or self.call.begins:
                     after = self.last_loss.after if self.last_loss is not None else 0
                     await transaction.begin(after)
-                result = await self._handle(handler, transaction)
+                result = await self._handle_once(handler, transaction)
                 handler_ms += self._platform.clock.elapsed() - handler_started
                 txid = await transaction.commit(result if self.call.idempotent else None)
             except RetryError as loss:
                 await self._pause(loss, function)
             except ReplayedError as replayed:
-                return _first_result(replayed, self.number)
+                return await self._first_result(replayed)
             else:
                 return Outcome(result, txid, self.number, handler_ms=handler_ms)
             finally:
                 transaction.close()
+
+    async def _handle_once(self, handler: Callable[[Transaction], Awaitable[str]], transaction: Transaction) -> str:
+        """Run the handler. When it fails for an idempotent call, see whether another run of the call has committed."""
+        try:
+            return await self._handle(handler, transaction)
+        except (RetryError, ReplayedError):
+            raise
+        except Exception:
+            if self.call.idempotent:
+                await transaction.check_first()
+            raise
 
     async def _handle(self, handler: Callable[[Transaction], Awaitable[str]], transaction: Transaction) -> str:
         try:
@@ -149,6 +160,17 @@ class Attempts:
         seconds = limits.TRANSACTION_MS // 1000
         return DeadlineExceededError(f"the function did not finish within {seconds} s; nothing of it was kept")
 
+    async def _first_result(self, replayed: ReplayedError) -> Outcome:
+        """Return what the first run of the call answered: as the coordinator has it, else as its fence does."""
+        result = replayed.result
+        if result is None:
+            found = await self._store.committed(self.call.id)
+            result = found[1] if found is not None else None
+        if result is None:
+            message = "this call was applied before, but its result is no longer known"
+            raise ConflictError(message, code=Code.ALREADY_APPLIED)
+        return Outcome(result, replayed.txid, self.number, replayed=True)
+
     async def _leave(self) -> None:
         try:
             await self._coordinator.ask(Leave(self.call.id))
@@ -169,10 +191,3 @@ async def _its_own_timeouts(handler: Awaitable[str]) -> str:
         return await handler
     except TimeoutError as error:
         raise _HandlerTimeoutError(error) from error
-
-
-def _first_result(replayed: ReplayedError, attempts: int) -> Outcome:
-    if replayed.result is None:
-        message = "this call was applied before, but its result is no longer known"
-        raise ConflictError(message, code=Code.ALREADY_APPLIED)
-    return Outcome(replayed.result, replayed.txid, attempts, replayed=True)

@@ -40,7 +40,7 @@ from typing import assert_never
 
 from msgspec import Struct
 
-from kontract.core import limits
+from kontract.core import idempotency, limits
 from kontract.core.messages import (
     Aborted,
     Answer,
@@ -125,6 +125,7 @@ class Coordinator:
         ``in_charge``: the epoch has just been read from the database, or raised there.
         """
         self.epoch = Epoch(epoch)
+        self.since: int | None = None  # when the journal began; None: it knows every call that was ever made
         self.stage = Stage.RECOVERING
         self._out = Effects()
         # Both in txid order. Of what has finished above an unfinished one there may be thousands; taken from the front
@@ -330,8 +331,12 @@ class Coordinator:
         snapshot = self._watermark()
         self._snapshots.pop(snapshot, None)  # move to the end: the order is that of time and of number alike
         self._snapshots[snapshot] = now
-        self._answer(held.ticket, Began(Snapshot(snapshot), self.epoch))
+        self._answer(held.ticket, self._began(held.message, snapshot, now))
         return True
+
+    def _began(self, message: Begin, snapshot: int, now: int) -> Began:
+        unsure = message.idempotent and idempotency.may_be_older(message.call, self.since, now)
+        return Began(Snapshot(snapshot), self.epoch, unsure)
 
     def _may_show(self, now: int) -> bool:
         """Whether we were in charge recently enough; else the epoch row is asked, and begins wait for the answer."""

@@ -32,6 +32,7 @@ class Code(Enum):
     ALREADY_APPLIED = (409, False, Fault.CALLER)
     PAYLOAD_TOO_LARGE = (413, False, Fault.CALLER)
     UNSUPPORTED_MEDIA_TYPE = (415, False, Fault.CALLER)
+    KEY_REUSED = (422, False, Fault.CALLER)
     RATE_LIMITED = (429, True, Fault.CALLER)
     INTERNAL = (500, False, Fault.SERVER)
     UNAVAILABLE = (503, True, Fault.SERVER)

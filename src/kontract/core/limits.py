@@ -103,6 +103,10 @@ RETENTION_MS = 600_000
 FENCE_RETENTION_MS = 86_400_000
 """How long fences, and with them idempotency keys and their results, are kept: 24 hours."""
 
+CLIENT_KEY_MS = 600_000
+"""How long a client repeats a call by itself, under a key that it made for it: the clients give up within a minute.
+Only in this time after it lost its journal must a coordinator have the fence of such a call asked for."""
+
 COLLECT_ROWS = 1_000
 """Rows removed by one statement of the collection: a few milliseconds, far below STATEMENT_MS."""
 

@@ -129,11 +129,16 @@ class Status(Struct, frozen=True, tag="status"):
     """Ask for the coordinator's numbers (``kontract doctor``, tests)."""
 
 
-class Began(Struct, frozen=True, tag="began"):
-    """A snapshot, and the epoch it was given in."""
+class Began(Struct, frozen=True, tag="began", omit_defaults=True):
+    """A snapshot, and the epoch it was given in.
+
+    ``unsure``: this idempotent call may have been committed before the coordinator's memory begins. Read its fence
+    before the function runs.
+    """
 
     snapshot: Snapshot
     epoch: Epoch
+    unsure: bool = False
 
 
 class Prepared(Struct, frozen=True, tag="prepared"):

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from kontract.core.idempotency import BRIEF
 from kontract.core.messages import Answer, Write
 from kontract.core.phases import Phase
 
@@ -33,11 +34,6 @@ class Record(Struct):
     idempotent: bool = False
     result: str | None = None
     settled_at: int = 0
-
-
-BRIEF = "ray-"
-"""What calls begin with whose copies can only come within seconds (a sealed request is refused when it is older): their
-records go with all others, not after a day. Their fences stay as long as any, so none is applied twice."""
 
 
 def is_kept(record: Record) -> bool:

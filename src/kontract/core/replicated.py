@@ -13,11 +13,11 @@ from msgspec import Struct
 
 from kontract.core import limits
 from kontract.core.coordinator import Coordinator, HeldBegin, Live
-from kontract.core.messages import Answer, Began, Begin, CheckSession, Key, SessionAlive, SessionEnded, Write
+from kontract.core.messages import Answer, Begin, CheckSession, Key, SessionAlive, SessionEnded, Write
 from kontract.core.phases import Event, Stage
 from kontract.core.records import Effects
 from kontract.core.reservations import Place, Reservations
-from kontract.core.types import Epoch, Snapshot
+from kontract.core.types import Epoch
 from kontract.core.write_log import WriteLog
 
 LOST_MS = 8_000
@@ -75,7 +75,7 @@ class ReplicatedCoordinator(Coordinator):
             return None
         if self._in_charge_at is None or now - self._in_charge_at >= limits.EPOCH_TRUST_MS:
             return None
-        return Began(Snapshot(watermark), self.epoch)
+        return self._began(request, watermark, now)
 
     def under_way(self, call: str) -> bool:
         """Whether an idempotent call has been prepared and is not visible yet."""

@@ -267,11 +267,20 @@ STALE = "KONTRACT_STALE"
 _APPLY_HEAD = """
 WITH epoch AS MATERIALIZED (
   SELECT create_txid AS current FROM trxs WHERE sid = 'epoch/' || $2::text FOR SHARE
-), fence AS (
-  INSERT INTO trxs (sid, owner, create_txid)
-  SELECT $1::text, $2::text, $3::bigint FROM epoch WHERE current = $4::bigint
+), fence AS ({fence}
   RETURNING create_txid AS txid
 )"""
+
+_FENCE = """
+  INSERT INTO trxs (sid, owner, create_txid)
+  SELECT $1::text, $2::text, $3::bigint FROM epoch WHERE current = $4::bigint"""
+
+# A database that was not migrated has no column for the result. The record takes what the table has, and leaves it out.
+_FENCE_WITH_RESULT = """
+  INSERT INTO trxs
+  SELECT kept.* FROM epoch, jsonb_populate_record(NULL::trxs, jsonb_build_object(
+    'sid', $1::text, 'owner', $2::text, 'create_txid', $3::bigint, 'result', ${p}::text)) AS kept
+  WHERE current = $4::bigint"""
 
 _WRITES = """, w{n} AS MATERIALIZED (
   SELECT e.value->>'id' AS id, (e.value->>'seen')::bigint AS seen, nullif(e.value->'data', 'null'::jsonb) AS data, e.n
@@ -343,7 +352,10 @@ _CHECK = """
 
 
 class ApplyPlan(Struct, frozen=True):
-    """Everything the apply statement writes: the fence, in its epoch, and the rows of each table."""
+    """Everything the apply statement writes: the fence, in its epoch, and the rows of each table, if any.
+
+    ``result``: of an idempotent call, kept beside the fence for its repetitions.
+    """
 
     sid: str
     owner: str
@@ -351,6 +363,7 @@ class ApplyPlan(Struct, frozen=True):
     txid: Txid
     epoch: Epoch
     writes: Sequence[tuple[TablePointer, Sequence[Write]]]
+    result: str | None = None
 
 
 def apply(plan: ApplyPlan) -> Statement:
@@ -359,8 +372,14 @@ def apply(plan: ApplyPlan) -> Statement:
     Raises inside PostgreSQL: FENCED when the epoch is another one, STALE when a row is not as it was read, 23505 when
     the fence exists already (the transaction was applied or aborted) or a row that should be absent is there.
     """
-    text = [_APPLY_HEAD]
-    params: list[str | int | None] = [plan.sid, plan.owner, plan.txid, plan.epoch, plan.user]
+    params: list[str | int | None] = [plan.sid, plan.owner, plan.txid, plan.epoch]
+    if plan.writes:  # PostgreSQL refuses a parameter that a statement does not name
+        params.append(plan.user)
+    fence = _FENCE
+    if plan.result is not None:
+        params.append(plan.result)
+        fence = _FENCE_WITH_RESULT.format(p=len(params))
+    text = [_APPLY_HEAD.format(fence=fence)]
     checks = []
     for n, (pointer, writes) in enumerate(plan.writes):
         table = quote(pointer.ptr)
@@ -428,6 +447,23 @@ def resolve(sid: str, owner: str, txid: int) -> Statement:
     another attempt of the same idempotent call.
     """
     return Statement(RESOLVE, (sid, owner, txid), limits.STATEMENT_MS)
+
+
+FENCES_ASKED = 8
+"""Fences of one call that are asked for at a time. Nearly always the first is the only one."""
+
+
+def fences(call: str, first: int) -> Statement:
+    """Return (create_txid, result) of the fences of a call from number ``first`` on, FENCES_ASKED of them at most.
+
+    The result is null where none was kept, and in a database without a column for it.
+    """
+    sids = ", ".join(f"$1::text || '/{number}'" for number in range(first, first + FENCES_ASKED))
+    text = (
+        "SELECT f.create_txid, to_jsonb(f)->>'result' FROM trxs AS f "
+        f"WHERE f.sid = ANY (ARRAY[{sids}]) AND now() IS NOT NULL"
+    )
+    return Statement(text, (call,), limits.STATEMENT_MS)
 
 
 def raise_epoch(owner: str, epoch: int, before: int) -> Statement:

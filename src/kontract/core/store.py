@@ -8,7 +8,7 @@ from typing import Any
 from kontract.core import sql
 from kontract.core.select import Selection, explain
 from kontract.core.sql import ApplyPlan, Page, Pending
-from kontract.core.types import Filter, Snapshot, TableKind, TablePointer, Version
+from kontract.core.types import Filter, Snapshot, TableKind, TablePointer, Txid, Version
 from kontract.ports import (
     ApplyOutcome,
     ApplyRefusedError,
@@ -120,6 +120,21 @@ class SqlStore:
         except (DatabaseError, DatabaseUnavailableError):
             return None
         return int(rows[0][0])
+
+    async def committed(self, call: str) -> tuple[Txid, str | None] | None:
+        """Return txid and kept result of an idempotent call that was committed, None when it was not.
+
+        Raises what the database raises.
+        """
+        first = 1
+        while True:
+            rows = await self._database.run(sql.fences(call, first))
+            for txid, result in rows:
+                if int(txid) > 0:
+                    return Txid(int(txid)), result
+            if len(rows) < sql.FENCES_ASKED:
+                return None
+            first += sql.FENCES_ASKED
 
     async def read_epoch(self, owner: str) -> int | None:
         """Return the epoch that may commit, 0 when there is no such row; None when the database did not say."""

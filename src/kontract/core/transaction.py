@@ -20,7 +20,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Raw
 
-from kontract.core import limits
+from kontract.core import idempotency, limits
 from kontract.core.errors import (
     Code,
     HttpError,
@@ -77,6 +77,7 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 
 CONFLICT = "conflict"
 REFUSED = "the database refused the commit"
+UNDER_WAY = "the first call with this key is under way"
 
 
 class RetryError(Exception):
@@ -122,6 +123,7 @@ class Call:
     isolation: Isolation = Isolation.SERIALIZABLE
     idempotent: bool = False
     begins: bool = False
+    remembered: bool = True  # if idempotent: also when it has written nothing
 
 
 @dataclass(slots=True)
@@ -196,6 +198,20 @@ class Transaction:
         self._doom: Exception | None = None
         self._closed = False
         self._tables: dict[str, str] = {}  # physical to logical name, for messages
+
+    async def check_first(self) -> None:
+        """Raise ReplayedError or RetryError when another run of this idempotent call has committed, or is about to.
+
+        For one that fails: two runs at once must not give two outcomes. An error of ours is no reason for another one.
+        """
+        try:
+            answer = await self._ask_begin(0)
+        except CoordinatorUnavailableError:
+            return
+        if isinstance(answer, Replayed):
+            raise ReplayedError(answer.txid, answer.result)
+        if isinstance(answer, Conflict):
+            raise RetryError(UNDER_WAY, after=answer.txid)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -314,6 +330,7 @@ class Transaction:
     async def commit(self, result: str | None = None) -> Txid | None:
         """Commit what was written and return its txid; None when nothing was written.
 
+        An idempotent call may commit even then, to be remembered with its ``result``: under a fence alone.
         Raises RetryError when the attempt lost, ReplayedError for a repeated idempotent call, HttpError when the
         outcome cannot be learnt (COMMIT_UNKNOWN) or the coordinator is fenced or unreachable.
         """
@@ -321,20 +338,29 @@ class Transaction:
         if self._doom is not None:
             raise self._doom
         writes = [(key, b) for key, b in self._writes.items() if not (b.seen == ABSENT and b.data is None)]
-        if not writes:
+        if not writes and not (self.call.idempotent and self.call.remembered):
             return None
+        if self._written_bytes + len(result or "") > limits.WRITE_SET_BYTES:
+            message = (
+                f"this transaction writes more than {limits.WRITE_SET_BYTES} bytes, counting its answer, which is kept "
+                "for the Idempotency-Key; split it, or answer with less"
+            )
+            raise PayloadTooLargeError(message)
         # Made once: what is validated and journalled is what is applied, whatever a stray task does meanwhile.
         changes = [(buffered.pointer, _wire(key, buffered)) for key, buffered in writes]
         prepared = await self._prepare(changes, result)
         refused = None
         try:
-            outcome = await self._store.apply(self._plan(prepared, changes))
+            outcome = await self._store.apply(self._plan(prepared, changes, result))
         except ApplyRefusedError as error:
             outcome, refused = ApplyOutcome.FAILED, error
         return await self._finish(prepared, outcome, refused)
 
     async def _prepare(self, changes: list[tuple[TablePointer, Write]], result: str | None) -> Prepared:
-        serializable = self.call.isolation is Isolation.SERIALIZABLE and self.snapshot is not None
+        # A function that only reads stands in the order where its snapshot is, though its fence is younger.
+        serializable = (
+            self.call.isolation is Isolation.SERIALIZABLE and self.snapshot is not None and not self.call.read_only
+        )
         message = Prepare(
             call=self.call.id,
             attempt=self.attempt,
@@ -343,7 +369,7 @@ class Transaction:
             epoch=self._epoch,
             reads=[*self._read, *(self._looked_for - self._read.keys())] if serializable else [],
             predicates=list(self._predicates.values()) if serializable else [],
-            writes=[write for _, write in changes],
+            writes=[write for _, write in changes] or [idempotency.fence_of(self.call.id)],
             isolation=self.call.isolation.value,
             idempotent=self.call.idempotent,
             result=result,
@@ -357,6 +383,8 @@ class Transaction:
         match answer:
             case Prepared():
                 return answer
+            case Conflict(ptr=idempotency.FENCES):
+                raise RetryError(UNDER_WAY, after=answer.txid)
             case Conflict():
                 table = self._tables.get(answer.ptr, answer.ptr)
                 raise RetryError(CONFLICT, after=answer.txid, table=table, row_id=answer.id)
@@ -369,12 +397,18 @@ class Transaction:
             case _:
                 raise refusal(answer)
 
-    def _plan(self, prepared: Prepared, changes: list[tuple[TablePointer, Write]]) -> ApplyPlan:
+    def _plan(self, prepared: Prepared, changes: list[tuple[TablePointer, Write]], result: str | None) -> ApplyPlan:
         by_table: dict[str, tuple[TablePointer, list[Write]]] = {}
         for pointer, write in changes:
             by_table.setdefault(pointer.ptr, (pointer, []))[1].append(write)
         return ApplyPlan(
-            prepared.sid, self.call.owner, self.call.user, prepared.txid, prepared.epoch, list(by_table.values())
+            prepared.sid,
+            self.call.owner,
+            self.call.user,
+            prepared.txid,
+            prepared.epoch,
+            list(by_table.values()),
+            None if self.call.id.startswith(idempotency.BRIEF) else result,
         )
 
     async def _finish(self, prepared: Prepared, outcome: ApplyOutcome, refused: ApplyRefusedError | None) -> Txid:
@@ -419,21 +453,40 @@ class Transaction:
             return self.snapshot
         self._store.warm()  # connects while the coordinator answers
         try:
-            answer = await self._coordinator.ask(
-                Begin(self.call.id, self.attempt, after, idempotent=self.call.idempotent, session=self.call.session)
-            )
+            answer = await self._ask_begin(after)
         except CoordinatorUnavailableError as error:
             raise self._doomed(RetryError("the coordinator did not answer")) from error
         match answer:
             case Began():
                 self.snapshot, self._epoch = answer.snapshot, answer.epoch
+                if answer.unsure:
+                    await self._ask_fence(answer.snapshot)
                 return self.snapshot
             case Replayed():
                 raise self._doomed(ReplayedError(answer.txid, answer.result))
             case Conflict():
-                raise self._doomed(RetryError("the first call with this key is under way", after=answer.txid))
+                raise self._doomed(RetryError(UNDER_WAY, after=answer.txid))
             case _:
                 raise self._doomed(refusal(answer))
+
+    async def _ask_begin(self, after: int) -> Answer:
+        return await self._coordinator.ask(
+            Begin(self.call.id, self.attempt, after, idempotent=self.call.idempotent, session=self.call.session)
+        )
+
+    async def _ask_fence(self, snapshot: Snapshot) -> None:
+        """Find out whether this idempotent call was committed before the coordinator's memory begins."""
+        try:
+            found = await self._store.committed(self.call.id)
+        except Exception as error:
+            self._doom = error
+            raise
+        if found is None:
+            return
+        txid, result = found
+        if txid > snapshot:
+            raise self._doomed(RetryError(UNDER_WAY, after=txid))  # of just now: not before it is visible to others
+        raise self._doomed(ReplayedError(txid, result))
 
     async def _get(self, pointer: TablePointer, row_id: str) -> Version | None:
         self._check_open()

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from kontract.core import headers as header_fields
-from kontract.core import limits
+from kontract.core import idempotency, limits
 from kontract.core.errors import Code, HttpError, InvalidRequestError, NotFoundError
 from kontract.core.fields import redact
 from kontract.core.perms import may_write
@@ -35,11 +35,12 @@ COUNTERS = "gateway/"
 
 
 class _Envelope(msgspec.Struct):
-    """The whole answer of an idempotent call, as the coordinator keeps it."""
+    """The whole answer of an idempotent call, as it is kept. ``digest``: of its arguments; old ones have none."""
 
     status: int
     headers: dict[str, str]
     body: str
+    digest: str = ""
 
 
 def function_name(path: str) -> str:
@@ -91,6 +92,7 @@ class RpcCall:
         self._response = Response(200)
         self._txid: int | None = None
         self._replayed = False
+        self._digest = ""
 
     async def run(self) -> Response:
         """Run the middleware and within it the function until it commits; return the answer."""
@@ -103,7 +105,7 @@ class RpcCall:
             response = to_response(value, self._endpoint.name)
         if self._replayed:
             response.headers["Idempotency-Replayed"] = "true"
-        if self._txid is not None:
+        if self._txid is not None and may_write(self._endpoint.meta.perm):
             response.headers["X-Kontract-Txid"] = str(self._txid)
         return response
 
@@ -117,6 +119,8 @@ class RpcCall:
         # What is wrong is said before anything is opened.
         unused = [self._endpoint.signature.bind(body, self._context)]
         deployment, call = self._scope.deployment, self._call()
+        if call.idempotent:
+            self._digest = digest_of(body)
 
         async def work(transaction: Transaction, storage: Storage) -> str:
             self._context.start_attempt(transaction, storage)
@@ -126,7 +130,8 @@ class RpcCall:
             self._response = response = to_response(self._value, self._endpoint.name)
             if not call.idempotent:
                 return ""
-            return encode_json(_Envelope(response.status, response.headers, response.body.decode())).decode()
+            envelope = _Envelope(response.status, response.headers, response.body.decode(), self._digest)
+            return encode_json(envelope).decode()
 
         meta = self._endpoint.meta
         async with Transactor(self._scope, deployment.registry.row_type) as transactor:
@@ -143,6 +148,12 @@ class RpcCall:
     def _replay(self, kept: str) -> None:
         """Answer with what the first call answered; middleware sees it as it would have seen that, as plain JSON."""
         envelope = msgspec.json.decode(kept, type=_Envelope)
+        if envelope.digest not in ("", self._digest):
+            message = (
+                "this Idempotency-Key belongs to an earlier call with other arguments; repeat a call with the same "
+                "ones, and give a new call a new key"
+            )
+            raise HttpError(message, code=Code.KEY_REUSED)
         body = envelope.body.encode()
         self._replayed = True
         self._response = Response(envelope.status, body, envelope.headers)
@@ -154,9 +165,13 @@ class RpcCall:
         key = self._request.headers.get("idempotency-key")
         meta = self._endpoint.meta
         read_only = not may_write(meta.perm)
-        idempotent = True
+        brief = key is not None and key.startswith(idempotency.OF_CLIENT)
+        idempotent = remembered = True
         if key is not None:
             call_id = idempotent_call_id(self._session, self._endpoint.name, key)
+            # Whoever replays what was sealed may do so after it was answered.
+            remembered = not brief or self._call_id is not None
+            idempotent = not (brief and read_only)  # there is nothing that might be applied twice
         elif self._call_id is not None and not read_only:
             call_id = self._call_id
         else:
@@ -171,6 +186,7 @@ class RpcCall:
             isolation=Isolation(meta.isolation),
             idempotent=idempotent,
             begins=not is_live(self._scope, self._session),
+            remembered=remembered,
         )
 
     def _make_context(self) -> Context:
@@ -217,7 +233,15 @@ def idempotent_call_id(session: Session, function: str, key: str) -> str:
         raise InvalidRequestError(message)
     user = session.user if session.sid else ""
     parts = f"{session.owner}\x00{user}\x00{function}\x00{key}"
-    return f"idem-{hashlib.sha256(parts.encode()).hexdigest()[:40]}"
+    kind = idempotency.BRIEFLY_KEYED if key.startswith(idempotency.OF_CLIENT) else idempotency.KEYED
+    return f"{kind}{hashlib.sha256(parts.encode()).hexdigest()[:40]}"
+
+
+def digest_of(body: bytes) -> str:
+    """Return what tells the arguments of a repeated call from others: white space and the order of names do not."""
+    given = msgspec.json.decode(body.strip() or b"[]")
+    given = given if isinstance(given, list) else [given]
+    return hashlib.sha256(msgspec.json.encode(given, order="sorted")).hexdigest()[:32]
 
 
 def to_response(value: Any, function: str) -> Response:

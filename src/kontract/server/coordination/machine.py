@@ -16,6 +16,7 @@ from kontract.core import limits
 from kontract.core.collection import Collection, Job, Mark, Stage
 from kontract.core.events import End
 from kontract.core.hub import LogHead
+from kontract.core.idempotency import began_at
 from kontract.core.messages import Answer, Begin, CheckSession, EndSession, Prepare, Replayed, Request
 from kontract.core.phases import Phase, ProtocolError
 from kontract.core.phases import Stage as CoordinatorStage
@@ -205,16 +206,17 @@ class Machine:
     def _start(self, step: Step, command: Start) -> None:
         if self.coordinator is None:
             self.coordinator = ReplicatedCoordinator(command.epoch, command.last_txid)
-            self._begin_anew(step, command)
+            self._begin_anew(step, command, self.coordinator)
             self._take(step, self.coordinator.recover(self.now))
         elif command.epoch > self.coordinator.epoch:
-            self._begin_anew(step, command)
+            self._begin_anew(step, command, self.coordinator)
             self._take(step, self.coordinator.take_over(command.epoch, command.last_txid, self.now))
 
-    def _begin_anew(self, step: Step, command: Start) -> None:
+    def _begin_anew(self, step: Step, command: Start, coordinator: ReplicatedCoordinator) -> None:
         """Begin another event log: between this epoch and the one before somebody else may have committed."""
         step.anew = True
         self.head = LogHead(command.generation, command.last_txid)
+        coordinator.since = began_at(command.generation)
         self._places = {txid: place for txid, place in self._places.items() if not place.settled_at}
         self._collection = Collection()
 
@@ -391,6 +393,7 @@ class Machine:
         self.head = LogHead(state.generation, state.floor)
         if state.coordinator is not None:
             self.coordinator = ReplicatedCoordinator.restore(state.coordinator)
+            self.coordinator.since = began_at(state.generation)
         self._seen = state.seen
         self._places = {place.txid: place for place in state.places}
         self._calls = state.calls
