@@ -368,6 +368,81 @@ def test_mistakes_in_fields_and_bases_are_said(app, code, line, says):
     assert says in text
 
 
+@pytest.mark.parametrize(
+    ("code", "line", "says"),
+    [
+        (
+            "class C(Struct):\n    pins: list[Annotated[str, perm(perms._W_)]]",
+            7,
+            "field pins of C: perm() stands inside",
+        ),
+        ("class C(Struct):\n    pins: dict[str, Pin]", 7, "field pins of C: perm() stands inside"),
+        ("class C(Struct):\n    pin: Box[Number] | None = None", 7, "field pin of C: perm() stands inside"),
+        ("class C(Struct):\n    pin: 'list[Pin]'", 7, "field pin of C: perm() stands inside"),
+        ("class C(Struct):\n    pin: Annotated[str, perm]", 7, "field pin of C: perm() takes one permission"),
+        ("class C(Struct):\n    pin: str = perm(perms.R__)", 7, "has perm as its default"),
+        ("@dataclass\nclass C:\n    pin: tuple[Pin, int]", 8, "field pin of C: perm() stands inside"),
+        ("class C(TypedDict):\n    pin: Pin", 7, "field pin of C: perm() cannot be kept"),
+        (
+            "class C(TypedDict):\n    pin: Required[Annotated[str, perm(perms.R__)]]",
+            7,
+            "cannot be kept, because values",
+        ),
+        ("class D(TypedDict):\n    a: int\nclass C(D):\n    pin: Pin", 9, "field pin of C: perm() cannot be kept"),
+        ("C = TypedDict('C', {'pin': Pin})", 6, "'C': perm() cannot be kept"),
+        ("@backend()\nasync def f(ctx: Context, pin: Pin): ...", 7, "parameter pin of f: perm() belongs to a field"),
+        ("@backend()\nasync def f(ctx: Context) -> list[Pin]: ...", 7, "what f returns: perm() belongs to a field"),
+        ("@table('t')\nclass C(Struct):\n    id: Annotated[str, primkey, perm(perms._W_)]", 8, "is the id of its rows"),
+    ],
+)
+def test_a_permission_that_would_be_ignored_is_refused(app, code, line, says):
+    """With file and line: nobody must believe that a field is hidden which is not."""
+    head = "from x import *\nfrom kontract import table\nPin = Annotated[str, perm(perms._W_)]\nNumber = NewType('Number', Pin)\n\n"
+    with pytest.raises(Problem) as problem:
+        scan(app(wrong=f"{head}{code}\n"))
+    text = problem.value.render()
+    assert f"src/app/wrong.py:{line}: " in text
+    assert says in text
+
+
+MARKED = """
+from x import *
+
+Pin = Annotated[str, perm(perms._W_)]
+Number = NewType("Number", Pin)
+
+class Card(Struct):
+    pin: Pin
+    number: Number | None = None
+    old: Optional[Annotated[str, perm(perms.R__)]] = None
+    tags: Annotated[list[str], perm(perms.R__)] = []
+    word: Literal["perm"] = "perm"
+
+@dataclass
+class Purse:
+    card: Card
+    pin: "Pin" = ""
+
+class Point(NamedTuple):
+    x: Annotated[int, perm(0)]
+
+class Plain(TypedDict):
+    card: Card
+
+@table("t")
+class T(Struct):
+    id: Annotated[str, primkey, perm(perms.R__)]
+
+@backend()
+async def f(ctx: Context, perm: Purse, cards: list[Card]) -> dict[str, Plain]: ...
+"""
+
+
+def test_permissions_are_taken_wherever_they_can_be_kept(app):
+    """In every class with fields, through names of the module, and around a type that may be null."""
+    assert len(scan(app(right=MARKED))) == 2
+
+
 BASES = """
 class Base(Struct):
     x: int = 0

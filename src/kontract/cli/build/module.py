@@ -10,6 +10,7 @@ from typing import TypeVar
 from kontract.cli.build import literals
 from kontract.cli.build.declared import Argument, Around, Declared, Mistake, Read, WrongError
 from kontract.cli.build.literals import READ_NOT_RUN, called_name
+from kontract.cli.build.marks import Marks, unquoted
 from kontract.cli.build.names import Names
 from kontract.core import limits
 from kontract.core.perms import NAMES, may_write, name_of
@@ -45,6 +46,7 @@ class _Module:
         self._names = Names(tree)
         self._classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
         self._aliases = dict(_aliases(tree))
+        self._marks = Marks(self._names, self._aliases, self._classes)
         self._declared: list[Declared] = []
         self._mistakes: list[Mistake] = []
 
@@ -52,6 +54,7 @@ class _Module:
         """Every declaration at the top of the module."""
         for wrong in _out_of_sight(self._tree):
             self._note(wrong)
+        self._note(*self._marks.wrong(self._tree))
         for node in self._tree.body:
             if isinstance(node, ast.Assign):
                 self._try(lambda node=node: self._assigned(node))  # type: ignore[misc]
@@ -216,7 +219,7 @@ class _Module:
         return found[::-1], all_known
 
     def _is_id(self, annotation: ast.expr, within: tuple[str, ...] = ()) -> bool:
-        for inner in ast.walk(_unquoted(annotation)):
+        for inner in ast.walk(unquoted(annotation)):
             if isinstance(inner, (ast.Name, ast.Attribute)) and ast.unparse(inner).rpartition(".")[2] == "primkey":
                 return True
             alias = self._aliases.get(inner.id) if isinstance(inner, ast.Name) and inner.id not in within else None
@@ -227,28 +230,12 @@ class _Module:
     def _wrong_field(self, node: ast.ClassDef, field: ast.AnnAssign) -> Iterator[WrongError]:
         what = f"field {ast.unparse(field.target)} of {node.name}"
         yield from self._names.check(field.annotation, field.lineno, what)
-        called: set[ast.AST] = set()
-        for inner in ast.walk(_unquoted(field.annotation)):
-            if isinstance(inner, ast.Call) and self._is_perm(inner.func):
-                called.add(inner.func)
-                yield from _wrong_perm(inner, field.lineno, what)
-            elif inner not in called and self._is_perm(inner):
-                yield _without_permission(field.lineno, what)
-        value = field.value.func if isinstance(field.value, ast.Call) else field.value
-        if value is not None and (self._is_perm(value) or ast.unparse(value).rpartition(".")[2] == "primkey"):
-            marked = f"Annotated[{ast.unparse(field.annotation)}, {ast.unparse(field.value or value)}]"
+        if self._is_id(field.annotation) and self._marks.hides(field.annotation):
             yield WrongError(
                 field.lineno,
-                f"{what} has {ast.unparse(value)} as its default.",
-                f"Write it into the type: {ast.unparse(field.target)}: {marked}.",
+                f"{what} is the id of its rows, which callers see.",
+                "It may have perm(perms.R__), or none.",
             )
-
-    def _is_perm(self, node: ast.AST) -> bool:
-        """Whether it is the name of `perm`, Kontract's own."""
-        if not isinstance(node, (ast.Name, ast.Attribute)) or ast.unparse(node).rpartition(".")[2] != "perm":
-            return False
-        origin = self._names.origin(ast.unparse(node).partition(".")[0])
-        return origin is None or origin.partition(".")[0] == "kontract"
 
     # --- middleware --------------------------------------------------------------------------------------------------
 
@@ -302,34 +289,12 @@ def _aliases(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
             yield from ((one.id, node.value) for one in node.targets if isinstance(one, ast.Name))
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
             yield node.target.id, node.value
+        elif type(node).__name__ == "TypeAlias":  # `type Id = ...`, of Python 3.12
+            yield node.name.id, node.value  # type: ignore[attr-defined]
 
 
 def _is_none(value: ast.expr) -> bool:
     return isinstance(value, ast.Constant) and value.value is None
-
-
-def _unquoted(annotation: ast.expr) -> ast.expr:
-    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
-        try:
-            return ast.parse(annotation.value, mode="eval").body
-        except SyntaxError:
-            pass  # said where its names are checked
-    return annotation
-
-
-def _wrong_perm(call: ast.Call, line: int, what: str) -> Iterator[WrongError]:
-    given = [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "bits")]
-    if len(given) != 1 or len(call.keywords) > len(given) - len(call.args):
-        yield _without_permission(line, what)
-        return
-    try:
-        literals.bits(given[0], line, f"{what}: perm() of")
-    except WrongError as wrong:
-        yield wrong
-
-
-def _without_permission(line: int, what: str) -> WrongError:
-    return WrongError(line, f"{what}: perm() takes one permission.", "Write perm(perms.R__), for example.")
 
 
 def _parameters(arguments: ast.arguments) -> list[ast.arg]:
