@@ -397,7 +397,8 @@ def test_mistakes_in_fields_and_bases_are_said(app, code, line, says):
 )
 def test_a_permission_that_would_be_ignored_is_refused(app, code, line, says):
     """With file and line: nobody must believe that a field is hidden which is not."""
-    head = "from x import *\nfrom kontract import table\nPin = Annotated[str, perm(perms._W_)]\nNumber = NewType('Number', Pin)\n\n"
+    aliases = "Pin = Annotated[str, perm(perms._W_)]\nNumber = NewType('Number', Pin)\n\n"
+    head = f"from x import *\nfrom kontract import table\n{aliases}"
     with pytest.raises(Problem) as problem:
         scan(app(wrong=f"{head}{code}\n"))
     text = problem.value.render()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import json
 from datetime import datetime
@@ -174,6 +175,24 @@ class Secret(Struct):
     password: Annotated[str, perm(perms._W_)] = ""
 
 
+class Card(Struct):
+    """Of no table."""
+
+    brand: str
+    number: Annotated[str, perm(perms._W_)] = ""
+
+
+@dataclasses.dataclass
+class Purse:
+    coins: int
+    pin: Annotated[str, perm(perms._W_)] = ""
+
+
+class Place(Struct, array_like=True, tag="place"):
+    x: int
+    pin: Annotated[str, perm(perms._W_)] = ""
+
+
 T = TypeVar("T")
 
 
@@ -193,6 +212,8 @@ def item(module, **fields):
     ("sent", "shown", "fields_sent", "fields_shown"),
     [
         (Secret, Secret, {"id", "password"}, {"id"}),
+        (Card, Card, {"brand", "number"}, {"brand"}),
+        (Purse, Purse, {"coins", "pin"}, {"coins"}),
         (Box[int], Box[int], {"id", "content", "hidden"}, {"id", "content"}),
         (
             item("one", a=int, x=Annotated[str, perm(perms._W_)]),
@@ -201,7 +222,7 @@ def item(module, **fields):
             {"id", "b"},
         ),
     ],
-    ids=["only sent", "generic", "two of one name"],
+    ids=["only sent", "of no table", "dataclass", "generic", "two of one name"],
 )
 def test_what_is_sent_and_what_is_shown_are_told_apart(sent, shown, fields_sent, fields_shown):
     """Whatever the structs are called."""
@@ -219,6 +240,16 @@ def test_what_is_sent_and_what_is_shown_are_told_apart(sent, shown, fields_sent,
     names = argument["allOf"][0]["$ref"].rpartition("/")[2], result["items"]["$ref"].rpartition("/")[2]
     assert schemas[names[0]]["properties"].keys() == fields_sent
     assert schemas[names[1]]["properties"].keys() == fields_shown
+
+
+def test_what_is_hidden_in_an_array_is_null():
+    """As it is answered: the other fields keep their places."""
+
+    @backend(public=True)
+    async def where(ctx: Context) -> Place: ...
+
+    made = document(Registry.of({"where": where}), None)["components"]["schemas"]["Place"]
+    assert [item.get("type", item.get("enum")) for item in made["prefixItems"]] == [["place"], "integer", "null"]
 
 
 def test_title_and_version_come_from_one_place(monkeypatch):

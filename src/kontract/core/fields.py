@@ -30,7 +30,7 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Struct, inspect
 
-from kontract.core.declare import FieldPerm
+from kontract.core.declare import FieldPerm, perm
 from kontract.core.errors import PermissionDeniedError
 from kontract.core.kinds import RECORDS, Kind, Record, class_of, is_array, kind_of, parts, tag_of
 from kontract.core.perms import READ, WRITE
@@ -94,6 +94,9 @@ def _unwrapped(hint: Any) -> tuple[tuple[Any, ...], list[int]]:
     origin = get_origin(hint)
     if origin is Annotated:
         inner, *marks = get_args(hint)
+        if any(mark is perm for mark in marks):
+            message = "perm takes one permission: write perm(perms.R__), for example"
+            raise TypeError(message)
         return (inner,), [mark.bits for mark in marks if isinstance(mark, FieldPerm)]
     if origin in (Union, types.UnionType):
         return get_args(hint), []

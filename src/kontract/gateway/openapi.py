@@ -270,8 +270,8 @@ def _schemas(shown: list[Any], sent: list[Any]) -> tuple[list[Any], list[Any], d
     )
 
 
-def _names(hints: list[Any]) -> dict[str, type[msgspec.Struct]]:
-    """Return the structs by the names of their components: of two that are called alike, msgspec says the module."""
+def _names(hints: list[Any]) -> dict[str, type]:
+    """Return the classes by the names of their components: of two that are called alike, msgspec says the module."""
     kinds = list(_structs(hints))
     references = msgspec.json.schema_components([*hints, *kinds], ref_template="{name}")[0][len(hints) :]
     return {
@@ -281,22 +281,31 @@ def _names(hints: list[Any]) -> dict[str, type[msgspec.Struct]]:
     }
 
 
-def _without(components: dict[str, Any], names: dict[str, type[msgspec.Struct]], bit: int) -> dict[str, Any]:
+def _without(components: dict[str, Any], names: dict[str, type], bit: int) -> dict[str, Any]:
     """Return the components without the fields whose permission lacks ``bit``."""
     made = dict(components)
     for name, struct in names.items():
         hidden = without(struct, bit)
         component = made[name]
-        if "properties" not in component:  # a struct that is an array: what is hidden in it is null
+        if "properties" not in component:
+            if bit == READ and hidden:
+                made[name] = component | {"prefixItems": _nulled(component["prefixItems"], struct, hidden)}
             continue
         properties = {field: kind for field, kind in component["properties"].items() if field not in hidden}
         required = [field for field in component.get("required", []) if field not in hidden]
-        if bit == READ and not struct.__struct_config__.omit_defaults:
+        if bit == READ and issubclass(struct, msgspec.Struct) and not struct.__struct_config__.omit_defaults:
             # What is shown is whole, whatever may be left out when it is sent.
             maybe = {field.encode_name for field in msgspec.structs.fields(struct) if field.default is msgspec.UNSET}
             required = [field for field in properties if field not in maybe]
         made[name] = component | {"properties": properties, "required": required}
     return made
+
+
+def _nulled(items: list[Any], struct: type, hidden: frozenset[str]) -> list[Any]:
+    """Return the items of a struct that is an array; what is hidden in it is null."""
+    names = [field.encode_name for field in msgspec.structs.fields(struct)]
+    names = [""] * (len(items) - len(names)) + names  # a tag comes first
+    return [{"type": "null"} if name in hidden else item for name, item in zip(names, items, strict=True)]
 
 
 def _references(value: Any) -> Iterator[str]:
@@ -347,7 +356,7 @@ def _is_described(hint: Any) -> bool:
 
 
 def _structs(hints: Iterable[Any]) -> Iterator[Any]:
-    """Every struct type within the types, once; of a generic one, as it is used."""
+    """Every struct and dataclass within the types, once; of a generic one, as it is used."""
     seen: set[int] = set()
     waiting: list[Any] = list(msgspec.inspect.multi_type_info(hints))
     while waiting:
@@ -355,7 +364,7 @@ def _structs(hints: Iterable[Any]) -> Iterator[Any]:
         if id(kind) in seen:
             continue
         seen.add(id(kind))
-        if isinstance(kind, msgspec.inspect.StructType):
+        if isinstance(kind, (msgspec.inspect.StructType, msgspec.inspect.DataclassType)):
             yield kind.cls
         for name in getattr(kind, "__struct_fields__", ()):
             part = getattr(kind, name)
