@@ -31,6 +31,35 @@ def encode(name: str, value: str) -> tuple[bytes, bytes]:
     return field
 
 
+def put(headers: dict[str, str], name: str, value: str) -> None:
+    """Set a field, in place of one of that name in whatever case: names mean the same in all (section 5.1)."""
+    for known in [known for known in headers if known.lower() == name.lower()]:
+        del headers[known]
+    headers[name] = value
+
+
+def put_default(headers: dict[str, str], name: str, value: str) -> None:
+    """Set a field unless there is one of that name, in whatever case."""
+    if _name_in(headers, name) is None:
+        headers[name] = value
+
+
+def add(headers: dict[str, str], name: str, values: str) -> None:
+    """Add the members of a list to a field whose value is one (section 5.6.1), each once."""
+    known = _name_in(headers, name)
+    if known is None:
+        headers[name] = values
+        return
+    there = {member.strip().lower() for member in headers[known].split(",")}
+    new = [member.strip() for member in values.split(",") if member.strip().lower() not in there]
+    if new and "*" not in there:  # "*" is everything
+        headers[known] = ", ".join([headers[known], *new])
+
+
+def _name_in(headers: Mapping[str, str], name: str) -> str | None:
+    return next((known for known in headers if known.lower() == name.lower()), None)
+
+
 def check(headers: Mapping[str, str]) -> None:
     """Raise ValueError unless a function may answer with these."""
     if len(headers) > limits.HANDLER_HEADERS:

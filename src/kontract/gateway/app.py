@@ -166,17 +166,17 @@ class Gateway:
     @staticmethod
     def _finish(request: Request, response: Response, request_id: str, meter: Meter, origins: frozenset[str]) -> None:
         headers = response.headers
-        headers["X-Request-Id"] = request_id
-        headers.setdefault("Cache-Control", "no-store")
-        headers["X-Content-Type-Options"] = "nosniff"
+        header_fields.put(headers, "X-Request-Id", request_id)
+        header_fields.put_default(headers, "Cache-Control", "no-store")
+        header_fields.put(headers, "X-Content-Type-Options", "nosniff")
         if meter.attempts and headers.get("Content-Type") != OCTETS:  # what is sealed has it inside
-            headers["Server-Timing"] = meter.server_timing()
+            header_fields.add(headers, "Server-Timing", meter.server_timing())
         if origins:
-            headers["Vary"] = "Origin"
+            header_fields.add(headers, "Vary", "Origin")
         origin = request.headers.get("origin")
         if origin in origins:
-            headers["Access-Control-Allow-Origin"] = origin
-            headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+            header_fields.put(headers, "Access-Control-Allow-Origin", origin)
+            header_fields.add(headers, "Access-Control-Expose-Headers", EXPOSED_HEADERS)
             if request.method == "OPTIONS":
                 headers["Access-Control-Allow-Methods"] = "GET, POST"
                 headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS

@@ -12,6 +12,7 @@ from msgspec import Raw
 from kontract.core import limits
 from kontract.core.errors import HttpError, PayloadTooLargeError
 from kontract.core.fields import redact
+from kontract.core.headers import put
 from kontract.ports import Outlet, Socket
 
 JSON = "application/json"
@@ -121,4 +122,6 @@ def error_response(error: HttpError, request_id: str) -> Response:
     # Rows have fields that callers may not read, whichever way they go out.
     details = Raw(encode_json(redact(error.details))) if error.details is not None else None
     body = ErrorBody(error.error_code.name, shown(error.message), request_id, details)
-    return Response(error.status, encode_json(body), {"Content-Type": JSON, **error.headers})
+    headers = dict(error.headers)
+    put(headers, "Content-Type", JSON)
+    return Response(error.status, encode_json(body), headers)

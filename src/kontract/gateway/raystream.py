@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from kontract.core import headers as header_fields
 from kontract.core import limits
 from kontract.core.errors import UnauthorizedError
 from kontract.core.keys import KeyRing
@@ -121,7 +122,7 @@ class Raystream:
         headers = {name.lower(): value for name, value in response.headers.items()}
         headers["x-request-id"] = scope.request_id
         if scope.meter.attempts:
-            headers["server-timing"] = scope.meter.server_timing()
+            header_fields.add(headers, "server-timing", scope.meter.server_timing())
         scope.log["status"] = response.status
         scope.log["txid"] = headers.get("x-kontract-txid")
         return Reply(response.status, headers, response.body)

@@ -104,9 +104,9 @@ class RpcCall:
         if self._endpoint.is_wrapped:
             response = to_response(value, self._endpoint.name)
         if self._replayed:
-            response.headers["Idempotency-Replayed"] = "true"
+            header_fields.put(response.headers, "Idempotency-Replayed", "true")
         if self._txid is not None and may_write(self._endpoint.meta.perm):
-            response.headers["X-Kontract-Txid"] = str(self._txid)
+            header_fields.put(response.headers, "X-Kontract-Txid", str(self._txid))
         return response
 
     async def _transact(self) -> Any:
