@@ -13,10 +13,11 @@ import httpx
 import pytest
 
 from kontract.cli.doctor import application_findings, report, wrangler_findings
-from kontract.cli.doctor.database import database_findings, grants, looks_pooled, skew_finding
+from kontract.cli.doctor.database import database_findings, looks_pooled, skew_finding
 from kontract.cli.doctor.finding import Finding
 from kontract.cli.doctor.machine import parts, secret_findings, toolchain_findings, weigh
 from kontract.cli.main import main
+from kontract.cli.migrations.role import grants
 from kontract.cli.table import list_tables
 from kontract.cli.toolchain import dev_vars
 from kontract.cli.toolchain.checkout import Checkout

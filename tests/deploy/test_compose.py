@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kontract.core import database_url
 from support.deployment import DEPLOY, ORDERLY_END_SECONDS, ROOT, compose, env_file, seconds
 
 TOOLS = Path(sys.executable).parent
 FILE = ROOT / "compose.yaml"
-FILLED = {"KONTRACT_SECRET": "5" * 64, "POSTGRES_PASSWORD": "p"}
+FILLED = {"KONTRACT_SECRET": "5" * 64, "POSTGRES_PASSWORD": "p", "GATEWAY_PASSWORD": "g"}
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +77,13 @@ def test_the_example_of_env_has_every_variable_and_no_other():
     assert set(example) - used == {"COMPOSE_PROFILES"}, "read by compose itself"
     asked = {part.split(":")[0].split("}")[0] for part in text.split("${")[1:]}
     assert asked - set(example) == {"KONTRACT_IMAGE"}, "for those who build elsewhere"
-    assert [example[name] for name in FILLED] == ["", ""]
+    assert [example[name] for name in FILLED] == ["", "", ""]
 
 
 def test_the_schema_comes_before_the_application(services):
     assert services["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
     assert services["app"]["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
-    assert services["migrate"]["command"] == ["migrate", "--coordination"]
+    assert services["migrate"]["command"] == ["migrate", "--coordination", "--gateway-role", "gateway"]
     assert "command" not in services["app"], "the image's own"
 
 
@@ -130,3 +131,12 @@ def test_only_the_application_is_reached_from_outside_and_only_where_it_was_aske
 
 def test_there_is_time_for_an_orderly_end(services):
     assert seconds(services["app"]["stop_grace_period"]) > ORDERLY_END_SECONDS
+
+
+def test_the_application_does_not_connect_as_the_role_that_owns_the_database(services):
+    """PostgreSQL's image makes POSTGRES_USER a superuser."""
+    app, migrate, server = (services[name]["environment"] for name in ("app", "migrate", "postgres"))
+    assert database_url.read(app["DATABASE_URL"]).user == "gateway" == services["migrate"]["command"][-1]
+    assert database_url.read(app["DATABASE_URL"]).password == migrate["KONTRACT_ROLE_PASSWORD"]
+    assert database_url.read(migrate["DATABASE_URL"]).user == server["POSTGRES_USER"]
+    assert database_url.read(app["DATABASE_URL"]).password != server["POSTGRES_PASSWORD"]

@@ -9,7 +9,7 @@ import httpx
 import pytest
 import websockets
 
-from kontract.cli.toolchain.processes import free_port
+from kontract.cli.toolchain.processes import free_port, wait_until
 from support.proxies import proxy
 from support.serving import running_server
 from support.sessions import SECRET, bearer
@@ -32,8 +32,8 @@ def node(checkout, postgres, reaper, tmp_path_factory):
 @pytest.fixture(scope="module", params=PROXIES)
 def front(request, node, reaper):
     """A proxy with one node that lives and two that are down."""
-    with proxy(request.param, [free_port(), node, free_port()], reaper) as port:
-        yield port
+    with proxy(request.param, [free_port(), node, free_port()], reaper) as running:
+        yield running.port
 
 
 async def hang_up(writer):
@@ -142,9 +142,9 @@ async def watched(request, reaper):
     servers = [await asyncio.start_server(watcher.answer, "127.0.0.1", 0) for _ in range(3)]
     ports = [server.sockets[0].getsockname()[1] for server in servers]
     manager = proxy(request.param, ports, reaper)
-    port = await asyncio.to_thread(manager.__enter__)
+    running = await asyncio.to_thread(manager.__enter__)
     try:
-        yield watcher, port
+        yield watcher, running
     finally:
         await asyncio.to_thread(manager.__exit__, None, None, None)
         for server in servers:
@@ -154,8 +154,8 @@ async def watched(request, reaper):
 
 async def test_a_call_that_reached_a_node_is_never_sent_to_another(watched):
     """The proxy cannot know whether it was applied: one that repeats it would move the money twice."""
-    watcher, port = watched
-    async with client(port) as api:
+    watcher, front = watched
+    async with client(front.port) as api:
         answer = await api.post("/rpc/transfer", json=["a", "b", 1])
     assert answer.status_code == 502
     assert [line for line, _ in watcher.requests] == ["POST /rpc/transfer HTTP/1.1"]
@@ -163,10 +163,22 @@ async def test_a_call_that_reached_a_node_is_never_sent_to_another(watched):
 
 async def test_callers_cannot_choose_their_address(watched):
     """Throttles count by address: what a caller says of itself must not get through."""
-    watcher, port = watched
-    async with client(port) as api:
+    watcher, front = watched
+    async with client(front.port) as api:
         answer = await api.get("/health", headers={"X-Forwarded-For": "203.0.113.9"})
     assert answer.status_code == 200
     _, headers = watcher.requests[-1]
     assert headers["x-forwarded-for"] == "127.0.0.1"
     assert headers["x-forwarded-proto"] == "https"
+
+
+async def test_tickets_do_not_get_into_the_log(watched):
+    """They stand in the query of a browser's stream, and whoever reads one within a minute can use it."""
+    _, front = watched
+    async with client(front.port) as api:
+        assert (await api.get("/stream?table=tasks&ticket=sesame")).status_code == 200
+        assert (await api.get("/health?sesame")).status_code == 200
+    await asyncio.to_thread(wait_until, lambda: "/health" in front.log.read_text(), 30)
+    log = front.log.read_text()
+    assert "GET /stream HTTP/1.1" in log or "GET /stream HTTP/2.0" in log
+    assert "sesame" not in log

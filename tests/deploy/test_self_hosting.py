@@ -156,10 +156,10 @@ def test_the_file_for_compose_is_filled_in(tmp_path):
     lines = (application / ".env").read_text().splitlines()
     values = dict(line.split("=", 1) for line in lines if re.match(r"[A-Z]", line))
     assert re.fullmatch(r"[0-9a-f]{64}", values["KONTRACT_SECRET"])
-    assert (
-        urlsplit(compose(values)["services"]["app"]["environment"]["DATABASE_URL"]).password
-        == values["POSTGRES_PASSWORD"]
-    )
+    services = compose(values)["services"]
+    for name, password in (("app", "GATEWAY_PASSWORD"), ("migrate", "POSTGRES_PASSWORD")):
+        assert urlsplit(services[name]["environment"]["DATABASE_URL"]).password == values[password]
+    assert values["GATEWAY_PASSWORD"] != values["POSTGRES_PASSWORD"]
 
 
 def client(server):

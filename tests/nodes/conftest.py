@@ -49,5 +49,5 @@ def served(
     with ExitStack() as stack:
         pooler = stack.enter_context(pgbouncer(database.cluster, reaper, POOL))
         nodes = start_nodes(stack, 3, checkout, pooler.url(url), tmp_path_factory.mktemp, reaper)
-        port = stack.enter_context(proxy("haproxy", [node.port for node in nodes], reaper))
+        port = stack.enter_context(proxy("haproxy", [node.port for node in nodes], reaper)).port
         yield Cluster(f"https://127.0.0.1:{port}", url, nodes, pooler, database)

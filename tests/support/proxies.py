@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -63,9 +64,17 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return public, private
 
 
+@dataclass(frozen=True)
+class Proxy:
+    """A proxy that runs: ``port`` is where it speaks TLS, ``log`` the file of requests that it writes."""
+
+    port: int
+    log: Path
+
+
 @contextmanager
-def proxy(name: str, nodes: Sequence[int], reaper: Reaper) -> Iterator[int]:
-    """Run "nginx" or "haproxy" in front of three ports of this machine; yields the port where it speaks TLS.
+def proxy(name: str, nodes: Sequence[int], reaper: Reaper) -> Iterator[Proxy]:
+    """Run "nginx" or "haproxy" in front of three ports of this machine.
 
     The test has to need that program.
     """
@@ -81,12 +90,15 @@ def proxy(name: str, nodes: Sequence[int], reaper: Reaper) -> Iterator[int]:
         text = _counted(text, "listen 80;", f"listen 127.0.0.1:{plain};")
         text = _counted(text, "/etc/ssl/certs/api.example.com.pem", str(public))
         text = _counted(text, "/etc/ssl/private/api.example.com.key", str(private))
+        assert text.count("access_log ") == text.count("/var/log/nginx/kontract.log kontract;") == 2
+        text = text.replace("/var/log/nginx/kontract.log", str(folder / "access"))
         (folder / "kontract.conf").write_text(_to_nodes(text, nodes))
         (folder / "nginx.conf").write_text(_NGINX.format(folder=folder))
         check, run = [program, "-t", "-c", folder / "nginx.conf"], [program, "-c", folder / "nginx.conf"]
     else:
         (folder / "both.pem").write_bytes(public.read_bytes() + private.read_bytes())
         text = (DEPLOY / "proxy" / "haproxy.cfg").read_text()
+        text = _counted(text, "log /dev/log local0", "log stdout format raw local0")
         text = _counted(text, "bind :443 ", f"bind 127.0.0.1:{port} ")
         text = _counted(text, "bind :80\n", f"bind 127.0.0.1:{plain}\n")
         text = _counted(text, "/etc/haproxy/certs/api.example.com.pem", str(folder / "both.pem"))
@@ -100,7 +112,7 @@ def proxy(name: str, nodes: Sequence[int], reaper: Reaper) -> Iterator[int]:
     try:
         wait_until(lambda: process.poll() is not None or is_listening(port), 60)
         assert process.poll() is None, (folder / "out").read_text()
-        yield port
+        yield Proxy(port, folder / ("access" if name == "nginx" else "out"))
     finally:
         process.terminate()
         process.wait(60)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import asyncpg
 
-from kontract.cli.migrations import database, files, lock, new
+from kontract.cli.migrations import database, files, lock, new, role
 from kontract.cli.toolchain import database_url
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.problem import Problem
@@ -23,9 +23,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--coordination", action="store_true", help="also the tables that several nodes of `kontract serve` share"
     )
+    parser.add_argument(
+        "--gateway-role",
+        metavar="ROLE",
+        help=f"make this role, with the password in {role.PASSWORD}, or grant it its rights again",
+    )
     actions = parser.add_subparsers(dest="action", metavar="action (default: up)")
     going_up = actions.add_parser("up", help="apply sql/init.sql and what is new in sql/migrations")
     going_up.add_argument("--coordination", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    going_up.add_argument("--gateway-role", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     going_down = actions.add_parser("down", help="undo the newest migrations")
     going_down.add_argument("count", nargs="?", type=int, default=1, help="how many (default: 1)")
     status = actions.add_parser("status", help="show which migrations were applied")
@@ -63,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.action == "status":
         asyncio.run(status(url, say, root=root))
     else:
-        asyncio.run(migrate(url, say, coordination=args.coordination, root=root))
+        asyncio.run(migrate(url, say, coordination=args.coordination, root=root, gateway_role=args.gateway_role))
     return 0
 
 
@@ -88,11 +94,13 @@ async def migrate(
     coordination: bool = False,
     root: Path | None = None,
     skip_unfinished: bool = False,
+    gateway_role: str | None = None,
 ) -> None:
     """Apply sql/init.sql, then each migration that is new; every file in a transaction of its own.
 
     ``coordination``: then sql/coordination.sql. ``root``: the checkout (default: the one around the working directory).
     ``skip_unfinished``: leave files for later that somebody is still writing; otherwise they are a Problem.
+    ``gateway_role``: a role that gets the rights of a gateway, and is made if it is not there.
     """
     root = root or Checkout.find().root
     migrations = files.read(root)
@@ -115,6 +123,8 @@ async def migrate(
             report(f"Applied {one.name}.")
         for one in todo[len(ready) :]:
             report(f"Not applied: {one.shown} {_reason(one)}.")
+        if gateway_role:
+            report(await role.prepare(connection, gateway_role))
     if not added and not todo:
         report("The schema is up to date.")
 

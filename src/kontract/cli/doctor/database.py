@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import asyncpg
 
 from kontract.cli import migrate
 from kontract.cli.doctor.finding import Finding
+from kontract.cli.migrations.role import grants
 from kontract.cli.table import Listed, list_tables
 from kontract.cli.toolchain import database_url
 from kontract.cli.toolchain.problem import Problem
@@ -195,17 +196,6 @@ async def _rights(connection: asyncpg.Connection, table: str, rights: Sequence[s
     return [Finding(f"{user} may not {', '.join(missing)} {table}", f"GRANT {', '.join(missing)} ON {table}", True)]
 
 
-def grants(role: str, tables: Iterable[str]) -> list[str]:
-    """Return what a role of the gateway needs, and nothing more, as SQL. ``tables``: those that storage names."""
-    names = ", ".join(sql.quote(name) for name in ("trxs", *sorted(set(tables))))
-    quoted = '"' + role.replace('"', '""') + '"'
-    return [
-        f"GRANT SELECT ON storage TO {quoted}",
-        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {names} TO {quoted}",
-        *(f"GRANT USAGE ON SEQUENCE {sql.quote(f'{name}__order_seq')} TO {quoted}" for name in sorted(set(tables))),
-    ]
-
-
 async def _role(connection: asyncpg.Connection, tables: Sequence[str]) -> Finding:
     """What the role of this URL may do beyond that: a note, because who migrates has to own the tables."""
     row = await connection.fetchrow(
@@ -230,7 +220,8 @@ async def _role(connection: asyncpg.Connection, tables: Sequence[str]) -> Findin
     needed = ";\n            ".join(grants("gateway", tables))
     return Finding(
         f"role {row['rolname']} {', '.join(more)}: right for migrations, more than a gateway needs",
-        f"Let the gateway connect with a role of its own, here called gateway:\n            {needed};",
+        "Let the gateway connect with another role: kontract migrate --gateway-role NAME makes one. By hand, where it is "
+        f"called gateway:\n            {needed};",
     )
 
 
