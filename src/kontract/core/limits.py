@@ -271,6 +271,18 @@ STREAM_TABLES = 32
 STREAM_NAMES_BYTES = 1_200
 """Bytes of the names of one stream's tables: they stand in the attachment of its WebSocket, which takes 2 KiB."""
 
+STREAM_MESSAGE_BYTES = 4_096
+"""Bytes of a message that a client sends over a stream's WebSocket: a choice of STREAM_TABLES tables has 3,000."""
+
+STREAM_MESSAGE_MS = 10_000
+"""How long such a message may take from its first byte to its last: it fits into three packets."""
+
+STREAM_FRAMES_AT_ONCE = 100
+"""Frames that a client may send over a WebSocket at once; then it waits. Each costs some 10 microseconds."""
+
+STREAM_FRAMES_PER_SECOND = 20
+"""Frames that a client may send in the long run. Clients of good will send a ping in 20 seconds."""
+
 STREAM_TICKET_SECONDS = 60
 """How long a ticket for EventSource may be used. It travels in a URL, and those are written into logs."""
 

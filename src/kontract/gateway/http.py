@@ -36,6 +36,11 @@ class Request:
     query: str = ""
     client: str = ""
 
+    @property
+    def has_body(self) -> bool:
+        """Whether a body comes with it; its length may be unknown."""
+        return self.headers.get("content-length", "0").strip("0") != "" or "transfer-encoding" in self.headers
+
     async def read(self, at_most: int = limits.BODY_BYTES) -> bytes:
         """Return the body; raises PayloadTooLargeError when it is over its limit."""
         length = self.headers.get("content-length", "")

@@ -458,6 +458,9 @@ async def handle(scope: Scope) -> Response:
         return Response(201, body, {"Content-Type": JSON})
     if request.method != "GET":
         raise method_not_allowed("GET")
+    if request.has_body:  # it would wait behind the stream, and the client's leaving behind it
+        message = "stream: a request for a stream has no body"
+        raise InvalidRequestError(message)
     wanted = Wanted.parse(request.query, request.headers.get("last-event-id"))
     bearer = authenticate(request, tokens, now)
     if bearer is None and wanted.ticket:

@@ -22,7 +22,8 @@ from kontract.ports import CoordinatorStub, Outlet, RuntimeAdapter, Socket
 from kontract.server.assets import Assets, not_modified
 from kontract.server.clients import Clients
 from kontract.server.sockets import PeerSocket, PeerSockets
-from kontract.server.streams import LAST_MESSAGE_SECONDS, ClientSocket, StreamOutlet
+from kontract.server.streams import StreamOutlet
+from kontract.server.websocket import LAST_MESSAGE_SECONDS, ClientSocket, GoneSocket
 
 BODY_SECONDS = 30.0
 """How long the body of a request may take: 1 MiB over a slow mobile line."""
@@ -35,6 +36,8 @@ LEFT_AFTER_SECONDS = 0.5
 
 SWEEP_SECONDS = 0.25
 """How often that is looked at."""
+
+_NOT_HERE = 501  # not implemented on this system: event streams are
 
 _CUT_OFF = "the request body ended before it was complete"
 _RETRY_LATER = {"Retry-After": "1"}
@@ -236,7 +239,8 @@ class Http:
                 return
         body = _Body(protocol, headers, exchange)
         response = await self._handle(scope, method, path, headers, exchange, body)
-        await body.discard()
+        if response.stream is None:  # a stream must be begun, to be ended when its client leaves
+            await body.discard()
         named = list(response.headers.items())
         if self.draining and "Connection" not in response.headers:
             named.append(("Connection", "close"))
@@ -250,16 +254,30 @@ class Http:
             protocol.response_empty(response.status, named)
 
     async def _converse(self, scope: Any, protocol: Any, exchange: Exchange) -> None:
+        """Answer a request for a WebSocket: RSGI has room for a status alone where it is refused."""
+        if not self._sockets.can_find:
+            protocol.close(_NOT_HERE)
+            return
         headers = _headers(scope.headers.items())
         response = await self._handle(scope, scope.method, scope.path, headers, exchange, _no_body)
         if response.websocket is None:
-            protocol.close(response.status)  # RSGI has room for a status alone
+            protocol.close(response.status)
             return
-        transport = await protocol.accept()
         peer = self._sockets.find(scope.client)
-        await self._stream(
-            "websocket", exchange, peer, response.websocket(ClientSocket(transport, protocol, self, peer))
-        )
+        accepted = False
+        try:
+            if peer is not None:  # else the client has left
+                await protocol.accept()
+                accepted = True
+        except (ProtocolClosed, ProtocolError):
+            pass  # likewise
+        finally:
+            if not accepted:
+                await response.websocket(GoneSocket())  # it gives back what it has taken
+                if peer is not None:
+                    self._sockets.forget(peer)
+        if peer is not None and accepted:
+            await self._stream("websocket", exchange, peer, response.websocket(ClientSocket(protocol, self, peer)))
 
     async def _handle(
         self, scope: Any, method: str, path: str, headers: Mapping[str, str], exchange: Exchange, body: Any

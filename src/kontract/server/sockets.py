@@ -1,12 +1,13 @@
 """The socket under a connection that granian serves, found by its addresses.
 
-RSGI says neither how much of a stream a client has taken, nor does it let a server close a WebSocket with a code, nor
-cut a connection. All three are needed for clients who read slowly and for shutting down, and the operating system can
-do them: this process has the socket, only its number is not told.
+RSGI says neither how much of a stream a client has taken, nor does it bound what a WebSocket's client may send, nor
+close one with a code, nor cut a connection. The operating system can do that: this process has the socket, only its
+number is not told.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -26,6 +27,7 @@ class PeerSocket:
 
     def __init__(self, sock: socket.socket) -> None:
         """Own ``sock``."""
+        sock.setblocking(False)  # as it is: the two descriptors have that in common
         self._socket = sock
 
     def acknowledged(self) -> int | None:
@@ -38,10 +40,23 @@ class PeerSocket:
             return None
         return int(struct.unpack_from("=Q", info, _BYTES_ACKED)[0]) if len(info) == _BYTES_ACKED + 8 else None
 
-    def close_websocket(self, code: int) -> None:
-        """Send a close frame (RFC 6455, section 5.5.1). Nothing may be half sent: it would end up inside of that."""
+    def keep_little(self, size: int) -> None:
+        """Let the system keep about ``size`` bytes that came and were not read; more stay with the client."""
         with contextlib.suppress(OSError):
-            self._socket.send(b"\x88\x02" + code.to_bytes(2, "big"))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+    async def receive(self, at_most: int) -> bytes:
+        """Wait for bytes; none at the end of the connection. Raises OSError."""
+        return await asyncio.get_running_loop().sock_recv(self._socket, at_most)
+
+    async def send(self, data: bytes) -> None:
+        """Send, and wait until the system has taken all; raises OSError."""
+        await asyncio.get_running_loop().sock_sendall(self._socket, data)
+
+    def end(self) -> None:
+        """Say that nothing more comes; what the client sends can still be read."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
 
     def cut(self) -> None:
         """End the connection in both directions, with what is still to be sent."""
@@ -49,8 +64,11 @@ class PeerSocket:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Give the descriptor back; the connection goes on."""
-        self._socket.close()
+        """Give the descriptor back; the connection goes on.
+
+        In the loop's next turn: it still watches the number of what was cancelled in this one.
+        """
+        asyncio.get_running_loop().call_soon(self._socket.close)
 
 
 class PeerSockets:
@@ -62,14 +80,22 @@ class PeerSockets:
         self._folder = next((folder for folder in _FOLDERS if Path(folder).is_dir()), None)
         self._known: set[int] = set()  # second descriptors, which need not be looked at
 
+    @property
+    def can_find(self) -> bool:
+        """Whether this system shows a process its open files; Windows does not."""
+        return self._folder is not None
+
     def find(self, peer: str) -> PeerSocket | None:
         """Return the socket of the client at "host:port"; None where that cannot be known."""
         host, _, port = peer.rpartition(":")
         if self._folder is None or not port.isdigit():
             return None
         wanted = (host.strip("[]"), int(port))
-        # The newest connections have the highest numbers, more or less.
-        for number in sorted(map(int, os.listdir(self._folder)), reverse=True):  # noqa: PTH208 - faster
+        try:
+            numbers = list(map(int, os.listdir(self._folder)))  # noqa: PTH208 - faster
+        except OSError:  # no more files can be opened
+            return None
+        for number in sorted(numbers, reverse=True):  # the newest connections have the highest, more or less
             if number not in self._known and _is(number, wanted, self._port):
                 return self._second(number, wanted)
         return None

@@ -1,37 +1,23 @@
-"""Streamed answers and WebSockets over granian: what is on its way, and how they end."""
+"""Streamed answers over granian: what is on its way, and how they end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import random
-from typing import Any, Protocol
+from typing import Any
 
 from granian.rsgi import ProtocolClosed, ProtocolError  # type: ignore[attr-defined]  # granian says so to nobody
 
-from kontract.core import limits
 from kontract.ports import ClientGoneError
 from kontract.server.sockets import PeerSocket
+from kontract.server.websocket import Process
 
 COME_BACK_MS = (200, 3_000)
 """Within what time the clients of a process that stops are told to come back: not all at once."""
 
 WINDOW_BYTES = 256 * 1024
 """What may be on its way to a client who is not known to have received it: enough for a fast line around the world."""
-
-LAST_MESSAGE_SECONDS = 1.0
-"""How long a WebSocket that is closed waits for its client to take the message before."""
-
-_GOING_AWAY = 1001  # RFC 6455, section 7.4.1
-_NORMAL = 1000
-_CLOSE_MESSAGE = 0  # RSGI: kinds of WebSocket messages
-_TEXT_MESSAGE = 2
-
-
-class Process(Protocol):
-    """What streams want to know of their process."""
-
-    draining: bool
 
 
 class StreamOutlet:
@@ -83,66 +69,3 @@ class StreamOutlet:
             return 0
         self._taken = acknowledged - self._before
         return self._sent - self._taken
-
-
-class ClientSocket:
-    """A client's WebSocket. Implements :class:`kontract.ports.Socket`."""
-
-    separate = True
-
-    def __init__(self, transport: Any, protocol: Any, process: Process, peer: PeerSocket | None) -> None:
-        """Use an accepted one, which is the connection ``peer``."""
-        self._transport = transport
-        self._protocol = protocol
-        self._process = process
-        self._peer = peer
-        self._sending: asyncio.Task[None] | None = None
-        self._closed = False
-
-    async def write(self, data: bytes) -> None:
-        """Send a message, and wait until the connection has taken it. A message that was begun is sent to its end."""
-        self._sending = asyncio.ensure_future(self._send(data.decode()))
-        await asyncio.shield(self._sending)
-
-    async def _send(self, text: str) -> None:
-        try:
-            await self._transport.send_str(text)
-        except (ProtocolClosed, ProtocolError) as error:
-            raise ClientGoneError(str(error)) from error
-
-    async def receive(self) -> str:
-        """Wait for a message."""
-        try:
-            message = await self._transport.receive()
-        except (ProtocolClosed, ProtocolError) as error:
-            raise ClientGoneError(str(error)) from error
-        if message.kind == _CLOSE_MESSAGE:
-            raise ClientGoneError
-        text = message.data if message.kind == _TEXT_MESSAGE else message.data.decode(errors="replace")
-        return str(text[: limits.BODY_BYTES])
-
-    async def close(self) -> None:
-        """Close; a process that stops says that it is going away.
-
-        A message on its way comes first. One that a client does not take within :data:`LAST_MESSAGE_SECONDS` costs the
-        connection: a close frame would end up inside of it.
-        """
-        if self._closed:
-            return
-        self._closed = True
-        if self._peer is not None:
-            if not await self._sent():
-                self._peer.cut()
-            else:
-                self._peer.close_websocket(_GOING_AWAY if self._process.draining else _NORMAL)
-        self._protocol.close()
-
-    async def _sent(self) -> bool:
-        """Whether the last message was sent, which is waited for."""
-        if self._sending is None:
-            return True
-        try:
-            await asyncio.wait([self._sending], timeout=LAST_MESSAGE_SECONDS)
-        except asyncio.CancelledError:  # there is no time any more
-            return False
-        return self._sending.done() and self._sending.exception() is None
