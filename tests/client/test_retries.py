@@ -136,9 +136,18 @@ async def test_no_attempt_begins_after_the_time_is_over():
     start = clock.now()
     with pytest.raises(ConnectionFailedError):
         await api.f()
-    assert clock.slept == [1000, 2000, 4000]
-    assert clock.now() - start <= 10_000
-    assert len(script.sent) == 4
+    assert clock.slept == [1000, 2000, 4000, 3000], "the last pause ends with the time"
+    assert clock.now() - start == 10_000
+    assert len(script.sent) == 5
+
+
+async def test_a_server_that_restarts_is_waited_for():
+    """As long as `seconds` says, however many attempts that are: five of them were over after a second and a half."""
+    api, script, clock = scripted(*[unsent() for _ in range(10)], ok(1))
+    start = clock.now()
+    assert await api.f() == 1
+    assert clock.now() - start == pytest.approx(26_300)
+    assert len(script.sent) == 11
 
 
 async def test_what_attempts_take_counts():
@@ -166,12 +175,12 @@ async def test_nobody_waits_for_a_retry_after_that_is_too_long():
 @pytest.mark.parametrize(
     ("answers", "kind", "maybe"),
     [
-        ([unsent()] * 5, ConnectionFailedError, False),
-        ([lost()] + [unsent()] * 4, ConnectionFailedError, True),
-        ([refused(Code.CONFLICT)] * 5, ConflictError, False),
-        ([lost()] + [refused(Code.CONFLICT)] * 4, ConflictError, True),
+        ([unsent()] * 20, ConnectionFailedError, False),
+        ([lost()] + [unsent()] * 20, ConnectionFailedError, True),
+        ([refused(Code.CONFLICT)] * 20, ConflictError, False),
+        ([lost()] + [refused(Code.CONFLICT)] * 20, ConflictError, True),
         ([refused(Code.COMMIT_UNKNOWN), refused(Code.FENCED)], UnavailableError, True),
-        ([refused(Code.COMMIT_UNKNOWN)] + [refused(Code.UNAVAILABLE)] * 4, UnavailableError, True),
+        ([refused(Code.COMMIT_UNKNOWN)] + [refused(Code.UNAVAILABLE)] * 20, UnavailableError, True),
         ([Answer(504, {}, b""), refused(Code.NOT_FOUND)], NotFoundError, True),
         ([refused(Code.NOT_FOUND)], NotFoundError, False),
         ([unsent(), refused(Code.NOT_FOUND)], NotFoundError, False),

@@ -171,7 +171,7 @@ class Client:
             message = f"{function!r:.200} cannot be the name of a function"
             raise ValueError(message)
         headers = {"content-type": "application/json"}
-        if idempotency_key is None and self._retrying.policy.attempts > 1:
+        if idempotency_key is None and self._retrying.policy.attempts != 1:
             idempotency_key = OF_CLIENT + self._random.token(16).hex()
         if idempotency_key is not None:
             if not IDEMPOTENCY_KEY.fullmatch(idempotency_key):

@@ -30,26 +30,27 @@ to wait for its end or to do less is the caller's business; ``retry_after`` says
 class Retries(Struct, frozen=True, kw_only=True):
     """How persistent a call is.
 
-    ``attempts``: at most so many requests. The gateway itself has tried a conflicting function 8 times before it
-    answers CONFLICT, so a few more are for what takes seconds: a restart, a deployment, a fail-over.
+    ``seconds``: no attempt begins later than this after the first, and one does begin then if a pause would end later.
+    A restart, a deployment or a fail-over takes seconds; a transaction in doubt is settled within 10 s, so 30 leave
+    time to learn how it ended; and it is half of the 60 s within which a session whose refresh got no answer can still
+    be refreshed.
 
-    ``seconds``: no attempt begins later than this after the first. A transaction in doubt is settled within 10 s, so
-    30 leave time to learn how it ended; and it is half of the 60 s within which a session whose refresh got no answer
-    can still be refreshed.
+    ``attempts``: at most so many requests; None for as many as the time allows, which with these pauses are about ten.
 
     ``first_pause``, ``longest_pause``: seconds. Pauses double from the first to the longest and are jittered over
     their full length, so that callers who failed together do not come back together. What the server asks for with
     Retry-After comes on top.
     """
 
-    attempts: int = 5
+    attempts: int | None = None
     seconds: float = 30.0
     first_pause: float = 0.1
     longest_pause: float = 5.0
 
     def __post_init__(self) -> None:
         """Refuse what would never try, or never pause."""
-        if self.attempts < 1 or self.seconds < 0 or self.first_pause <= 0 or self.longest_pause < self.first_pause:
+        fewest = 1 if self.attempts is None else self.attempts
+        if fewest < 1 or self.seconds < 0 or self.first_pause <= 0 or self.longest_pause < self.first_pause:
             message = f"{self} makes no sense: at least one attempt, and pauses above 0 that do not shrink"
             raise ValueError(message)
 
@@ -83,19 +84,20 @@ class Retrying:
                 return await attempt()
             except (ClientError, HttpError) as error:
                 error.maybe_applied = maybe_applied = maybe_applied or error.maybe_applied
-                if number >= self.policy.attempts or not passes(error) or (maybe_applied and not repeatable):
+                if number == self.policy.attempts or not passes(error) or (maybe_applied and not repeatable):
                     raise
-                pause = self._pause(error, number)
-                if (self._clock.elapsed() - started) / 1000 + pause > self.policy.seconds:
+                left = self.policy.seconds - (self._clock.elapsed() - started) / 1000
+                asked = (error.retry_after if isinstance(error, HttpError) else None) or 0.0
+                if left <= 0 or asked > left:
                     raise
+                pause = min(asked + self._jittered(number), left)
             await self._clock.sleep(pause * 1000)
 
-    def _pause(self, error: ClientError | HttpError, number: int) -> float:
-        """Seconds before attempt ``number + 1``."""
-        asked = error.retry_after if isinstance(error, HttpError) else None
+    def _jittered(self, number: int) -> float:
+        """Seconds before attempt ``number + 1``, beyond what the server asked for."""
         # The exponent is bounded only so that the power is a float, however many attempts there are.
         longest = min(self.policy.longest_pause, self.policy.first_pause * 2.0 ** min(number - 1, 64))
-        return (asked or 0.0) + longest * self._random.uniform()
+        return longest * self._random.uniform()
 
 
 def passes(error: ClientError | HttpError) -> bool:

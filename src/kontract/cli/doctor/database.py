@@ -220,7 +220,7 @@ async def _role(connection: asyncpg.Connection, tables: Sequence[str]) -> Findin
     needed = ";\n            ".join(grants("gateway", tables))
     return Finding(
         f"role {row['rolname']} {', '.join(more)}: right for migrations, more than a gateway needs",
-        "Let the gateway connect with another role: kontract migrate --gateway-role NAME makes one. By hand, where it is "
+        "Let the gateway connect with another role: kontract migrate --gateway-role NAME makes one. By hand, for one "
         f"called gateway:\n            {needed};",
     )
 
