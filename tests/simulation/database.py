@@ -39,13 +39,17 @@ class Row:
 
 
 class Commit(NamedTuple):
-    """What an apply statement did, for the judges: ``current`` is the epoch in force at that moment."""
+    """What an apply statement did, for the judges: ``current`` is the epoch in force at that moment.
+
+    ``rows``: how many it wrote. None, but its fence, for an idempotent call that wrote nothing; no stream tells of it.
+    """
 
     txid: int
     sid: str
     epoch: int
     current: int
     time: float
+    rows: int
 
 
 class StaleError(Exception):
@@ -153,7 +157,7 @@ class Database:
                 self.alarms.append(f"two live versions: of {write.id}")
         self.fences[plan.sid] = plan.txid
         self.results[plan.sid] = plan.result
-        self.commits.append(Commit(plan.txid, plan.sid, plan.epoch, self.epoch, self.kernel.now))
+        self.commits.append(Commit(plan.txid, plan.sid, plan.epoch, self.epoch, self.kernel.now, len(writes)))
 
     def _versioned(self, write: Write, txid: int) -> Callable[[], None]:
         live = self.live(write.id)
