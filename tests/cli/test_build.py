@@ -110,6 +110,9 @@ CHAINS = """
 
     @middleware(prefixurl="/rpc/ren")
     async def prefix(ctx: Context, call_next): ...
+
+    @middleware(prefixurl="/call/p")
+    async def named(ctx: Context, call_next): ...
 """
 
 
@@ -118,7 +121,13 @@ def test_chains_are_composed_in_the_order_of_definition(app):
     source = app(b=CHAINS, a='@middleware(endpoints=("pay",))\nasync def earlier(ctx: Context, call_next): ...')
     compiled: dict = {}
     exec(render(scan(source)), compiled)
-    assert compiled["ROUTES"]["pay"].middleware == ("app.a:earlier", "app.b:first", "app.b:limit", "app.b:both")
+    assert compiled["ROUTES"]["pay"].middleware == (
+        "app.a:earlier",
+        "app.b:first",
+        "app.b:limit",
+        "app.b:both",
+        "app.b:named",
+    )
     assert compiled["ROUTES"]["renamed"].middleware == ("app.b:first", "app.b:prefix")
 
 

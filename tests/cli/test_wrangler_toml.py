@@ -88,6 +88,7 @@ def test_the_files_of_the_page_are_assets_in_every_environment(dry_run, config):
     assert not list(out.rglob("index.html")), "the page is no module of the Worker"
     first = config["assets"]["run_worker_first"]
     for path in (
+        "/call/f",
         "/rpc/f",
         "/auth/me",
         "/raystream/rpc",

@@ -226,7 +226,7 @@ async def test_what_is_not_there(api):
     for method in ("GET", "PUT", "DELETE"):
         response = await api.send(method, "/rpc/total")
         check_error(response, 405, "METHOD_NOT_ALLOWED")
-        assert response.headers["Allow"] == "POST"
+        assert response.headers["Allow"] == "POST, OPTIONS"
     check_error(await api.send("POST", "/health"), 405, "METHOD_NOT_ALLOWED")
 
 

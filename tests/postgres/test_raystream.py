@@ -398,9 +398,9 @@ async def test_bodies_that_are_too_large(api):
 async def test_methods(api):
     """405 with what is allowed."""
     for path, allowed in [
-        ("/raystream/rpc", "POST"),
-        ("/raystream/handshake", "POST"),
-        ("/.well-known/kontract", "GET"),
+        ("/raystream/rpc", "POST, OPTIONS"),
+        ("/raystream/handshake", "POST, OPTIONS"),
+        ("/.well-known/kontract", "GET, HEAD, OPTIONS"),
     ]:
         wrong = await api.send("DELETE", path)
         check_error(wrong, 405, "METHOD_NOT_ALLOWED")

@@ -53,6 +53,12 @@ async def _wrapped(ctx: Context) -> str:
     return "inside"
 
 
+@backend(perm=perms.R__)
+async def clock(ctx: Context) -> str:
+    """Tell the time."""
+    return ctx.now().isoformat()
+
+
 @middleware(endpoints=["wrapped"])
 async def around(ctx: Context, call_next):
     """Run around a function."""
@@ -67,7 +73,7 @@ def kontract_environment(kontract_environment):
 
 @pytest.fixture(scope="module")
 def kontract_registry(kontract_registry):
-    ours = {one.__name__: Route(one.__name__, __name__, one.__name__) for one in (who, fails, slow)}
+    ours = {one.__name__: Route(one.__name__, __name__, one.__name__) for one in (who, fails, slow, clock)}
     ours["wrapped"] = Route("wrapped", __name__, "_wrapped", (f"{__name__}:around",))
     return Registry(kontract_registry._routes | ours, kontract_registry._structs)
 
@@ -193,6 +199,15 @@ async def test_time_can_be_moved_and_stopped(app, api):
             wrong()
     with pytest.raises(ValueError, match="time zone"):
         app.clock.freeze(datetime(2100, 1, 1))  # noqa: DTZ001
+
+
+async def test_the_clock_of_a_function_is_moved_with_it(app, api):
+    """Rules that depend on the time can be tested without waiting for it."""
+    app.clock.freeze(moment := datetime(2040, 2, 29, 12, tzinfo=UTC))
+    caller = app.as_user("ann")
+    assert await caller.clock() == moment.isoformat()
+    app.clock.advance(seconds=86_400)
+    assert await app.as_user("ann").clock() == "2040-03-01T12:00:00+00:00"
 
 
 async def test_changes_are_heard_from_the_moment_of_listening(api):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import httpx
 import pytest
 
@@ -27,7 +29,7 @@ def deployed(
 
 def post(server: DevServer, path: str, body: bytes | str = b"[]", **headers: str) -> httpx.Response:
     """POST as the developer of tenant-1, unless the headers say otherwise."""
-    sent = bearer_for(server) | {name.lower(): value for name, value in headers.items()}
+    sent = bearer_for(server) | {name.lower().replace("_", "-"): value for name, value in headers.items()}
     return httpx.post(f"{server.url}{path}", content=body, headers=sent, timeout=60, trust_env=False)
 
 
@@ -51,6 +53,13 @@ def post(server: DevServer, path: str, body: bytes | str = b"[]", **headers: str
         ("/rpc/get_task", b"[" * 40 + b"]" * 40, 400, "INVALID_REQUEST", "nested deeper"),
         ("/rpc/get_task", b"[" * 100_000, 400, "INVALID_REQUEST", ""),
         ("/rpc/get_task", b'["none"]', 404, "NOT_FOUND", "none"),
+        ("/call/nope", b"{}", 404, "NOT_FOUND", "nope"),
+        ("/call/", b"{}", 404, "NOT_FOUND", "POST /call/<function>"),
+        ("/call/create_task", b"{}", 400, "INVALID_REQUEST", "missing arguments: title"),
+        ("/call/create_task", b'{"titel": "x"}', 400, "INVALID_REQUEST", "no argument 'titel'; it takes title"),
+        ("/call/create_task", b'{"title": 7}', 400, "INVALID_REQUEST", "argument title"),
+        ("/call/create_task", b'["x"]', 400, "INVALID_REQUEST", "an object with the arguments"),
+        ("/rpc/get_task", b"[" + b"[]," * 340_000 + b"0]", 400, "INVALID_REQUEST", "more than 50000 values"),
         ("/rpc/create_task", b'["' + b"x" * 1024 * 1024 + b'"]', 413, "PAYLOAD_TOO_LARGE", "1048576 bytes"),
     ],
 )
@@ -80,7 +89,7 @@ def test_a_body_without_a_length_is_cut_off_at_the_limit(worker):
 def test_the_wrong_method_is_told_the_right_one(worker):
     """405 with Allow, for functions and for the health check."""
     response = httpx.get(f"{worker.url}/rpc/create_task", trust_env=False)
-    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST, OPTIONS")
     assert post(worker, "/health").status_code == 405
 
 
@@ -93,6 +102,23 @@ def test_health_counts_the_functions_and_ready_asks_the_database(worker):
 def test_one_value_is_an_array_of_one_argument(worker):
     """Both forms of the body of the deployment document."""
     assert post(worker, "/rpc/create_task", b'"single"').json()["result"]["title"] == "single"
+
+
+def test_arguments_may_come_by_name(worker):
+    """The same function, the same answer."""
+    response = post(worker, "/call/create_task", b'{"title": "by name"}')
+    assert response.json()["result"]["title"] == "by name"
+    assert response.headers["x-kontract-txid"].isdecimal()
+    listed = post(worker, "/call/list_tasks", b'{"limit": 1}').json()["result"]
+    assert listed == post(worker, "/rpc/list_tasks", b"[null, 1]").json()["result"]
+
+
+def test_a_compressed_body_is_415(worker):
+    """Neither runtime unpacks it, so neither can be made to unpack too much."""
+    for path in ("/call/create_task", "/rpc/create_task", "/auth/login"):
+        response = post(worker, path, gzip.compress(b"[]"), content_encoding="gzip")
+        assert (response.status_code, response.json()["error"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
+        assert response.headers["accept-encoding"] == "identity"
 
 
 def test_nobody_is_answered_without_a_token(worker):

@@ -80,7 +80,7 @@ def backend(
     isolation: Literal["serializable", "snapshot"] = "serializable",
     max_attempts: int = limits.MAX_ATTEMPTS,
 ) -> Callable[[F], F]:
-    """Make an async function callable as ``POST /rpc/<name>``, as one transaction.
+    """Make an async function callable as ``POST /call/<name>`` and ``/rpc/<name>``, as one transaction.
 
     ``perm``: what the function may do; without the W or X bit it runs read-only and never conflicts. ``public``:
     callable without a token. ``isolation="snapshot"`` gives up serializability for fewer conflicts. ``max_attempts``:

@@ -11,7 +11,7 @@ from kontract.core import trace
 from kontract.core.catalog import Catalog
 from kontract.core.errors import Code, Fault, HttpError, InternalError, NotFoundError, UnavailableError
 from kontract.core.store import SqlStore, TableMissingError
-from kontract.gateway import auth, raystream, rpc, stream
+from kontract.gateway import auth, methods, raystream, rpc, stream
 from kontract.gateway import config as configuration
 from kontract.gateway.auth import Auth
 from kontract.gateway.config import ConfigurationError
@@ -19,7 +19,7 @@ from kontract.gateway.http import JSON, OCTETS, Request, Response, encode_json, 
 from kontract.gateway.meter import Meter, MeteredDatabase
 from kontract.gateway.raystream import Raystream
 from kontract.gateway.routes import Registry
-from kontract.gateway.rpc import call_function, function_name, method_not_allowed
+from kontract.gateway.rpc import call_function, function_name
 from kontract.gateway.scope import Deployment, Scope
 from kontract.gateway.sessions import authenticate, ensure_live
 from kontract.gateway.tokens import Tokens
@@ -111,17 +111,17 @@ class Gateway:
     async def _route(self, scope: Scope) -> Response:
         request = scope.request
         if request.method == "OPTIONS":
-            return Response(204, headers={"Allow": "GET, POST, OPTIONS"})
-        if request.path.startswith(rpc.PREFIX):
+            return Response(204, headers={"Allow": methods.allow(request.path)})
+        if request.path.startswith(rpc.PREFIXES):
             name = function_name(request.path)
             scope.log["function"] = name
             if self._broken:
                 told = self._broken if scope.deployment.config.show_errors else ""
                 raise InternalError(f"the application was not built. {told}".strip())
-            if request.method != "POST":
-                raise method_not_allowed("POST")
+            methods.check(request.method, request.path)
             session = authenticate(request, scope.deployment.tokens, scope.platform.clock.now())
             return await call_function(scope, session, name, request)
+        methods.check(request.method, request.path)
         if request.path.startswith(auth.PREFIX):
             return await Auth(scope).handle()
         if request.path in (stream.PATH, stream.TICKET):
@@ -131,8 +131,6 @@ class Gateway:
                 self._raystream = Raystream(scope.platform.crypto, scope.deployment.config.keys)
             return await self._raystream.handle(scope, self._failed)
         if request.path == "/openapi.json":
-            if request.method not in ("GET", "HEAD"):
-                raise method_not_allowed("GET")
             session = authenticate(request, scope.deployment.tokens, scope.platform.clock.now())
             await ensure_live(scope, session)
             if self._documents is None:
@@ -141,12 +139,10 @@ class Gateway:
                 self._documents = Documents(self._registry)
             return self._documents.respond(session, request.headers.get("if-none-match"))
         if request.path in ("/health", "/ready"):
-            if request.method not in ("GET", "HEAD"):
-                raise method_not_allowed("GET")
             if request.path == "/ready":
                 await self._ask_database(scope)
             return _json({"status": "ok", "routes": len(self._registry)})
-        message = "there is nothing here; functions are called with POST /rpc/<function>"
+        message = "there is nothing here; functions are called with POST /call/<function> or POST /rpc/<function>"
         raise NotFoundError(message)
 
     def _failed(self, error: Exception, request_id: str, fields: dict[str, Any]) -> Response:

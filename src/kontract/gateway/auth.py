@@ -38,7 +38,6 @@ from kontract.gateway.accounts import Account, Accounts, Refreshed
 from kontract.gateway.addresses import subscriber
 from kontract.gateway.context import Session
 from kontract.gateway.http import JSON, Response, encode_json
-from kontract.gateway.rpc import method_not_allowed
 from kontract.gateway.scope import Scope
 from kontract.gateway.sessions import authenticate, ensure_live, required
 from kontract.gateway.shared import SharedStorage
@@ -103,9 +102,6 @@ class Auth:
         if answer is None:
             message = f"there is nothing here; {PREFIX} has {', '.join(routes)}"
             raise NotFoundError(message)
-        allowed = "GET" if name == "me" else "POST"
-        if self._scope.request.method != allowed:
-            raise method_not_allowed(allowed)
         return await answer()
 
     # --- getting a session -------------------------------------------------------------------------------------------

@@ -5,13 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from kontract.core.perms import ALL
 from kontract.core.storage import Storage
 from kontract.core.transaction import Transaction
 from kontract.gateway.shared import SharedStorage
-from kontract.ports import Log
+from kontract.ports import Clock, Log
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class Context:
     shared: SharedStorage
     counters: SharedStorage
     log: Log
+    _clock: Clock
     _spawn: Callable[[Awaitable[Any]], None]
     _storage: Storage | None = None
     _transaction: Transaction | None = None
@@ -95,6 +99,10 @@ class Context:
         """Versions with a lower txid are visible; 0 before the first read."""
         snapshot = self._transaction.snapshot if self._transaction is not None else None
         return 0 if snapshot is None else snapshot + 1
+
+    def now(self) -> datetime:
+        """Return the time of the platform, in UTC, to the millisecond: the one that tests stop and move."""
+        return _EPOCH + timedelta(milliseconds=self._clock.now())
 
     def after_commit(self, action: Callable[[], Any]) -> None:
         """Call ``action`` (a function, may be async) once, after this transaction has committed.

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Raw
 
 from kontract.core import limits
-from kontract.core.errors import HttpError, PayloadTooLargeError
+from kontract.core.errors import Code, HttpError, PayloadTooLargeError
 from kontract.core.fields import redact
 from kontract.core.headers import put
 from kontract.ports import Outlet, Socket
@@ -42,7 +42,14 @@ class Request:
         return self.headers.get("content-length", "0").strip("0") != "" or "transfer-encoding" in self.headers
 
     async def read(self, at_most: int = limits.BODY_BYTES) -> bytes:
-        """Return the body; raises PayloadTooLargeError when it is over its limit."""
+        """Return the body.
+
+        Raises PayloadTooLargeError when it is over its limit, HttpError (415) when it is compressed: what is small when
+        it comes may be large when it is read.
+        """
+        coding = self.headers.get("content-encoding", "").strip()
+        if coding.lower() not in ("", "identity"):
+            raise _encoded(coding)
         length = self.headers.get("content-length", "")
         # Python refuses to read numbers of thousands of digits.
         if length.isdecimal() and (len(length) > 20 or int(length) > at_most):
@@ -51,6 +58,12 @@ class Request:
         if len(body) > at_most:
             raise _too_large(at_most)
         return body
+
+
+def _encoded(coding: str) -> HttpError:
+    # RFC 9110, section 15.5.16: the header says what would have been acceptable.
+    message = f"the request body has the Content-Encoding {coding!r:.100}; send it as it is, without compression"
+    return HttpError(message, code=Code.UNSUPPORTED_MEDIA_TYPE, headers={"Accept-Encoding": "identity"})
 
 
 def _too_large(at_most: int) -> PayloadTooLargeError:

@@ -9,14 +9,14 @@ handshake's token stood for.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from kontract.core import headers as header_fields
 from kontract.core import limits
-from kontract.core.errors import UnauthorizedError
+from kontract.core.errors import InvalidRequestError, UnauthorizedError
 from kontract.core.keys import KeyRing
 from kontract.core.raystream.payloads import Reply
 from kontract.core.raystream.server import Randoms, Server
@@ -35,6 +35,9 @@ PATHS = frozenset({WELL_KNOWN, HANDSHAKE, RPC})
 
 WELL_KNOWN_CACHE = "public, max-age=300"
 """Keys change by rotation only, and then the one before goes on being accepted."""
+
+ARGUMENTS = "x-kontract-arguments"
+"""The header of a sealed call that says whether its body is the array of arguments or the object of them by name."""
 
 REFUSED = "raystream: this message was refused; begin with a new handshake"
 
@@ -56,11 +59,7 @@ class Raystream:
         """Answer; raises HttpError. Whatever goes wrong behind a message that was opened is sealed like an answer."""
         request = scope.request
         if request.path == WELL_KNOWN:
-            if request.method not in ("GET", "HEAD"):
-                raise rpc.method_not_allowed("GET")
             return self._well_known()
-        if request.method != "POST":
-            raise rpc.method_not_allowed("POST")
         answer = self._handshake if request.path == HANDSHAKE else self._rpc
         return Response(200, await answer(scope, failed), {"Content-Type": OCTETS})
 
@@ -109,8 +108,8 @@ class Raystream:
             raise _refused() from None
         call = opened.call
         scope.log["function"] = call.function
-        inner = _inner(scope, f"{rpc.PREFIX}{call.function}", dict(call.headers), call.body)
         try:
+            inner = _inner(scope, f"{_prefix(call.headers)}{call.function}", dict(call.headers), call.body)
             response = await rpc.call_function(scope, session, call.function, inner, opened.call_id)
         except Exception as error:  # noqa: BLE001 - it is sealed, and so must not leave this function
             response = failed(error, scope.request_id, scope.log)
@@ -135,6 +134,15 @@ def base64url(data: bytes) -> str:
 
 def _refused() -> UnauthorizedError:
     return UnauthorizedError(REFUSED, headers={"WWW-Authenticate": "Raystream"})
+
+
+def _prefix(headers: Mapping[str, str]) -> str:
+    """Return where the call would have gone to; raises InvalidRequestError."""
+    passing = headers.get(ARGUMENTS, "by-position")
+    if passing not in ("by-position", "by-name"):
+        message = f"{ARGUMENTS} must be by-position or by-name, not {passing!r:.100}"
+        raise InvalidRequestError(message)
+    return rpc.NAMED if passing == "by-name" else rpc.PREFIX
 
 
 def _inner(scope: Scope, path: str, headers: dict[str, str], content: bytes = b"") -> Request:

@@ -1,4 +1,4 @@
-"""``POST /rpc/<function>``: decode, run as a transaction within the middleware, encode."""
+"""``POST /call/<function>`` and ``/rpc/<function>``: decode, run as a transaction within the middleware, encode."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from kontract.core import idempotency, limits
 from kontract.core.errors import Code, HttpError, InvalidRequestError, NotFoundError
 from kontract.core.fields import redact
 from kontract.core.perms import may_write
+from kontract.core.signatures import Passing
 from kontract.core.storage import Storage
 from kontract.core.transaction import Call, Transaction
 from kontract.core.types import Isolation
@@ -25,6 +26,12 @@ from kontract.gateway.shared import SharedStorage
 from kontract.gateway.transact import Transactor
 
 PREFIX = "/rpc/"
+"""Before the name of a function whose arguments are an array."""
+
+NAMED = "/call/"
+"""Before the name of a function whose arguments are an object, by their names."""
+
+PREFIXES = (NAMED, PREFIX)
 
 FUNCTION_NAME = re.compile(rf"[A-Za-z_][A-Za-z0-9_.-]{{0,{limits.FUNCTION_NAME_LENGTH - 1}}}", re.ASCII)
 
@@ -32,6 +39,10 @@ IDEMPOTENCY_KEY = re.compile(rf"[\x21-\x7e]{{1,{limits.KEY_LENGTH}}}")
 
 COUNTERS = "gateway/"
 """Before the keys of the gateway's own counters in the shared state, for example those of ``rate_limit``."""
+
+
+_decode_digits = msgspec.json.Decoder(float_hook=str).decode
+"""Two floats that differ in a digit are two arguments."""
 
 
 class _Envelope(msgspec.Struct):
@@ -44,10 +55,11 @@ class _Envelope(msgspec.Struct):
 
 
 def function_name(path: str) -> str:
-    """Return the name in ``/rpc/<name>``; raises NotFoundError for anything that cannot be one."""
-    name = path.removeprefix(PREFIX)
+    """Return the name in ``/call/<name>`` or ``/rpc/<name>``; raises NotFoundError for anything that cannot be one."""
+    prefix = NAMED if path.startswith(NAMED) else PREFIX
+    name = path.removeprefix(prefix)
     if not FUNCTION_NAME.fullmatch(name):
-        message = "there is no such function; calls go to POST /rpc/<function>"
+        message = f"there is no such function; calls go to POST {prefix}<function>"
         raise NotFoundError(message)
     return name
 
@@ -117,15 +129,15 @@ class RpcCall:
         self._called = True
         body = await self._request.read()
         # What is wrong is said before anything is opened.
-        unused = [self._endpoint.signature.bind(body, self._context)]
+        unused = [self._bind(body)]
         deployment, call = self._scope.deployment, self._call()
         if call.idempotent:
-            self._digest = digest_of(body)
+            self._digest = self._digest_of(body)
 
         async def work(transaction: Transaction, storage: Storage) -> str:
             self._context.start_attempt(transaction, storage)
             # The next attempt decodes them again: the function may have changed what it was given.
-            bound = unused.pop() if unused else self._endpoint.signature.bind(body, self._context)
+            bound = unused.pop() if unused else self._bind(body)
             self._value = await self._endpoint.function(**bound)
             self._response = response = to_response(self._value, self._endpoint.name)
             if not call.idempotent:
@@ -144,6 +156,28 @@ class RpcCall:
         elif self._context.has_plans():
             self._platform.spawn(self._context.committed(self._action_failed))
         return self._value
+
+    @property
+    def _passing(self) -> Passing:
+        return Passing.BY_NAME if self._request.path.startswith(NAMED) else Passing.BY_POSITION
+
+    def _bind(self, body: bytes) -> dict[str, Any]:
+        return self._endpoint.signature.bind(body, self._context, self._passing)
+
+    def _digest_of(self, body: bytes) -> str:
+        """Return what tells the arguments of a repeated call from others.
+
+        White space, the order of names, and whether arguments come by name or by position make no difference.
+        """
+        try:
+            given = _decode_digits(body) if body.strip() else []
+            if self._passing is Passing.BY_POSITION:
+                given = given if isinstance(given, list) else [given]
+                given = dict(zip(self._endpoint.signature.parameters, given, strict=False))
+            canonical = msgspec.json.encode(given or {}, order="sorted")
+        except (msgspec.DecodeError, OverflowError):  # an integer beyond 64 bits, which only a function takes
+            canonical = body
+        return hashlib.sha256(canonical).hexdigest()[:32]
 
     def _replay(self, kept: str) -> None:
         """Answer with what the first call answered; middleware sees it as it would have seen that, as plain JSON."""
@@ -204,6 +238,7 @@ class RpcCall:
             shared=SharedStorage(shared, self._platform.kv, owner=self._session.owner, spawn=self._platform.spawn),
             counters=SharedStorage(shared, prefix=COUNTERS),
             log=self._platform.log,
+            _clock=self._platform.clock,
             _spawn=self._platform.spawn,
         )
 
@@ -237,13 +272,6 @@ def idempotent_call_id(session: Session, function: str, key: str) -> str:
     return f"{kind}{hashlib.sha256(parts.encode()).hexdigest()[:40]}"
 
 
-def digest_of(body: bytes) -> str:
-    """Return what tells the arguments of a repeated call from others: white space and the order of names do not."""
-    given = msgspec.json.decode(body.strip() or b"[]")
-    given = given if isinstance(given, list) else [given]
-    return hashlib.sha256(msgspec.json.encode(given, order="sorted")).hexdigest()[:32]
-
-
 def to_response(value: Any, function: str) -> Response:
     """Encode what a backend function returned. Done before the commit: a result that cannot be sent aborts it."""
     answer = value if isinstance(value, HttpResp) else HttpResp.ok(value)
@@ -264,8 +292,3 @@ def to_response(value: Any, function: str) -> Response:
     if body:
         headers["Content-Type"] = JSON
     return Response(answer.status, body, headers)
-
-
-def method_not_allowed(allowed: str) -> HttpError:
-    """Return the error for a wrong method."""
-    return HttpError(f"use {allowed} here", code=Code.METHOD_NOT_ALLOWED, headers={"Allow": allowed})

@@ -33,7 +33,6 @@ from kontract.gateway import sse
 from kontract.gateway.context import Session
 from kontract.gateway.http import JSON, Response, encode_json
 from kontract.gateway.meter import MeteredDatabase
-from kontract.gateway.rpc import method_not_allowed
 from kontract.gateway.scope import Scope
 from kontract.gateway.sessions import authenticate, ensure_live, required
 from kontract.gateway.tokens import Kind
@@ -446,8 +445,6 @@ async def handle(scope: Scope) -> Response:
     request, now = scope.request, scope.platform.clock.now()
     tokens = scope.deployment.tokens
     if request.path == TICKET:
-        if request.method != "POST":
-            raise method_not_allowed("POST")
         session = required(authenticate(request, tokens, now))
         scope.log["owner"], scope.log["user"] = session.owner, session.user
         await ensure_live(scope, session)
@@ -456,8 +453,6 @@ async def handle(scope: Scope) -> Response:
         )
         body = encode_json({"ticket": ticket, "expires_in": limits.STREAM_TICKET_SECONDS})
         return Response(201, body, {"Content-Type": JSON})
-    if request.method != "GET":
-        raise method_not_allowed("GET")
     if request.has_body:  # it would wait behind the stream, and the client's leaving behind it
         message = "stream: a request for a stream has no body"
         raise InvalidRequestError(message)

@@ -15,7 +15,7 @@ RULES = "_headers"
 LARGEST = 25 * 1024 * 1024
 """Bytes of a file; Workers static assets take no larger ones."""
 
-OWN = re.compile(r"/(rpc|auth|raystream|\.well-known)/|/stream(/|$)|/(health|ready|openapi\.json)$")
+OWN = re.compile(r"/(call|rpc|auth|raystream|\.well-known)/|/stream(/|$)|/(health|ready|openapi\.json)$")
 """Paths that are the gateway's whatever lies in public/: `run_worker_first` of wrangler.toml."""
 
 _TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".webmanifest": "application/manifest+json"}

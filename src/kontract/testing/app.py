@@ -227,7 +227,7 @@ class App:
         return api
 
     async def _answer(self, request: Request) -> Response:
-        FUNCTION.set(request.path.removeprefix(rpc.PREFIX) if request.path.startswith(rpc.PREFIX) else "")
+        FUNCTION.set(request.path.rpartition("/")[2] if request.path.startswith(rpc.PREFIXES) else "")
         return await self._gateway.handle(request, self._platform)
 
     def _write(self, level: str, event: str, **fields: Any) -> None:

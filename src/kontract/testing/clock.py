@@ -8,9 +8,11 @@ from kontract.server.system import SystemClock
 
 
 class MovableClock(SystemClock):
-    """The gateway's clock: of tokens, of ``ctx.shared`` with its lifetimes and limits, of the ids that ``push`` makes.
+    """The gateway's clock.
 
-    Calls take their real time while it stands still. ``datetime.now()`` in a function knows nothing of it.
+    It is ``ctx.now()``, and the time of tokens, of ``ctx.shared`` with its lifetimes and limits, of the ids that
+    ``push`` makes. Calls take their real time while it stands still. ``datetime.now()`` in a function knows nothing
+    of it.
     """
 
     def __init__(self) -> None:

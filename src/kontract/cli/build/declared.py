@@ -14,8 +14,9 @@ class Around(msgspec.Struct, frozen=True):
 
     def fits(self, function: Declared) -> bool:
         """Whether it runs around ``function``."""
+        paths = (f"/rpc/{function.name}", f"/call/{function.name}")  # the same calls, so the same middleware
         return (
-            (self.prefixurl is None or f"/rpc/{function.name}".startswith(self.prefixurl))
+            (self.prefixurl is None or any(path.startswith(self.prefixurl) for path in paths))
             and (self.egroup is None or self.egroup == function.egroup)
             and (self.endpoints is None or function.name in self.endpoints)
         )

@@ -8,7 +8,7 @@ from typing import Any
 _OLDEST_DATE = "2026-09-08"
 _FLAGS = ("python_workers", "nodejs_compat", "enable_request_signal")
 _PATHS = (
-    *("/rpc/*", "/auth/*", "/raystream/*", "/.well-known/*", "/stream", "/stream/*", "/health", "/ready"),
+    *("/call/*", "/rpc/*", "/auth/*", "/raystream/*", "/.well-known/*", "/stream", "/stream/*", "/health", "/ready"),
     "/openapi.json",
 )
 _SECRETS = ("KONTRACT_SECRET", "KONTRACT_SECRET_PREVIOUS", "DATABASE_URL")
