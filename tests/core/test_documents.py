@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 
 from kontract.core import documents, limits
 from kontract.core.errors import InvalidRequestError, PayloadTooLargeError
+from kontract.core.values import Number, is_held, number
 
 
 def nested(levels: int) -> object:
@@ -84,3 +87,32 @@ def test_one_field_of_a_row():
     assert documents.part(row, "b") == '{"a": 1}'
     assert documents.part(row, "c") == "null"
     assert documents.part(row, "d") is None
+
+
+def test_the_digits_of_a_number():
+    """Few bytes with an exponent must not become many; whoever needs so many digits stores text."""
+    for text in (f"1e{limits.NUMBER_DIGITS - 1}", f"-1e-{limits.NUMBER_DIGITS}", "9" * limits.NUMBER_DIGITS):
+        assert "e" not in documents.normal({"a": Decimal(text)}, "x")["a"].lower()
+    for text in (f"1e{limits.NUMBER_DIGITS}", f"1e-{limits.NUMBER_DIGITS + 1}", "1e999999999", "-1E-999999999"):
+        with pytest.raises(InvalidRequestError, match=r"x\.a has more than 400 digits"):
+            documents.normal({"a": Decimal(text)}, "x")
+        with pytest.raises(InvalidRequestError, match=r"x\.a has more than 400 digits"):
+            documents.normal({"a": Number(text)}, "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "held"),
+    [
+        ("0.1", True), ("0.10000000000000001", True), ("0.1000000000000000055511151231257827", True),
+        ("90071992547409.93", False), ("90071992547409.94", True), ("3.14159265358979323846", False),
+        ("1e22", True), ("1e23", True), ("100000000000000000000000.0", True), ("1e400", False), ("1e-400", False),
+        ("0e999", True), ("-0.0", True), ("5e-324", True), ("4.9406564584124654e-324", True), ("1e-324", False),
+        ("9007199254740993.0", False), ("9007199254740992.0", True), ("1.7976931348623157e308", True),
+    ],
+)  # fmt: skip
+def test_what_a_float_holds(text, held):
+    """Every way in which programs write a double, and nothing that would be rounded."""
+    assert is_held(float(text), text) is held
+    value = number(text)
+    assert type(value) is (float if held else Number)
+    assert held or str(value) == text

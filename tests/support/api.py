@@ -52,7 +52,7 @@ class Api:
 
     async def result(self, function: str, *args):
         response = await self.rpc(function, *args)
-        assert response.status == 200, response.body
+        assert response.status == 200, (response.body, str(self.log[-1].get("exception"))[-600:])
         return json.loads(response.body)["result"]
 
     async def error(self, status: int, code: str, function: str, *args) -> dict:

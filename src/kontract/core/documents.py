@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 
-from kontract.core import limits
+from kontract.core import limits, values
 from kontract.core.errors import InvalidRequestError, PayloadTooLargeError
 
 _encode = msgspec.json.Encoder().encode
@@ -19,8 +20,21 @@ TOO_DEEP = f"? is nested deeper than {limits.JSON_DEPTH} levels"
 
 def check(value: Any, what: str) -> None:
     """Raise InvalidRequestError if jsonb would refuse or change ``value`` (decoded JSON). ``what`` names it."""
+    normal(value, what)
+
+
+def normal(value: Any, what: str) -> Any:
+    """Return a value of any type as decoded JSON in normal form (:mod:`kontract.core.values`).
+
+    Raises InvalidRequestError for what jsonb cannot hold. ``what`` names the value.
+    """
     try:
-        _check(value, 1)
+        made, digits = values.plain(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        message = f"{what} cannot be stored: {error}"
+        raise InvalidRequestError(message) from None
+    try:
+        return _normal(made, digits, 1)
     except _FlawError as flaw:
         where = what + "".join(reversed(flaw.path[-PATH_STEPS:]))
         raise InvalidRequestError(flaw.text.replace("?", where, 1)) from None
@@ -39,33 +53,52 @@ class _FlawError(Exception):
         self.path: list[str] = []
 
 
-def _check(value: Any, depth: int) -> None:
+def _normal(value: Any, digits: dict[int, str], depth: int) -> Any:
     if depth > limits.JSON_DEPTH:
         raise _FlawError(TOO_DEEP)
     if isinstance(value, str):
         _check_text(value, "?")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise _FlawError(f"? is {value}, which JSON cannot hold; store null or a string instead")
-    elif isinstance(value, dict):
+        return value
+    if isinstance(value, (bool, int, msgspec.Raw)) or value is None:
+        return value
+    if isinstance(value, dict):
+        made: dict[str, Any] = {}
         step = ""
         try:
             for key, item in value.items():
                 step = ""
                 _check_text(key, "a key of ?")
                 step = f".{key:.40}"
-                _check(item, depth + 1)
+                made[key] = _normal(item, digits, depth + 1)
         except _FlawError as flaw:
             flaw.path.append(step)
             raise
-    elif isinstance(value, (list, tuple)):
-        position = 0
+        return made
+    if isinstance(value, (list, tuple)):
+        items: list[Any] = []
         try:
-            for position, item in enumerate(value):  # noqa: B007 - told below
-                _check(item, depth + 1)
+            for item in value:
+                items.append(_normal(item, digits, depth + 1))  # noqa: PERF401 - its length says where a flaw is
         except _FlawError as flaw:
-            flaw.path.append(f"[{position}]")
+            flaw.path.append(f"[{len(items)}]")
             raise
+        return items
+    return _scalar(value, digits)
+
+
+def _scalar(value: Any, digits: dict[int, str]) -> Any:
+    try:
+        if not isinstance(value, float):
+            return values.spell(value)
+        text = digits.get(id(value))
+        if text is not None:
+            values.check_digits(Decimal(text))
+            return msgspec.Raw(text.encode())
+    except values.UnspeakableError as error:
+        raise _FlawError(str(error)) from None
+    if not math.isfinite(value):
+        raise _FlawError(f"? is {value}, which JSON cannot hold; store null or a string instead")
+    return values.written(value)
 
 
 def _check_text(text: str, where: str) -> None:
@@ -100,17 +133,26 @@ def check_id(row_id: Any, table: str) -> str:
 
 
 def encode(document: dict[str, Any], what: str) -> str:
-    """Encode a checked row value."""
-    check(document, what)
+    """Encode a row that is in normal form."""
     try:
         text = _encode(document).decode()
-    except OverflowError:
-        message = f"{what} holds an integer beyond 64 bits; store it as a string"
+    except ValueError:
+        message = f"{what} holds an integer of more than 4,300 digits; store it as a string"
         raise InvalidRequestError(message) from None
     if len(text) > limits.WRITE_SET_BYTES:
         message = f"{what} is larger than {limits.WRITE_SET_BYTES} bytes"
         raise PayloadTooLargeError(message)
     return text
+
+
+def encode_text(text: str) -> str:
+    """Return text as JSON."""
+    return _encode(text).decode()
+
+
+def parts(text: str) -> dict[str, msgspec.Raw]:
+    """Return the fields of an encoded row, each as it stands there, digit for digit."""
+    return _decode_parts(text)
 
 
 def part(text: str, field: str) -> str | None:

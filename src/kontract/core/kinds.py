@@ -44,10 +44,12 @@ def parts(kind: Kind) -> Sequence[Kind]:
 
 
 def alternatives(kind: Kind) -> Sequence[Kind]:
-    """Return the kinds of which a value has one."""
+    """Return the kinds of which a value has one, without what is written around them."""
     if isinstance(kind, inspect.Metadata):
         return alternatives(kind.type)
-    return kind.types if isinstance(kind, inspect.UnionType) else (kind,)
+    if isinstance(kind, inspect.UnionType):
+        return [one for part in kind.types for one in alternatives(part)]
+    return (kind,)
 
 
 def class_of(kind: Record) -> type:

@@ -42,6 +42,10 @@ ERROR_MESSAGE = 1_000
 WRITE_SET_BYTES = 1_000_000
 """Bytes of all new row values of a transaction, encoded. It travels to the coordinator, its journal and PostgreSQL."""
 
+NUMBER_DIGITS = 400
+"""Digits of a number that is stored, without its exponent: a few bytes like 1e999999 must not become a megabyte. A
+float has at most 325 before or after the point, an integer of 256 bits 78."""
+
 READ_SET_ROWS = 16_000
 """Rows a transaction may read. Each id is sent to the coordinator and kept until validation."""
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any, get_args, get_type_hints
 
 import msgspec
 from msgspec import inspect
 
-from kontract.core import documents, fields
+from kontract.core import documents, fields, typed, values
 from kontract.core.declare import TABLE, TableMeta, primkey
 from kontract.core.errors import InvalidRequestError, PermissionDeniedError
-from kontract.core.kinds import Kind, Record, kind_of
+from kontract.core.kinds import Kind, Record, kind_of, tag_field
 from kontract.core.perms import READ, WRITE
 from kontract.core.shown import UnknownFieldError, check_question, hidden_names, hides, shown
-from kontract.core.types import Filter, Version
+from kontract.core.types import Filter, Order, Version
+
+_encode = documents.encode_text
 
 
 class RowType:
@@ -53,6 +56,7 @@ class RowType:
             self.record = kind
             self._fields = {field.encode_name: field.type for field in kind.fields}
             self._hidden = hidden_names(kind)
+            self._decode = msgspec.json.Decoder(struct, float_hook=values.number).decode
 
     def encode(self, value: Any, row_id: str | None) -> str:
         """Validate a row and return its JSON without the id; ``row_id`` None: any id in it is ignored."""
@@ -61,11 +65,22 @@ class RowType:
         if row_id is not None and given not in (None, "", row_id):
             message = f"the row says its {self.key} is {given!r:.100}, but it is written as {row_id!r:.100}"
             raise InvalidRequestError(message)
-        return self._encode(document, row_id or "")
+        if self.struct is None:
+            return self._encode(self._normal(document))
+        try:
+            # Structs check nothing when they are made by hand: only a conversion applies the constraints.
+            valid = msgspec.convert({**document, self.key: row_id or ""}, self.struct, str_keys=True)
+        except msgspec.ValidationError as error:
+            raise self._not_valid(error) from None
+        known = {*self._names.values(), tag_field(self.record) if self.record is not None else ""}
+        for name in document.keys() - known:
+            message = f"table {self.name!r} has no field {name!r}; it has {self._known()}"
+            raise InvalidRequestError(message)
+        return self._encode(self._stored(valid))
 
     def merge(self, current: str, changes: dict[str, Any], row_id: str) -> str:
         """Apply changes to a stored row and return the new JSON. Stored fields the struct does not know are kept."""
-        document = msgspec.json.decode(current)
+        changed: dict[str, Any] = {}
         for name, value in changes.items():
             stored_as = self._names.get(name) if self.struct is not None else name
             if stored_as is None or (stored_as in self._unreadable and stored_as in self._unwritable):
@@ -83,20 +98,41 @@ class RowType:
                 raise InvalidRequestError(message)
             if stored_as in self._fields:
                 fields.refuse_in(self._fields[stored_as], value, f"update of table {self.name!r}: {name}")
-            document[stored_as] = msgspec.to_builtins(value)
-        return self._encode(document, row_id, keep_unknown=True)
+            changed[stored_as] = value
+        document: dict[str, Any] = {**documents.parts(current), **self._normal(changed)}
+        return self._encode(document if self.struct is None else self._merged(document, changed.keys(), row_id))
+
+    def _merged(self, document: dict[str, Any], changed: Collection[str], row_id: str) -> dict[str, Any]:
+        """Validate a changed row. Fields that were not changed keep every digit that the database has of them."""
+        try:
+            valid = self._read(documents.encode(document, self._what), row_id)
+        except msgspec.ValidationError as error:
+            raise self._not_valid(error) from None
+        for name, value in self._stored(valid).items():
+            if name in changed or name not in document:
+                document[name] = value
+            elif typed.is_spelled(self._fields[name]):
+                stored = values.decode(bytes(document[name]))
+                if typed.rounded(self._fields[name], stored, "") is None:
+                    document[name] = value
+        return document
 
     def decode(self, version: Version) -> Any:
         """Return the row as the application sees it."""
-        document = msgspec.json.decode(version.data)
-        document[self.key] = version.id
         if self.struct is None:
+            document = values.decode(version.data)
+            document[self.key] = version.id
             return document
-        return msgspec.convert(document, self.struct)
+        return self._read(version.data, version.id)
+
+    def _read(self, data: str, row_id: str) -> Any:
+        # Of a name that comes twice the last counts: JSON written by others may have one for the id.
+        comma = "" if data == "{}" else ","
+        return self._decode(f"{data[:-1]}{comma}{_encode(self.key)}:{_encode(row_id)}}}")
 
     def shown(self, version: Version) -> dict[str, Any]:
         """Return what callers see of a stored row, also of one that is too old to be decoded."""
-        document = msgspec.json.decode(version.data)
+        document = values.decode(version.data)
         if self.record is not None:
             document = shown(self.record, document)
         return {self.key: version.id, **document, self.key: version.id}  # the row's id, whatever is stored
@@ -111,17 +147,36 @@ class RowType:
         contains: dict[str, Any] = {}
         asked: list[tuple[str, str, Any]] = []
         row_id = None
-        for name, value in msgspec.to_builtins(wanted).items():
+        what = f"the filter of table {self.name!r}"
+        for name, value in self._plain(wanted, what).items():
             stored_as = self.stored_name(name)
             if stored_as == self.key:
                 row_id = documents.check_id(value, self.name)
-            else:
-                contains[stored_as] = value
-                asked.append((stored_as, name, value))
-        documents.check(contains, f"the filter of table {self.name!r}")
+                continue
+            contains[stored_as] = value
+            asked.append((stored_as, name, value))
+        if self.struct is None:
+            return Filter(documents.normal(contains, what) or None, row_id)
+        return self._filter(asked, row_id, what)
+
+    def _filter(self, asked: list[tuple[str, str, Any]], row_id: str | None, what: str) -> Filter:
+        """Return a filter whose values are spelled as values of their fields are stored."""
         for question in asked:
             self._check_question(*question)
-        return Filter(contains or None, row_id)
+        contains: dict[str, Any] = {}
+        for stored_as, name, value in asked:
+            try:
+                contains[stored_as] = typed.wanted(self._fields[stored_as], value, name)
+            except msgspec.ValidationError as error:
+                message = f"{what} can find nothing: {error}"
+                raise InvalidRequestError(message) from None
+        compared = [
+            (name, order)
+            for name, value in contains.items()
+            if value is not None and (order := typed.compared_by(self._fields[name])) is not None
+        ]
+        spelled = frozenset(name for name, value in contains.items() if values.has_spellings(value))
+        return Filter(documents.normal(contains, what) or None, row_id, tuple(compared), spelled)
 
     def stored_name(self, field: str) -> str:
         """Return the JSON name of a field that a query asks for.
@@ -137,17 +192,26 @@ class RowType:
             raise InvalidRequestError(message)
         return stored_as
 
-    def order(self, field: str) -> str:
-        """Return the JSON name of a field to order by; raises InvalidRequestError as :meth:`stored_name` does.
+    def order(self, field: str) -> tuple[str | None, Order | None]:
+        """Return what a query orders by: the JSON name of a field (None: the id), and how its values compare.
 
-        Likewise for one with fields inside that callers may not read: the order would tell their values.
+        Where no type is declared nobody knows what the values are, and they compare as JSON. Raises
+        InvalidRequestError as :meth:`stored_name` does, and for a field whose values have no order.
         """
         stored_as = self.stored_name(field)
-        if self.struct is not None and stored_as in self._fields and hides(self._fields[stored_as]):
-            orders = self._known(without=frozenset(name for name, kind in self._fields.items() if hides(kind)))
-            message = f"table {self.name!r} cannot be ordered by {field!r}; it can be ordered by {orders}"
+        if stored_as == self.key:
+            return None, None
+        if self.struct is None:
+            return stored_as, None
+        kind = self._fields[stored_as]
+        if not typed.has_order(kind) or hides(kind):
+            without = frozenset(name for name, kind in self._fields.items() if not typed.has_order(kind))
+            message = (
+                f"table {self.name!r} cannot be ordered by {field!r}, whose type has no order; it can be ordered by "
+                f"{self._known(without=without)}"
+            )
             raise InvalidRequestError(message)
-        return stored_as
+        return stored_as, typed.order_of(kind)
 
     def _check_question(self, stored_as: str, name: str, value: Any) -> None:
         if self.struct is None:
@@ -167,42 +231,54 @@ class RowType:
         hidden = self._unreadable | without
         return ", ".join(sorted(name for name, stored in self._names.items() if stored not in hidden))
 
+    @property
+    def _what(self) -> str:
+        return f"the row of table {self.name!r}"
+
+    def _plain(self, value: Any, what: str) -> Any:
+        try:
+            return values.with_numbers(*values.plain(value))
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            message = f"{what} cannot be stored: {error}"
+            raise InvalidRequestError(message) from None
+
     def _document(self, value: Any) -> dict[str, Any]:
-        document = msgspec.to_builtins(value)
+        document = self._plain(value, self._what)
         if not isinstance(document, dict):
             expected = self.struct.__name__ if self.struct is not None else "a dict"
             message = f"a row of table {self.name!r} must be {expected}, not {type(value).__name__}"
             raise InvalidRequestError(message)
         return document
 
-    def _encode(self, document: dict[str, Any], row_id: str, *, keep_unknown: bool = False) -> str:
-        what = f"the row of table {self.name!r}"
-        if self.struct is not None:
-            try:
-                # Structs check nothing when they are made by hand: only a conversion applies the constraints.
-                valid = msgspec.convert({**document, self.key: row_id}, self.struct)
-            except msgspec.ValidationError as error:
-                raise InvalidRequestError(self._told(f"{what} is not valid: {error}", what)) from None
-            if not keep_unknown:
-                for name in document.keys() - set(self._names.values()):
-                    message = f"table {self.name!r} has no field {name!r}; it has {self._known()}"
-                    raise InvalidRequestError(message)
-            known = msgspec.to_builtins(valid)
-            del known[self.key]
-            document = {**document, **known} if keep_unknown else known
+    def _normal(self, value: Any) -> dict[str, Any]:
         try:
-            return documents.encode(document, what)
+            document: dict[str, Any] = documents.normal(value, self._what)
         except InvalidRequestError as error:
-            raise InvalidRequestError(self._told(error.message, what)) from None
+            raise InvalidRequestError(self._told(error.message)) from None
+        return document
 
-    def _told(self, message: str, what: str) -> str:
+    def _stored(self, valid: Any) -> dict[str, Any]:
+        """Return a valid row as it is stored, without its id."""
+        document = self._normal(valid)
+        document.pop(self.key, None)
+        return document
+
+    def _encode(self, document: dict[str, Any]) -> str:
+        return documents.encode(document, self._what)
+
+    def _not_valid(self, error: msgspec.ValidationError) -> InvalidRequestError:
+        return InvalidRequestError(self._told(f"{self._what} is not valid: {error}"))
+
+    def _told(self, message: str) -> str:
         """Return what callers are told of a row that is not valid: neither value nor name of a field hidden from them.
 
         A row has fields that its function has set, and those that were there before an update.
         """
         for name in self._hidden:
             if re.search(rf"[.`]{re.escape(name[:_STEP])}(?=[.`\[ ]|$)", message):
-                return f"{what} is not valid: a field that callers may not read does not hold what its type asks for"
+                return (
+                    f"{self._what} is not valid: a field that callers may not read does not hold what its type asks for"
+                )
         return message
 
 

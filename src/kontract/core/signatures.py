@@ -13,9 +13,10 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from kontract.core import incoming
+from kontract.core import incoming, typed, values
 from kontract.core.errors import InvalidRequestError
 from kontract.core.fields import check, guarded, refuse
+from kontract.core.kinds import kind_of
 
 CONTEXT_NAMES = frozenset({"Context"})
 
@@ -75,12 +76,13 @@ class Signature:
             if guarded(hint):
                 self._guarded.append((len(self.parameters) - 1, parameter.name, hint))
         check(hints.get("return"), f"{name}: what it returns")
+        self._kinds = {name: kind_of(hint) for name, hint, _ in self.fields}
         self.required = sum(len(field) == 2 for field in fields)
         by_position = msgspec.defstruct("Arguments", fields, array_like=True, forbid_unknown_fields=True)
         by_name = msgspec.defstruct("Arguments", fields, forbid_unknown_fields=True)
         self._decoders = {
-            Passing.BY_POSITION: msgspec.json.Decoder(by_position).decode,
-            Passing.BY_NAME: msgspec.json.Decoder(by_name).decode,
+            Passing.BY_POSITION: msgspec.json.Decoder(by_position, float_hook=values.number).decode,
+            Passing.BY_NAME: msgspec.json.Decoder(by_name, float_hook=values.number).decode,
         }
 
     def bind(self, body: bytes, context: Any, passing: Passing = Passing.BY_POSITION) -> dict[str, Any]:
@@ -93,10 +95,12 @@ class Signature:
         text = _array(body) if passing is Passing.BY_POSITION else body.strip() or b"{}"
         try:
             self._refuse(text)
-            values = self._decode(text, passing)
+            given = self._decode(text, passing)
         except msgspec.ValidationError as error:
             raise InvalidRequestError(self._explain(str(error), text, passing)) from None
-        bound = {parameter: getattr(values, parameter) for parameter in self.parameters}
+        if values.LONG.search(text):
+            self._check_digits(text)
+        bound = {parameter: getattr(given, parameter) for parameter in self.parameters}
         if self._context_at is not None:
             bound[self._context_at] = context
         return bound
@@ -110,6 +114,19 @@ class Signature:
                 raise
             # In JSON 5 and 5.0 are one number, and some callers write the second where an integer is asked for.
             return incoming.decode(_STRING_OR_FLOAT.sub(_as_integer, text), decoder)
+
+    def _check_digits(self, text: bytes) -> None:
+        """Refuse a number that a float would not hold where a float is declared."""
+        sent = values.decode(text)
+        named = sent.items() if isinstance(sent, dict) else zip(self.parameters, sent, strict=False)
+        for name, value in named:
+            place = typed.rounded(self._kinds[name], value, name)
+            if place is not None:
+                message = (
+                    f"{self.name}: argument {place}: a float does not hold all digits of this number; round it, or "
+                    "declare a Decimal"
+                )
+                raise InvalidRequestError(message)
 
     def _refuse(self, text: bytes) -> None:
         """Refuse fields that callers may not write. Once they are decoded nobody knows which of them were sent."""

@@ -19,13 +19,14 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 
+import msgspec
 from msgspec import Struct
 
 from kontract.core import limits
 from kontract.core.errors import Code, ConflictError, HttpError, InvalidRequestError, PayloadTooLargeError
 from kontract.core.messages import Write
 from kontract.core.select import VIEW, Selection
-from kontract.core.types import Epoch, Filter, Snapshot, TableKind, TablePointer, Txid
+from kontract.core.types import Epoch, Filter, Order, Snapshot, TableKind, TablePointer, Txid
 
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}", re.ASCII)
 
@@ -120,11 +121,30 @@ def read_row(pointer: TablePointer, row_id: str, snapshot: Snapshot) -> Statemen
     return Statement(text, (row_id, snapshot + 1))
 
 
+_ZONE = "'([Zz]|[+-][0-9][0-9]:?[0-9][0-9])$'"
+
+# What orders and filters compare, from the text of a field (``data->>'f'``). Rows of older releases, and those that
+# others write, spell instants, times and decimals in their own ways: a datetime without an offset was taken for UTC.
+_COMPARED: dict[Order, str] = {
+    Order.TEXT: '({0}) COLLATE "C"',
+    Order.NUMBER: "({0})::numeric",
+    Order.BOOLEAN: "({0})::boolean",
+    Order.INSTANT: f"({{0}} || CASE WHEN {{0}} ~ {_ZONE} THEN '' ELSE 'Z' END)::timestamptz",
+    Order.TIME: "({0})::time",
+}
+
+
+def compared(order: Order, text: str) -> str:
+    """Return the SQL expression by which values of a field compare; ``text``: an expression of the field's text."""
+    return _COMPARED[order].format(text)
+
+
 class Page(Struct, frozen=True):
     """Which part of a query's rows to fetch: rows after the row ``after`` in the given order, at most ``limit``.
 
     ``after_value``: what that row holds under ``order_by``, as JSON text (None: nothing). It is told, not looked up,
-    because a row that is changed while its query goes on may not match the query any more.
+    because a row that is changed while its query goes on may not match the query any more. ``order``: how the field's
+    values compare; None: as jsonb.
     """
 
     order_by: str | None = None
@@ -132,6 +152,20 @@ class Page(Struct, frozen=True):
     after: str | None = None
     limit: int = limits.QUERY_ROWS
     after_value: str | None = None
+    order: Order | None = None
+
+
+def _matches(wanted: Filter, params: list[str | int | None]) -> str:
+    """Return the condition that a filter means, and add its parameters."""
+    values = dict(wanted.contains or {})
+    typed = [(field, order, values.pop(field)) for field, order in wanted.typed]
+    params += [msgspec.json.encode(values).decode(), wanted.id]
+    condition = f"data @> ${len(params) - 1}::jsonb AND (${len(params)}::text IS NULL OR id = ${len(params)}::text)"
+    for field, order, value in typed:
+        params += [field, str(value)]
+        field_text, value_text = f"data->>(${len(params) - 1}::text)", f"${len(params)}::text"
+        condition += f" AND {compared(order, f'({field_text})')} = {compared(order, value_text)}"
+    return condition
 
 
 def _rows(
@@ -141,8 +175,8 @@ def _rows(
 
     PostgreSQL itself overlays the buffered writes, so that filters and orders mean the same for both.
     """
-    params: list[str | int | None] = [snapshot + 1, json.dumps(wanted.contains or {}, ensure_ascii=False), wanted.id]
-    condition = "data @> $2::jsonb AND ($3::text IS NULL OR id = $3::text)"
+    params: list[str | int | None] = [snapshot + 1]
+    condition = _matches(wanted, params)
     table = (
         f"SELECT id, data, _txid, _owner, _order::bigint AS position FROM {quote(pointer.ptr)} WHERE {visible('$1')}"
     )
@@ -175,25 +209,19 @@ def query(
 ) -> Statement:
     """Rows that contain ``wanted``, in order of id or of one top-level field and then id.
 
-    Orders of a field are those of jsonb: null first, then strings, numbers, booleans, arrays, objects. Rows without the
-    field count as null.
+    Rows whose field is null or absent come first. Where its type is not declared, orders are those of jsonb: null
+    first, then strings, numbers, booleans, arrays, objects.
     """
     prefix, params = _rows(pointer, wanted, snapshot, pending)
-    direction, beyond = ("DESC", "<") if page.descending else ("ASC", ">")
+    direction = "DESC NULLS LAST" if page.descending else "ASC NULLS FIRST"
     by_id = 'id COLLATE "C"'
     field = ""
     if page.order_by is not None:
         params.append(page.order_by)
-        field = f"coalesce(data->(${len(params)}::text), 'null'::jsonb)"
-    position = ""
-    if page.after is not None:
-        params.append(page.after)
-        after = f"${len(params)}::text"
-        if page.order_by is None:
-            position = f"WHERE {by_id} {beyond} {after}"
-        else:
-            params.append(page.after_value or "null")
-            position = f"WHERE ({field}, {by_id}) {beyond} (${len(params)}::jsonb, {after})"
+        name = f"(${len(params)}::text)"
+        untyped = f"coalesce(data->{name}, 'null'::jsonb)"
+        field = untyped if page.order is None else compared(page.order, f"(data->>{name})")
+    position = _beyond(page, field, by_id, params)
     params.append(page.limit)
     order = f"{field} {direction}, {by_id} {direction}" if field else f"{by_id} {direction}"
     text = (
@@ -202,6 +230,27 @@ def query(
         f"{_too_old_marker(pointer, '$1')}"
     )
     return Statement(text, tuple(params))
+
+
+def _beyond(page: Page, field: str, by_id: str, params: list[str | int | None]) -> str:
+    """Return the condition for rows after the last one of the page before, and add its parameters."""
+    if page.after is None:
+        return ""
+    params.append(page.after)
+    after = f"${len(params)}::text"
+    sign = "<" if page.descending else ">"
+    if not field:
+        return f"WHERE {by_id} {sign} {after}"
+    if page.order is None:
+        params.append(page.after_value or "null")
+        return f"WHERE ({field}, {by_id}) {sign} (${len(params)}::jsonb, {after})"
+    if page.after_value in (None, "null"):
+        later = "" if page.descending else f" OR {field} IS NOT NULL"
+        return f"WHERE ({field} IS NULL AND {by_id} {sign} {after}){later}"
+    params.append(page.after_value)
+    value = compared(page.order, f"(${len(params)}::jsonb #>> '{{}}')")
+    later = f" OR {field} IS NULL" if page.descending else ""
+    return f"WHERE ({field}, {by_id}) {sign} ({value}, {after}){later}"
 
 
 def end_row(pointer: TablePointer, snapshot: Snapshot, pending: Sequence[Pending], *, last: bool) -> Statement:

@@ -163,12 +163,13 @@ class Table:
     ) -> AsyncIterator[Any]:
         """Iterate over the rows that contain ``filter``, in order of id, or of ``order_by`` and then id.
 
+        Fields of a declared table compare by their types; null and absent come first. InvalidRequestError for a field
+        whose type has no order.
+
         ``after``: the id of the last row of the previous page; with ``order_by`` that row must still exist.
         """
         wanted = self._rows.filter(filter)
-        field = None if order_by is None else self._rows.order(order_by)
-        if field == self._rows.key:
-            field = None
+        field, order = (None, None) if order_by is None else self._rows.order(order_by)
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
             message = f"limit must be a whole number from 0, not {limit!r:.50}"
             raise InvalidRequestError(message)
@@ -186,7 +187,7 @@ class Table:
         left = limit
         while left is None or left > 0:
             size = limits.QUERY_ROWS if left is None else min(left, limits.QUERY_ROWS)
-            page = Page(field, descending, position, size, value)
+            page = Page(field, descending, position, size, value, order)
             versions = await self._transaction.page(
                 pointer, wanted, page, ordered=limit is not None or field is not None
             )

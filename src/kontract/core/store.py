@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kontract.core import sql
+from kontract.core.errors import InternalError
 from kontract.core.select import Selection, explain
 from kontract.core.sql import ApplyPlan, Page, Pending
 from kontract.core.types import Filter, Snapshot, TableKind, TablePointer, Txid, Version
@@ -65,7 +66,7 @@ class SqlStore:
         self, pointer: TablePointer, wanted: Filter, snapshot: Snapshot, page: Page, pending: Sequence[Pending]
     ) -> list[Version]:
         """Read a page of rows at the snapshot, under one's own writes."""
-        return _versions(await self._database.run(sql.query(pointer, wanted, snapshot, page, pending)))
+        return _versions(await self._compared(pointer, sql.query(pointer, wanted, snapshot, page, pending)))
 
     async def end_row(
         self, pointer: TablePointer, snapshot: Snapshot, pending: Sequence[Pending], *, last: bool
@@ -75,8 +76,21 @@ class SqlStore:
 
     async def count(self, pointer: TablePointer, wanted: Filter, snapshot: Snapshot, pending: Sequence[Pending]) -> int:
         """Count rows at the snapshot, under one's own writes."""
-        counted = _versions(await self._database.run(sql.count(pointer, wanted, snapshot, pending)))
+        counted = _versions(await self._compared(pointer, sql.count(pointer, wanted, snapshot, pending)))
         return counted[0].txid
+
+    async def _compared(self, pointer: TablePointer, statement: sql.Statement) -> Sequence[Sequence[Any]]:
+        """Run a read that compares fields by their types, which rows that others wrote may not have."""
+        try:
+            return await self._database.run(statement)
+        except DatabaseError as error:
+            if not error.sqlstate.startswith("22"):
+                raise
+            message = (
+                f"table {pointer.name!r} has rows whose values are not of the type that is declared for their field, "
+                "so they cannot be compared; kontract doctor names them"
+            )
+            raise InternalError(message) from error
 
     async def select(
         self, pointer: TablePointer, selection: Selection, snapshot: Snapshot, pending: Sequence[Pending]

@@ -518,7 +518,7 @@ class Transaction:
 
     def _depend_on(self, pointer: TablePointer, wanted: Filter, *, whole: bool) -> None:
         self._tables[pointer.ptr] = pointer.name
-        contains = _encode(wanted.contains or {})
+        contains = _encode(wanted.certain())
         self._predicates.setdefault((pointer.ptr, contains, whole), Predicate(pointer.ptr, Raw(contains), whole=whole))
 
     def _remember(self, pointer: TablePointer, rows: Iterable[Version]) -> None:

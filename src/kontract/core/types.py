@@ -66,11 +66,34 @@ class Version(Struct, frozen=True):
     owner: str
 
 
+class Order(Enum):
+    """How PostgreSQL compares the values of a declared field, which are text to jsonb or of several spellings."""
+
+    TEXT = "text"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+    INSTANT = "instant"
+    TIME = "time"
+
+
 class Filter(Struct, frozen=True):
-    """What a query asks of rows: containment of ``contains`` (PostgreSQL's ``@>``) and, if given, one id."""
+    """What a query asks of rows: containment of ``contains`` (PostgreSQL's ``@>``) and, if given, one id.
+
+    ``typed``: the fields of ``contains`` that PostgreSQL compares by their type in place of containment. ``spelled``:
+    those whose values have several spellings in JSON.
+    """
 
     contains: dict[str, Any] | None = None
     id: str | None = None
+    typed: tuple[tuple[str, Order], ...] = ()
+    spelled: frozenset[str] = frozenset()
+
+    def certain(self) -> dict[str, Any]:
+        """Return what every row that is found contains as text, whichever release wrote it: commits are checked by it.
+
+        A node of an older release, beside this one, may commit a row whose decimals are spelled otherwise.
+        """
+        return {name: value for name, value in (self.contains or {}).items() if name not in self.spelled}
 
 
 EVERY_ROW = Filter()

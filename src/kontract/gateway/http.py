@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from kontract.core import limits
+from kontract.core import limits, values
 from kontract.core.errors import Code, HttpError, PayloadTooLargeError
 from kontract.core.fields import redact
 from kontract.core.headers import put
@@ -18,7 +18,7 @@ from kontract.ports import Outlet, Socket
 JSON = "application/json"
 OCTETS = "application/octet-stream"
 
-encode_json = msgspec.json.Encoder().encode
+encode_json = msgspec.json.Encoder(enc_hook=values.hook).encode
 
 
 @dataclass(frozen=True, slots=True)

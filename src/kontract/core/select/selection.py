@@ -10,14 +10,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from kontract.core import documents, incoming, limits
+from kontract.core import documents, incoming, limits, values
 from kontract.core.kinds import kind_of
 from kontract.core.select.reader import read
 from kontract.core.select.refusals import refusal, refuse
 from kontract.core.select.view import columns
 from kontract.core.select.writer import Writer
 
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_decode = msgspec.json.Decoder(dict[str, Any], float_hook=values.number).decode
 
 Param = str | int | float | bool | None
 """What may be bound to ``$1, $2, ..``."""

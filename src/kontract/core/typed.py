@@ -1,0 +1,225 @@
+"""What a declared type means for stored values: how they are ordered, and what a caller's spelling is stored as."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from msgspec import inspect
+
+from kontract.core import values
+from kontract.core.kinds import Kind, alternatives, parts
+from kontract.core.types import Order
+
+# --- order -----------------------------------------------------------------------------------------------------------
+
+_ORDERS: dict[type[Kind], Order] = {
+    inspect.StrType: Order.TEXT,
+    inspect.UUIDType: Order.TEXT,
+    inspect.DateType: Order.TEXT,
+    inspect.IntType: Order.NUMBER,
+    inspect.FloatType: Order.NUMBER,
+    inspect.DecimalType: Order.NUMBER,
+    inspect.BoolType: Order.BOOLEAN,
+    inspect.DateTimeType: Order.INSTANT,
+    inspect.TimeType: Order.TIME,
+}
+
+
+def order_of(kind: Kind) -> Order | None:
+    """How values of a type are ordered, None and nothing first; None: they have no order."""
+    orders = {_order(one) for one in alternatives(kind) if not isinstance(one, inspect.NoneType)}
+    return orders.pop() if len(orders) == 1 else None
+
+
+def has_order(kind: Kind) -> bool:
+    """Whether rows can be ordered by a field of this type; where anything may stand, JSON has an order of its own."""
+    return order_of(kind) is not None or isinstance(kind, inspect.AnyType)
+
+
+def _order(kind: Kind) -> Order | None:
+    if isinstance(kind, inspect.EnumType):
+        return _order_of_values(member.value for member in kind.cls)
+    if isinstance(kind, inspect.LiteralType):
+        return _order_of_values(kind.values)
+    return _ORDERS.get(type(kind))
+
+
+def _order_of_values(found: Iterable[Any]) -> Order | None:
+    kinds = {type(value) for value in found}
+    return {str: Order.TEXT, int: Order.NUMBER, bool: Order.BOOLEAN}.get(kinds.pop()) if len(kinds) == 1 else None
+
+
+_SPELLED = (inspect.DecimalType, inspect.DateTimeType, inspect.TimeType)
+
+
+def compared_by(kind: Kind) -> Order | None:
+    """How a filter compares a field whose values may stand there in several spellings; None: by containment.
+
+    Rows of older releases, and those that others write, hold what they hold.
+    """
+    return order_of(kind) if any(isinstance(one, _SPELLED) for one in alternatives(kind)) else None
+
+
+def is_spelled(kind: Kind) -> bool:
+    """Whether values of this type hold something that has several spellings in JSON."""
+    return _holds(kind, _SPELLED, ())
+
+
+def _holds(kind: Kind, which: tuple[type[Kind], ...], within: tuple[Kind, ...]) -> bool:
+    if isinstance(kind, which):
+        return True
+    if any(kind is one for one in within):
+        return False
+    return any(_holds(part, which, (*within, kind)) for part in parts(kind))
+
+
+# --- spelling --------------------------------------------------------------------------------------------------------
+
+_SCALARS: dict[type[Kind], Any] = {
+    inspect.BoolType: bool,
+    inspect.IntType: int,
+    inspect.FloatType: float,
+    inspect.StrType: str,
+    inspect.DecimalType: Decimal,
+    inspect.DateTimeType: datetime,
+    inspect.DateType: date,
+    inspect.TimeType: time,
+    inspect.TimeDeltaType: timedelta,
+    inspect.UUIDType: UUID,
+    inspect.BytesType: bytes,
+    inspect.ByteArrayType: bytearray,
+    inspect.MemoryViewType: bytes,
+}
+_NATURAL = (
+    inspect.BoolType, inspect.IntType, inspect.FloatType, inspect.StrType, inspect.NoneType, inspect.EnumType,
+    inspect.LiteralType,
+)  # fmt: skip
+_OBJECTS = (inspect.StructType, inspect.DataclassType, inspect.TypedDictType)
+_ARRAYS = (inspect.CollectionType, inspect.TupleType, inspect.NamedTupleType)
+
+
+def wanted(kind: Kind, value: Any, where: str) -> Any:
+    """Return part of a filter as it is stored in a field of this type; natives are left for ``documents.normal``.
+
+    A filter asks for containment, so objects may lack fields and lists may lack items. Raises msgspec.ValidationError
+    for what no value of the type can contain. Constraints do not matter: nothing that breaks them is stored.
+    """
+    if value is None:
+        return None
+    kinds = alternatives(kind)
+    if any(isinstance(one, (inspect.AnyType, inspect.RawType, inspect.CustomType)) for one in kinds):
+        return value
+    if isinstance(value, dict):
+        return _wanted_object(kinds, value, where)
+    if isinstance(value, (list, tuple)):
+        items = tuple(item for one in kinds for item in _items(one))
+        if not items:
+            raise _mismatch(where, kinds, "a list")
+        return [wanted(inspect.UnionType(items), item, f"{where}[{at}]") for at, item in enumerate(value)]
+    return _wanted_scalar(kinds, value, where)
+
+
+def _wanted_scalar(kinds: Sequence[Kind], value: Any, where: str) -> Any:
+    scalars = [hint for one in kinds if (hint := _scalar(one)) is not None]
+    if type(value) in scalars:
+        return value
+    for hint in scalars:
+        try:
+            return msgspec.convert(value, hint)
+        except msgspec.ValidationError:
+            continue
+    if all(isinstance(one, _NATURAL) for one in kinds):
+        return value  # JSON has it as it is; rows that are older than the type may hold it
+    raise _mismatch(where, kinds, repr(value)[:100])
+
+
+def _scalar(kind: Kind) -> Any:
+    if isinstance(kind, inspect.EnumType):
+        return kind.cls
+    if isinstance(kind, inspect.LiteralType):
+        return type(kind.values[0]) if len({type(one) for one in kind.values}) == 1 else str | int | bool
+    return _SCALARS.get(type(kind))
+
+
+def _wanted_object(kinds: Sequence[Kind], value: dict[str, Any], where: str) -> dict[str, Any]:
+    made = {}
+    for key, item in value.items():
+        below = tuple(found for one in kinds for found in _under(one, key))
+        if not below:
+            raise _mismatch(where, kinds, f"an object with {key!r:.100}")
+        made[key] = wanted(inspect.UnionType(below), item, f"{where}.{key:.100}")
+    return made
+
+
+def _under(kind: Kind, key: str) -> Iterable[Kind]:
+    if isinstance(kind, (inspect.DictType, inspect.FrozenDictType)):
+        return (kind.value_type,)
+    if isinstance(kind, _OBJECTS):
+        if isinstance(kind, inspect.StructType) and key == kind.tag_field:
+            return (inspect.AnyType(),)
+        return [field.type for field in kind.fields if field.encode_name == key]
+    return ()
+
+
+def _items(kind: Kind) -> Iterable[Kind]:
+    if isinstance(kind, inspect.TupleType):
+        return kind.item_types
+    if isinstance(kind, inspect.NamedTupleType) or (isinstance(kind, inspect.StructType) and kind.array_like):
+        return [*(field.type for field in kind.fields), inspect.AnyType()]
+    return (kind.item_type,) if isinstance(kind, inspect.CollectionType) else ()
+
+
+def _mismatch(where: str, kinds: Sequence[Kind], got: str) -> msgspec.ValidationError:
+    names = " or ".join(dict.fromkeys(_name(one) for one in kinds))
+    return msgspec.ValidationError(f"{where} is {names}, not {got}")
+
+
+def _name(kind: Kind) -> str:
+    cls = getattr(kind, "cls", None)
+    return cls.__name__ if cls is not None else type(kind).__name__.removesuffix("Type").lower()
+
+
+# --- digits ----------------------------------------------------------------------------------------------------------
+
+
+def rounded(kind: Kind, value: Any, where: str) -> str | None:
+    """Return the place of a number that a float of this type would not hold; ``value`` is of :data:`values.decode`."""
+    kinds = alternatives(kind)
+    if isinstance(value, dict):
+        found = (
+            rounded(below, item, f"{where}.{key:.100}")
+            for key, item in value.items()
+            for one in kinds
+            for below in _under(one, key)
+        )
+    elif isinstance(value, list):
+        found = (
+            rounded(inspect.UnionType(items), item, f"{where}[{at}]")
+            for one in kinds
+            if (items := tuple(_items(one)))
+            for at, item in enumerate(value)
+        )
+    else:
+        return where if _is_rounded(kinds, value) else None
+    return next((place for place in found if place is not None), None)
+
+
+def _is_rounded(kinds: Sequence[Kind], value: Any) -> bool:
+    if not any(isinstance(one, inspect.FloatType) for one in kinds):
+        return False
+    if type(value) is int:
+        is_int = any(isinstance(one, inspect.IntType) for one in kinds)
+        return not is_int and not values.is_held(_float(value), str(value))
+    return type(value) is values.Number
+
+
+def _float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
