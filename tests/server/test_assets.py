@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from kontract.server import assets
-from kontract.server.assets import Assets, not_modified, parse_rules
+from kontract.server.assets import Assets, Moved, not_modified, parse_rules
+from support import html_paths
 
 
 @pytest.fixture
@@ -53,13 +56,42 @@ def test_files_have_the_paths_and_types_of_workers(folder, path, file, kind):
 @pytest.mark.parametrize(
     "path",
     [
-        "", "/..", "/../secret", "/%2e%2e/secret", "/sub/../../secret", "//etc/passwd", "/link", "/_headers", "/sub",
-        "/health", "/rpc/f", "/a.js/", "/A.JS", "/a.js\x00", "\\..\\secret",
+        "", "/../secret", "/%2e%2e/secret", "/sub/../../secret", "//etc/passwd", "/link", "/_headers",
+        "/health", "/%68ealth", "//health", "/./rpc/f", "/rpc%2Ff", "/rpc/f",
+        "/a.js/", "/A.JS", "/a.js\x00", "\\..\\secret",
     ],
 )  # fmt: skip
 def test_nothing_else_is_found(folder, path):
     """Paths are looked up, never opened. What leads out of the folder is not there, nor are the gateway's own paths."""
     assert Assets(folder).find(path) is None
+
+
+def test_paths_are_written_as_workers_write_them(tmp_path):
+    """The table that tests/workerd/test_assets.py asks workerd for."""
+    html_paths.write(tmp_path)
+    files = Assets(tmp_path)
+    found = {}
+    for url in html_paths.ANSWERS:
+        path, mark, query = url.partition("?")
+        asset = files.find(path)
+        found[url] = (
+            (307, f"{asset.location}{mark}{query}")
+            if isinstance(asset, Moved)
+            else asset and (200, asset.body.decode())
+        )
+    assert found == html_paths.ANSWERS
+
+
+def test_a_folder_that_is_watched_is_read_again_when_it_changes(folder, monkeypatch):
+    """In development; elsewhere what is deployed does not change."""
+    times = itertools.count(0.0, assets.LOOK_SECONDS)
+    monkeypatch.setattr(assets.time, "monotonic", lambda: next(times))
+    watched, still = Assets(folder, watched=True), Assets(folder)
+    (folder / "new.html").write_text("new")
+    (folder / "a.js").unlink()
+    assert watched.find("/new").body == b"new"
+    assert watched.find("/a.js") is None
+    assert still.find("/new") is None
 
 
 def test_a_version_that_the_caller_has_is_not_sent_again(folder):

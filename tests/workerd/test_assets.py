@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from kontract.cli.toolchain.checkout import Checkout
+from support import html_paths
 from support.laboratory import NOWHERE
 from support.scratch import scratch_checkout
 from support.worker import running_worker
@@ -94,7 +95,9 @@ def test_no_file_can_take_a_path_of_the_worker(checkout, reaper, tmp_path):
     for name in [*paths, "openapi.json", "page.txt"]:
         (public / name).parent.mkdir(parents=True, exist_ok=True)
         (public / name).write_text("a file")
+    html_paths.write(public)
     with running_worker(copy, NOWHERE, tmp_path / "state", reaper) as server:
+        assert html_paths.ask(server.url, "the Worker") == html_paths.ANSWERS
         answers = {name: get(server, f"/{name}").text for name in [*paths, "openapi.json", "page.txt"]}
         assert get(server, "/stream?table=tasks").text == "the Worker"
     assert answers.pop("page.txt") == "a file"

@@ -19,7 +19,7 @@ from kontract.core.messages import Request as CoordinatorRequest
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import Request, Response, error_response
 from kontract.ports import CoordinatorStub, Outlet, RuntimeAdapter, Socket
-from kontract.server.assets import Assets, not_modified
+from kontract.server.assets import Assets, Moved, not_modified
 from kontract.server.clients import Clients
 from kontract.server.sockets import PeerSocket, PeerSockets
 from kontract.server.streams import StreamOutlet
@@ -231,6 +231,10 @@ class Http:
         headers = _headers(scope.headers.items())
         if method in ("GET", "HEAD"):
             asset = self._assets.find(path)
+            if isinstance(asset, Moved):
+                query = f"?{scope.query_string}" if scope.query_string else ""
+                protocol.response_empty(307, [("location", f"{asset.location}{query}")])
+                return
             if asset is not None:
                 if not_modified(asset, headers.get("if-none-match")):
                     protocol.response_empty(304, list(asset.headers))
