@@ -61,8 +61,8 @@ class Txn:
 
     async def find(self, value: int | None = None):
         wanted = EVERY_ROW if value is None else Filter({"v": value})
-        rows = await self._step(self.transaction.page(self.table, wanted, Page(), ordered=False))
-        return rows if rows is LOST else {row.id: json.loads(row.data)["v"] for row in rows}
+        page = await self._step(self.transaction.page(self.table, wanted, Page(), ordered=False))
+        return page if page is LOST else {row.id: json.loads(row.data)["v"] for row in page[0]}
 
     async def write(self, key: str, value: int) -> None:
         await self._step(self.transaction.put(self.table, key, json.dumps({"v": value})))

@@ -82,7 +82,7 @@ class Handle:
 
     async def where(self, **contains: Any) -> dict[str, Any]:
         await self._pause()
-        rows = await self.transaction.page(self._table, Filter(contains or None), Page(), ordered=False)
+        rows, _ = await self.transaction.page(self._table, Filter(contains or None), Page(), ordered=False)
         self.attempt.snapshot = self.transaction.snapshot
         found = {row.id: row.data for row in rows}
         others = {key: data for key, data in found.items() if key not in self.attempt.writes}

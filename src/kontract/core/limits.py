@@ -34,6 +34,9 @@ HANDLER_HEADERS = 16
 HEADER_BYTES = 4_096
 """Bytes of a header's value in an answer, or inside raystream: a redirect's address is the longest."""
 
+ANSWER_BYTES = 8 * 1024 * 1024
+"""Bytes of a function's answer, encoded: all that a transaction may read, if it answers with it."""
+
 ERROR_MESSAGE = 1_000
 """Characters of an error's sentence; the rest is cut off. Some repeat what a caller sent, and go into the log, too."""
 
@@ -51,6 +54,14 @@ READ_SET_ROWS = 16_000
 
 QUERY_ROWS = 1_000
 """Rows fetched by one SQL statement of a query; longer iterations fetch page after page."""
+
+PAGE_BYTES = 2 * 1024 * 1024
+"""Bytes of the rows that one SQL statement of a query returns, as PostgreSQL writes them; the next page has the others.
+A row of WRITE_SET_BYTES fits, which PostgreSQL writes with spaces; one that does not, cannot be read."""
+
+READ_BYTES = 8 * 1024 * 1024
+"""Bytes of all rows that a transaction reads. They are there as text, as values and as an answer at the same time, and
+an isolate has 128 MB for all requests. READ_SET_ROWS of a few hundred bytes each fit."""
 
 SELECT_LENGTH = 10_000
 """Characters of an ``exec`` SELECT. It is written by people; values go into parameters."""

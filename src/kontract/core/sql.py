@@ -112,12 +112,35 @@ def _too_old_marker(pointer: TablePointer, current: str, where: str = "true") ->
     )
 
 
-def read_row(pointer: TablePointer, row_id: str, snapshot: Snapshot) -> Statement:
-    """One row by id, as it was at the snapshot."""
-    text = (
-        f"SELECT {COLUMNS} FROM {quote(pointer.ptr)} WHERE id = $1::text AND {visible('$2')}"
-        f"{_too_old_marker(pointer, '$2', 'id = $1::text')}"
+def _row_in_bounds(row: str) -> str:
+    """Return a SELECT of COLUMNS of one row; its ``data`` is NULL when it is larger than PAGE_BYTES.
+
+    OFFSET 0 keeps the planner from making the text twice.
+    """
+    return (
+        f"SELECT id, CASE WHEN octet_length(data) <= {limits.PAGE_BYTES} THEN data END AS data, _txid, _owner "
+        f"FROM ({row} OFFSET 0) AS row"
     )
+
+
+def _page_in_bounds(page: str) -> str:
+    """Return a SELECT of COLUMNS of a page in its order; ``data`` is NULL from where the page is over PAGE_BYTES on.
+
+    ``page`` selects id, data (jsonb), _txid and _owner. What the rows take in storage, which costs nothing to ask, ends
+    the making of text; the length of the text, which may be much larger, ends what is sent.
+    """
+    most, running = limits.PAGE_BYTES, "OVER (ROWS UNBOUNDED PRECEDING)"
+    return (
+        f"SELECT id, CASE WHEN sum(octet_length(data)) {running} <= {most} THEN data END AS data, _txid, _owner FROM ("
+        f"SELECT id, CASE WHEN sum(pg_column_size(data)) {running} - pg_column_size(data) <= {most} "
+        f"THEN data::text END AS data, _txid, _owner FROM ({page}) AS page OFFSET 0) AS sized"
+    )
+
+
+def read_row(pointer: TablePointer, row_id: str, snapshot: Snapshot) -> Statement:
+    """One row by id, as it was at the snapshot; its data is NULL when it is too large."""
+    row = _row_in_bounds(f"SELECT {COLUMNS} FROM {quote(pointer.ptr)} WHERE id = $1::text AND {visible('$2')}")
+    text = f"{row}{_too_old_marker(pointer, '$2', 'id = $1::text')}"
     return Statement(text, (row_id, snapshot + 1))
 
 
@@ -209,6 +232,8 @@ def query(
 ) -> Statement:
     """Rows that contain ``wanted``, in order of id or of one top-level field and then id.
 
+    When the page is over its bytes, the data of its last rows is NULL: they belong to the next one.
+
     Rows whose field is null or absent come first. Where its type is not declared, orders are those of jsonb: null
     first, then strings, numbers, booleans, arrays, objects.
     """
@@ -224,11 +249,8 @@ def query(
     position = _beyond(page, field, by_id, params)
     params.append(page.limit)
     order = f"{field} {direction}, {by_id} {direction}" if field else f"{by_id} {direction}"
-    text = (
-        f"{prefix} SELECT * FROM (SELECT {COLUMNS} FROM rows {position} ORDER BY {order} "
-        f"LIMIT ${len(params)}::bigint) AS page"
-        f"{_too_old_marker(pointer, '$1')}"
-    )
+    page_of = f"SELECT id, data, _txid, _owner FROM rows {position} ORDER BY {order} LIMIT ${len(params)}::bigint"
+    text = f"{prefix} SELECT * FROM ({_page_in_bounds(page_of)}) AS page{_too_old_marker(pointer, '$1')}"
     return Statement(text, tuple(params))
 
 
@@ -257,11 +279,11 @@ def end_row(pointer: TablePointer, snapshot: Snapshot, pending: Sequence[Pending
     """Return the row that was inserted last (or first): what pop (or shift) takes."""
     prefix, params = _rows(pointer, Filter(), snapshot, pending)
     direction = "DESC" if last else "ASC"
-    text = (
-        f"{prefix} SELECT * FROM (SELECT {COLUMNS} FROM rows "
-        f'ORDER BY position {direction}, id COLLATE "C" {direction} LIMIT 1) AS row'
-        f"{_too_old_marker(pointer, '$1')}"
+    row = _row_in_bounds(
+        f"SELECT id, data::text AS data, _txid, _owner FROM (SELECT id, data, _txid, _owner FROM rows "
+        f'ORDER BY position {direction}, id COLLATE "C" {direction} LIMIT 1) AS end_row'
     )
+    text = f"{prefix} SELECT * FROM ({row}) AS row{_too_old_marker(pointer, '$1')}"
     return Statement(text, tuple(params))
 
 
@@ -294,14 +316,17 @@ def has_newer(pointer: TablePointer, snapshot: Snapshot) -> Statement:
 
 
 def history(pointer: TablePointer, row_id: str, snapshot: Snapshot) -> Statement:
-    """Return the newest versions of a row, newest first; in place of ``_owner``: which txid ended it, as of S."""
+    """Return the newest versions of a row, newest first; in place of ``_owner``: which txid ended it, as of S.
+
+    The data of those that do not fit into a page of PAGE_BYTES is NULL.
+    """
     ended = "CASE WHEN _deleted_txid < $2::bigint THEN _deleted_txid::text END"
-    text = (
-        f"SELECT * FROM (SELECT id, data::text, _txid, {ended} "
+    versions = _page_in_bounds(
+        f"SELECT id, data, _txid, {ended} AS _owner "
         f"FROM {quote(pointer.ptr)} WHERE id = $1::text AND _txid < $2::bigint "
-        f"AND ($3::text IS NULL OR _owner = $3::text) ORDER BY _txid DESC "
-        f"LIMIT {limits.QUERY_ROWS}) AS versions{_too_old_marker(pointer, '$2', 'id = $1::text')}"
+        f"AND ($3::text IS NULL OR _owner = $3::text) ORDER BY _txid DESC LIMIT {limits.QUERY_ROWS}"
     )
+    text = f"SELECT * FROM ({versions}) AS versions{_too_old_marker(pointer, '$2', 'id = $1::text')}"
     return Statement(text, (row_id, snapshot + 1, pointer.only))
 
 

@@ -188,12 +188,12 @@ class Table:
         while left is None or left > 0:
             size = limits.QUERY_ROWS if left is None else min(left, limits.QUERY_ROWS)
             page = Page(field, descending, position, size, value, order)
-            versions = await self._transaction.page(
+            versions, more = await self._transaction.page(
                 pointer, wanted, page, ordered=limit is not None or field is not None
             )
             for version in versions:
                 yield self._rows.decode(version)
-            if len(versions) < size:
+            if not more or not versions:
                 return
             position = versions[-1].id
             value = None if field is None else documents.part(versions[-1].data, field)

@@ -13,7 +13,7 @@ read.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -163,14 +163,19 @@ def _never_applied(prepared: Prepared, refused: ApplyRefusedError | None) -> Exc
     return RetryError(REFUSED, after=prepared.txid)
 
 
-def _wire(key: Key, buffered: _Buffered) -> Write:
+def _whole(rows: list[Version]) -> list[Version]:
+    """Return the rows before the first that did not fit into its page."""
+    return rows[: next((at for at, row in enumerate(rows) if not row.data), len(rows))]
+
+
+def _wire(key: Key, buffered: _Buffered, *, with_old: bool) -> Write:
     return Write(
         table=buffered.pointer.name,
         ptr=key.ptr,
         id=key.id,
         seen=buffered.seen,
         data=NOTHING if buffered.data is None else Raw(buffered.data.encode()),
-        old=NOTHING if buffered.old is None else Raw(buffered.old.encode()),
+        old=Raw(buffered.old.encode()) if with_old and buffered.old is not None else NOTHING,
         owner=buffered.owner,
     )
 
@@ -195,6 +200,7 @@ class Transaction:
         self._predicates: dict[tuple[str, bytes, bool], Predicate] = {}
         self._writes: dict[Key, _Buffered] = {}
         self._written_bytes = 0
+        self._read_bytes = 0
         self._doom: Exception | None = None
         self._closed = False
         self._tables: dict[str, str] = {}  # physical to logical name, for messages
@@ -226,8 +232,13 @@ class Transaction:
             row = await self._get(pointer, row_id)
             return row if pointer.shows(row) else None
 
-    async def page(self, pointer: TablePointer, wanted: Filter, page: Page, *, ordered: bool) -> list[Version]:
-        """Read one page of a query. ``ordered``: its order or limit is the caller's, so every change matters."""
+    async def page(
+        self, pointer: TablePointer, wanted: Filter, page: Page, *, ordered: bool
+    ) -> tuple[list[Version], bool]:
+        """Read one page of a query, and whether there may be more.
+
+        ``ordered``: its order or limit is the caller's, so every change matters.
+        """
         async with self._mutex:
             snapshot = await self._begin()
             if wanted.id is None:
@@ -237,8 +248,11 @@ class Transaction:
             rows = await self._reading(
                 self._store.query(pointer, wanted, snapshot, page, self._pending(pointer)),
             )
-            self._remember(pointer, rows)
-            return rows
+            whole = _whole(rows)
+            if rows and not whole:
+                raise self._too_large(pointer, rows[0].id)
+            self._remember(pointer, whole)
+            return whole, len(whole) < len(rows) or len(rows) >= page.limit
 
     async def count(self, pointer: TablePointer, wanted: Filter) -> int:
         """Count rows."""
@@ -252,7 +266,9 @@ class Transaction:
         async with self._mutex:
             snapshot = await self._begin()
             self._depend_on(pointer, EVERY_ROW, whole=True)
-            return await self._reading(self._store.select(pointer, selection, snapshot, self._pending(pointer)))
+            rows = await self._reading(self._store.select(pointer, selection, snapshot, self._pending(pointer)))
+            self._count(rows)
+            return rows
 
     async def history(self, pointer: TablePointer, row_id: str) -> list[tuple[Version, int | None]]:
         """Read the versions of a row at the snapshot; one's own writes are none yet."""
@@ -260,7 +276,12 @@ class Transaction:
             snapshot = await self._begin()
             self._tables[pointer.ptr] = pointer.name
             self._looked_for.add(Key(pointer.ptr, row_id))
-            return await self._reading(self._store.history(pointer, row_id, snapshot))
+            versions = await self._reading(self._store.history(pointer, row_id, snapshot))
+            whole = [(version, ended) for version, ended in versions if version.data]
+            if versions and not whole:
+                raise self._too_large(pointer, row_id)
+            self._count(version.data for version, _ in whole)
+            return whole
 
     async def take_end(self, pointer: TablePointer, *, last: bool) -> Version | None:
         """Delete and return the row inserted last or first; None when there is no row."""
@@ -270,6 +291,8 @@ class Transaction:
             self._depend_on(pointer, EVERY_ROW, whole=True)
             row = await self._reading(self._store.end_row(pointer, snapshot, self._pending(pointer), last=last))
             if row is not None:
+                if not row.data:
+                    raise self._too_large(pointer, row.id)
                 self._remember(pointer, [row])
                 self._buffer(pointer, row.id, None, blind=False)
             return row
@@ -347,7 +370,9 @@ class Transaction:
             )
             raise PayloadTooLargeError(message)
         # Made once: what is validated and journalled is what is applied, whatever a stray task does meanwhile.
-        changes = [(buffered.pointer, _wire(key, buffered)) for key, buffered in writes]
+        # What the rows were goes to the journal for streams alone, which do without when it is too much for it.
+        with_old = self._written_bytes + sum(len(b.old or "") for _, b in writes) <= limits.WRITE_SET_BYTES
+        changes = [(b.pointer, _wire(key, b, with_old=with_old)) for key, b in writes]
         prepared = await self._prepare(changes, result)
         refused = None
         try:
@@ -497,6 +522,9 @@ class Transaction:
         if key not in self._read:
             snapshot = await self._begin()
             row = await self._reading(self._store.read_row(pointer, row_id, snapshot))
+            if row is not None and not row.data:
+                raise self._too_large(pointer, row_id)
+            self._count([row.data] if row is not None else [])
             self._tables[pointer.ptr] = pointer.name
             self._read[key] = row
             self._check_reads()
@@ -521,7 +549,8 @@ class Transaction:
         contains = _encode(wanted.certain())
         self._predicates.setdefault((pointer.ptr, contains, whole), Predicate(pointer.ptr, Raw(contains), whole=whole))
 
-    def _remember(self, pointer: TablePointer, rows: Iterable[Version]) -> None:
+    def _remember(self, pointer: TablePointer, rows: Sequence[Version]) -> None:
+        self._count(row.data for row in rows)
         for row in rows:
             key = Key(pointer.ptr, row.id)
             if key not in self._writes:
@@ -564,6 +593,23 @@ class Transaction:
         if self.call.read_only:
             message = f"this function may not write ({pointer.name}): give it the W bit, for example perm=perms.RW_"
             raise PermissionDeniedError(message)
+
+    def _too_large(self, pointer: TablePointer, row_id: str) -> PayloadTooLargeError:
+        message = (
+            f"row {row_id!r} of table {pointer.name!r} is larger than {limits.PAGE_BYTES} bytes as PostgreSQL writes "
+            "it, and cannot be read; read parts of it with exec, or make it smaller with SQL"
+        )
+        return PayloadTooLargeError(message)
+
+    def _count(self, texts: Iterable[str]) -> None:
+        """Add what was read; each statement is bounded, so that no more than one is over the limit."""
+        self._read_bytes += sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
+        if self._read_bytes > limits.READ_BYTES:
+            message = (
+                f"this transaction reads more than {limits.READ_BYTES} bytes of rows; ask for fewer at a time, with a "
+                "filter or limit=, or for less of each with exec"
+            )
+            raise self._doomed(PayloadTooLargeError(message))
 
     def _check_reads(self) -> None:
         if len(self._read) > limits.READ_SET_ROWS:

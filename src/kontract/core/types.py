@@ -58,7 +58,10 @@ class TablePointer(Struct, frozen=True):
 
 
 class Version(Struct, frozen=True):
-    """One version of a row as PostgreSQL returned it: ``data`` is JSON text without the id."""
+    """One version of a row as PostgreSQL returned it.
+
+    ``data``: JSON text without the id; empty when it was too much to return.
+    """
 
     id: str
     data: str

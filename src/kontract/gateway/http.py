@@ -139,6 +139,9 @@ def error_response(error: HttpError, request_id: str) -> Response:
     """Return the answer for an error that is meant for the caller."""
     # Rows have fields that callers may not read, whichever way they go out.
     details = Raw(encode_json(redact(error.details))) if error.details is not None else None
+    if details is not None and len(bytes(details)) > limits.ANSWER_BYTES:
+        message = f"the details of an error are larger than {limits.ANSWER_BYTES} bytes"
+        raise ValueError(message)
     body = ErrorBody(error.error_code.name, shown(error.message), request_id, details)
     headers = dict(error.headers)
     put(headers, "Content-Type", JSON)

@@ -10,7 +10,7 @@ import msgspec
 
 from kontract.core import headers as header_fields
 from kontract.core import idempotency, limits
-from kontract.core.errors import Code, HttpError, InvalidRequestError, NotFoundError
+from kontract.core.errors import Code, HttpError, InvalidRequestError, NotFoundError, PayloadTooLargeError
 from kontract.core.fields import redact
 from kontract.core.perms import may_write
 from kontract.core.signatures import Passing
@@ -283,6 +283,12 @@ def to_response(value: Any, function: str) -> Response:
     except (TypeError, ValueError, OverflowError) as error:
         message = f"{function} returned something that JSON cannot hold: {error}"
         raise TypeError(message) from error
+    if len(body) > limits.ANSWER_BYTES:
+        message = (
+            f"{function} answers with more than {limits.ANSWER_BYTES} bytes; let it return fewer rows at a time, for "
+            "example with limit= and after="
+        )
+        raise PayloadTooLargeError(message)
     headers = {name: value for name, value in answer.headers.items() if name.lower() != "content-type"}
     try:
         header_fields.check(headers)
