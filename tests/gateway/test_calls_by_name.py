@@ -223,10 +223,10 @@ async def test_another_call_under_the_same_key_is_told_from_it(api):
         assert (await api.send("POST", path, body, **sent)).status == status
     sent = {"idempotency_key": "same-digits"}
     for path, body, status in [
-        ("/rpc/keep", b'[1.0000000000000000001, {"a": 1, "b": 2}]', 200),
-        ("/call/keep", b'{"value": {"b":2, "a":1}, "number": 1.0000000000000000001}', 200),
-        ("/rpc/keep", b'[1.0000000000000000002, {"a": 1, "b": 2}]', 422),
-        ("/call/keep", b'{"value": {"b": 2}, "number": 1.0000000000000000001}', 422),
-        ("/call/keep", b'{"number": 1.0000000000000000001}', 422),
+        ("/rpc/keep", b'[1.5, {"a": 1, "b": 1.0000000000000000001}]', 200),
+        ("/call/keep", b'{"value": {"b":1.0000000000000000001, "a":1}, "number": 1.5}', 200),
+        ("/rpc/keep", b'[1.5, {"a": 1, "b": 1.0000000000000000002}]', 422),
+        ("/call/keep", b'{"value": {"b": 1.0000000000000000001}, "number": 1.5}', 422),
+        ("/call/keep", b'{"number": 1.5}', 422),
     ]:
         assert (await api.send("POST", path, body, **sent)).status == status, body

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -67,15 +68,16 @@ def compared_by(kind: Kind) -> Order | None:
 
 def is_spelled(kind: Kind) -> bool:
     """Whether values of this type hold something that has several spellings in JSON."""
-    return _holds(kind, _SPELLED, ())
+    return holds(kind, _SPELLED)
 
 
-def _holds(kind: Kind, which: tuple[type[Kind], ...], within: tuple[Kind, ...]) -> bool:
+def holds(kind: Kind, which: tuple[type[Kind], ...], within: tuple[Kind, ...] = ()) -> bool:
+    """Whether a value of a type may hold, or be, one of these kinds."""
     if isinstance(kind, which):
         return True
     if any(kind is one for one in within):
         return False
-    return any(_holds(part, which, (*within, kind)) for part in parts(kind))
+    return any(holds(part, which, (*within, kind)) for part in parts(kind))
 
 
 # --- spelling --------------------------------------------------------------------------------------------------------
@@ -223,3 +225,30 @@ def _float(value: int) -> float:
         return float(value)
     except OverflowError:
         return float("inf")
+
+
+# --- dataclasses -----------------------------------------------------------------------------------------------------
+
+
+def completed(value: Any) -> Any:
+    """Return ``value`` after giving its dataclasses the defaults that msgspec left to their class.
+
+    It writes the attributes of an object, so what it does not set when it reads one is missing when it writes it.
+    """
+    if isinstance(value, dict):
+        for item in value.values():
+            completed(item)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for item in value:
+            completed(item)
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            completed(getattr(value, name))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            if field.init:
+                item = getattr(value, field.name)
+                if field.name not in getattr(value, "__dict__", {field.name: None}):
+                    object.__setattr__(value, field.name, item)
+                completed(item)
+    return value

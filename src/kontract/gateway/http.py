@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -14,6 +14,8 @@ from kontract.core.errors import Code, HttpError, PayloadTooLargeError
 from kontract.core.fields import redact
 from kontract.core.headers import put
 from kontract.ports import Outlet, Socket
+
+V = TypeVar("V")
 
 JSON = "application/json"
 OCTETS = "application/octet-stream"
@@ -84,39 +86,42 @@ class Response:
     websocket: Callable[[Socket], Awaitable[None]] | None = None
 
 
-class HttpResp:
-    """What a backend function returns when it wants another status than 200: see the class methods."""
+class HttpResp(Generic[V]):
+    """What a backend function returns when it wants another status than 200: see the class methods.
 
-    def __init__(self, status: int, value: Any = None, headers: dict[str, str] | None = None) -> None:
+    ``-> HttpResp[Task]`` says what its value is, to the gateway, which checks it, and to typed clients.
+    """
+
+    def __init__(self, status: int, value: V | None = None, headers: dict[str, str] | None = None) -> None:
         """Answer with ``status``; ``value`` becomes ``{"result": value}``."""
         self.status = status
         self.value = value
         self.headers = headers or {}
 
     @classmethod
-    def ok(cls, value: Any = None) -> HttpResp:
+    def ok(cls, value: V | None = None) -> HttpResp[V]:
         """200."""
-        return cls(200, value)
+        return HttpResp(200, value)
 
     @classmethod
-    def created(cls, value: Any = None, location: str | None = None) -> HttpResp:
+    def created(cls, value: V | None = None, location: str | None = None) -> HttpResp[V]:
         """201, with the place of what was created."""
-        return cls(201, value, {"Location": location} if location else None)
+        return HttpResp(201, value, {"Location": location} if location else None)
 
     @classmethod
-    def no_content(cls) -> HttpResp:
+    def no_content(cls) -> HttpResp[V]:
         """204, without a body."""
-        return cls(204)
+        return HttpResp(204)
 
     @classmethod
-    def redirect(cls, location: str, status: int = 303) -> HttpResp:
+    def redirect(cls, location: str, status: int = 303) -> HttpResp[V]:
         """303 by default: the answer is elsewhere, to be fetched with GET."""
-        return cls(status, None, {"Location": location})
+        return HttpResp(status, None, {"Location": location})
 
-    def body(self) -> bytes:
-        """Return the encoded body; raises TypeError when the value cannot be encoded as JSON."""
-        without_body = self.status in (204, 205) or 300 <= self.status < 400
-        return b"" if without_body else encode_json({"result": self.value})
+    @property
+    def has_body(self) -> bool:
+        """Whether an answer of this status has a body."""
+        return self.status not in (204, 205) and not 300 <= self.status < 400
 
 
 class ErrorBody(msgspec.Struct, omit_defaults=True):

@@ -20,7 +20,7 @@ from kontract.core.fields import without
 from kontract.core.perms import READ, WRITE, may_write, name_of
 from kontract.gateway import raystream
 from kontract.gateway.context import Session
-from kontract.gateway.http import JSON, OCTETS, HttpResp, Response, encode_json
+from kontract.gateway.http import JSON, OCTETS, Response, encode_json
 from kontract.gateway.routes import Endpoint, Registry
 from kontract.gateway.sessions import authorize
 
@@ -88,7 +88,7 @@ def document(registry: Registry, session: Session | None, *, rows: bool = False)
     endpoints = _callable(registry, session)
     arguments = [hint for endpoint in endpoints for _, hint, _ in endpoint.signature.fields]
     tables = {name: found.struct for name in sorted(registry.tables()) if rows and (found := registry.streamed(name))}
-    results = [*(_returned(endpoint) for endpoint in endpoints), *tables.values()]
+    results = [*(endpoint.result.hint for endpoint in endpoints), *tables.values()]
     shown, sent, components = _schemas(results, arguments)
     paths: dict[str, Any] = {}
     taken = iter(sent)
@@ -211,7 +211,7 @@ def _success(endpoint: Endpoint, result: dict[str, Any], *, writes: bool) -> dic
         headers["X-Kontract-Txid"] = {"schema": {"type": "string"}, "description": "The number of the commit."}
     schema = {"type": "object", "required": ["result"], "properties": {"result": result}}
     content = {JSON: {"schema": schema}}
-    if _returns_response(endpoint):
+    if endpoint.result.chooses_status:
         # The function chooses the status itself.
         return {
             "2XX": {"description": "What it answers; 204 without a body.", "headers": headers, "content": content},
@@ -234,16 +234,6 @@ def _failures(codes: Iterable[Code]) -> dict[str, Any]:
 
 
 # --- types -----------------------------------------------------------------------------------------------------------
-
-
-def _returned(endpoint: Endpoint) -> Any:
-    hint = typing.get_type_hints(endpoint.function, include_extras=True).get("return", Any)
-    return Any if _returns_response(endpoint) else hint
-
-
-def _returns_response(endpoint: Endpoint) -> bool:
-    hint = typing.get_type_hints(endpoint.function).get("return")
-    return hint is HttpResp or HttpResp in typing.get_args(hint)
 
 
 def _schemas(shown: list[Any], sent: list[Any]) -> tuple[list[Any], list[Any], dict[str, Any]]:

@@ -13,6 +13,7 @@ from kontract.core.declare import BACKEND, TABLE, BackendMeta
 from kontract.core.rows import RowType
 from kontract.core.signatures import Signature
 from kontract.gateway.context import Context
+from kontract.gateway.results import Result
 
 
 class Route(Struct, frozen=True):
@@ -95,6 +96,7 @@ class Endpoint:
         self.meta = meta
         self.function = function
         self.signature = Signature(function, route.name, Context)
+        self.result = Result(function, route.name)
         self.chain = compose(middleware)
         self.is_wrapped = bool(middleware)
 

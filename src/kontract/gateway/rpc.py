@@ -9,16 +9,15 @@ from typing import Any
 import msgspec
 
 from kontract.core import headers as header_fields
-from kontract.core import idempotency, limits
-from kontract.core.errors import Code, HttpError, InvalidRequestError, NotFoundError, PayloadTooLargeError
-from kontract.core.fields import redact
+from kontract.core import idempotency, limits, values
+from kontract.core.errors import Code, HttpError, InvalidRequestError, NotFoundError
 from kontract.core.perms import may_write
 from kontract.core.signatures import Passing
 from kontract.core.storage import Storage
 from kontract.core.transaction import Call, Transaction
 from kontract.core.types import Isolation
 from kontract.gateway.context import Context, Session
-from kontract.gateway.http import JSON, HttpResp, Request, Response, encode_json
+from kontract.gateway.http import HttpResp, Request, Response, encode_json
 from kontract.gateway.routes import Endpoint
 from kontract.gateway.scope import Scope
 from kontract.gateway.sessions import authorize, ensure_live, is_live, public_session, required
@@ -114,7 +113,9 @@ class RpcCall:
         response = self._response
         # The function's own answer was encoded before the commit; middleware may have changed even the same object.
         if self._endpoint.is_wrapped:
-            response = to_response(value, self._endpoint.name)
+            same = value is self._value and not self._replayed  # hidden fields are not in what was kept
+            result = self._endpoint.result
+            response = result.response(value) if same else result.middleware_response(value)
         if self._replayed:
             header_fields.put(response.headers, "Idempotency-Replayed", "true")
         if self._txid is not None and may_write(self._endpoint.meta.perm):
@@ -139,7 +140,7 @@ class RpcCall:
             # The next attempt decodes them again: the function may have changed what it was given.
             bound = unused.pop() if unused else self._bind(body)
             self._value = await self._endpoint.function(**bound)
-            self._response = response = to_response(self._value, self._endpoint.name)
+            self._response = response = self._endpoint.result.response(self._value)
             if not call.idempotent:
                 return ""
             envelope = _Envelope(response.status, response.headers, response.body.decode(), self._digest)
@@ -191,7 +192,7 @@ class RpcCall:
         body = envelope.body.encode()
         self._replayed = True
         self._response = Response(envelope.status, body, envelope.headers)
-        result = msgspec.json.decode(body)["result"] if body else None
+        result = values.decode(body)["result"] if body else None
         headers = {name: value for name, value in envelope.headers.items() if name != "Content-Type"}
         self._value = result if envelope.status == 200 and not headers else HttpResp(envelope.status, result, headers)
 
@@ -270,31 +271,3 @@ def idempotent_call_id(session: Session, function: str, key: str) -> str:
     parts = f"{session.owner}\x00{user}\x00{function}\x00{key}"
     kind = idempotency.BRIEFLY_KEYED if key.startswith(idempotency.OF_CLIENT) else idempotency.KEYED
     return f"{kind}{hashlib.sha256(parts.encode()).hexdigest()[:40]}"
-
-
-def to_response(value: Any, function: str) -> Response:
-    """Encode what a backend function returned. Done before the commit: a result that cannot be sent aborts it."""
-    answer = value if isinstance(value, HttpResp) else HttpResp.ok(value)
-    if type(answer.status) is not int or not 200 <= answer.status <= 599:
-        message = f"{function} answered with status {answer.status!r:.50}, which is none"
-        raise TypeError(message)
-    try:
-        body = HttpResp(answer.status, redact(answer.value)).body()
-    except (TypeError, ValueError, OverflowError) as error:
-        message = f"{function} returned something that JSON cannot hold: {error}"
-        raise TypeError(message) from error
-    if len(body) > limits.ANSWER_BYTES:
-        message = (
-            f"{function} answers with more than {limits.ANSWER_BYTES} bytes; let it return fewer rows at a time, for "
-            "example with limit= and after="
-        )
-        raise PayloadTooLargeError(message)
-    headers = {name: value for name, value in answer.headers.items() if name.lower() != "content-type"}
-    try:
-        header_fields.check(headers)
-    except ValueError as error:
-        message = f"{function} returned something that HTTP cannot hold: {error}"
-        raise TypeError(message) from error
-    if body:
-        headers["Content-Type"] = JSON
-    return Response(answer.status, body, headers)

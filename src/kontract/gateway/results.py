@@ -1,0 +1,126 @@
+"""What a backend function returns: checked against its annotation while it is encoded.
+
+Typed clients believe the annotation, and a struct checks nothing when it is made. So the encoded result is decoded as
+its declared type, in compiled code, and what that gives is what is sent: a dict that stands for a struct is completed,
+a 5 for a Decimal becomes "5".
+"""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, Union, get_args, get_origin
+
+import msgspec
+from msgspec import inspect
+
+from kontract.core import headers as header_fields
+from kontract.core import limits, typed, values
+from kontract.core.errors import PayloadTooLargeError
+from kontract.core.fields import redact
+from kontract.core.kinds import kind_of
+from kontract.core.shown import hides
+from kontract.gateway.http import JSON, HttpResp, Response, encode_json
+
+_EXACT = (str, int, bool, type(None))
+"""Types whose values need no second look when their class is the declared one."""
+
+
+class ResultError(TypeError):
+    """A function returned what it does not declare, or what cannot be sent; the message is for the log."""
+
+
+class Result:
+    """The results of one function."""
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        """Read the annotation of what it returns; raises TypeError when msgspec cannot read it."""
+        self._name = name
+        code = function.__code__
+        self._where = f"{code.co_filename}:{code.co_firstlineno}: {function.__name__}"
+        hint = typing.get_type_hints(function, include_extras=True).get("return", Any)
+        members = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        self.chooses_status = any((get_origin(one) or one) is HttpResp for one in members)
+        carried = [(get_args(one) or (Any,))[0] if (get_origin(one) or one) is HttpResp else one for one in members]
+        self.hint: Any = Union[tuple(carried)]  # noqa: UP007 - made of a list
+        """The type of the value, whatever its status: of ``HttpResp[Task]`` that of a Task."""
+        kind = kind_of(self.hint)
+        self._is_any = typed.holds(kind, (inspect.CustomType,)) or isinstance(kind, inspect.AnyType)
+        self._may_hold_nan = typed.holds(kind, (inspect.FloatType, inspect.AnyType, inspect.CustomType))
+        self._hides = hides(kind)
+        self._has_defaults = typed.holds(kind, (inspect.DataclassType,))
+        self._decode = msgspec.json.Decoder(Any if self._is_any else self.hint, float_hook=values.number).decode
+
+    def response(self, value: Any) -> Response:
+        """Return the answer for what the function returned.
+
+        Done before the commit: a result that cannot be sent aborts it. Raises ResultError, and PayloadTooLargeError for
+        one that is too long.
+        """
+        return self._respond(value, self._checked)
+
+    def middleware_response(self, value: Any) -> Response:
+        """Return the answer for what middleware returns in place of the function's result, of whatever type it is."""
+        return self._respond(value, redact)
+
+    def _respond(self, value: Any, prepare: Callable[[Any], Any]) -> Response:
+        answer = value if isinstance(value, HttpResp) else HttpResp.ok(value)
+        if type(answer.status) is not int or not 200 <= answer.status <= 599:
+            message = f"{self._where} returned status {answer.status!r:.50}, which is not a valid HTTP status"
+            raise ResultError(message)
+        headers = {name: value for name, value in answer.headers.items() if name.lower() != "content-type"}
+        try:
+            header_fields.check(headers)
+        except ValueError as error:
+            message = f"{self._where} returned something that HTTP cannot hold: {error}"
+            raise ResultError(message) from error
+        if not answer.has_body:
+            return Response(answer.status, b"", headers)
+        try:
+            # What an error brings along is not the result that was declared.
+            shown = prepare(answer.value) if answer.status < 300 else redact(answer.value)
+            body = encode_json({"result": shown})
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            if isinstance(error, ResultError):
+                raise
+            message = f"{self._where} returned something that JSON cannot hold: {error}"
+            raise ResultError(message) from error
+        if len(body) > limits.ANSWER_BYTES:
+            message = (
+                f"{self._name} answers with more than {limits.ANSWER_BYTES} bytes; let it return fewer rows at a time, "
+                "for example with limit= and after="
+            )
+            raise PayloadTooLargeError(message)
+        return Response(answer.status, body, headers | {"Content-Type": JSON})
+
+    def _checked(self, value: Any) -> Any:
+        if type(value) is self.hint and self.hint in _EXACT:
+            return value
+        text = encode_json(value)
+        if self._may_hold_nan and b"null" in text:
+            _check_finite(value)
+        if self._is_any:
+            return redact(value)
+        try:
+            found = self._decode(text)
+        except msgspec.ValidationError as error:
+            message = f"{self._where} returned something else than it declares: {error}"
+            raise ResultError(message) from None
+        # What is hidden is known to the values themselves: below `Any` and `list` only to them.
+        shown = redact(value)
+        if shown is not value:
+            return shown
+        if self._has_defaults:
+            typed.completed(found)
+        return redact(found) if self._hides else found
+
+
+def _check_finite(value: Any) -> None:
+    """Raise ValueError for NaN and infinity, which msgspec would write as null."""
+    json.dumps(msgspec.to_builtins(value, str_keys=True, enc_hook=_as_text), allow_nan=False)
+
+
+def _as_text(value: Any) -> str:
+    return str(value)
