@@ -5,17 +5,23 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 
+import httpx
 import pytest
 
+from kontract.cli import dev as module
 from kontract.cli.toolchain import setup
+from kontract.cli.toolchain.front import Front
+from kontract.cli.toolchain.hosts import Hosts
 from kontract.cli.toolchain.processes import free_port, group_members, is_running, table, wait_until
 from support.dev import dev
-from support.scratch import scratch_checkout
+from support.scratch import product_checkout, scratch_checkout
 
 READY = "Kontract is ready on"
+SERVE = (sys.executable, "-m", "kontract.cli.main", "serve", "--local")
 
 
 @pytest.fixture
@@ -165,6 +171,100 @@ def test_an_edit_that_breaks_the_worker_is_shown_and_the_next_one_mends_it(scrat
     assert processes_of(scratch) == []
 
 
+def killed(scratch, *signs):
+    """End processes of the runtime as the system does when memory is short."""
+    group = group_members(int((scratch.state / "wrangler.group").read_text()))
+    found = [one.pid for one in group if any(sign in one.command for sign in signs)]
+    assert found
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+
+
+def ask(port, **more):
+    """Status and JSON of a visit; an answer that is not JSON is an error."""
+    answer = httpx.get(f"http://127.0.0.1:{port}/visit", timeout=60, trust_env=False, **more)
+    return answer.status_code, answer.json()
+
+
+def until_it_works(port):
+    """All answers up to the first good one."""
+    answers = [ask(port)]
+    end = time.monotonic() + 90
+    while answers[-1][0] != 200:
+        assert time.monotonic() < end, answers[-3:]
+        time.sleep(0.05)
+        answers.append(ask(port))
+    return answers
+
+
+def test_a_runtime_that_is_killed_is_noticed_and_started_again_and_callers_get_json_meanwhile(scratch):
+    """Its proxy comes back by itself and never answers; without wrangler nothing comes back at all."""
+    port = free_port()
+    with dev(scratch.root, port=port) as running:
+        running.wait_for(READY)
+        assert ask(port) == (200, {"object": 1, "postgres": 1})
+        for visits, signs in enumerate((["workerd serve"], ["wrangler-dist/cli.js"], ["node"]), 2):
+            killed(scratch, *signs)
+            answers = until_it_works(port)
+            assert answers[-1][1] == {"object": visits, "postgres": visits}
+            assert {(status, body["error"]) for status, body in answers[:-1]} <= {(503, "UNAVAILABLE")}
+            running.wait_for_count("The gateway answers again.", visits - 1)
+            assert running.output.count("ended, and not by itself: starting it again") == visits - 1
+        running.send(signal.SIGINT)
+        assert running.wait() == 0
+    assert processes_of(scratch) == []
+
+
+def test_a_runtime_that_ends_again_and_again_is_left_alone(checkout, monkeypatch, capsys):
+    """Five starts in a minute, and then it waits for an edit."""
+
+    class Server:
+        port, has_failed, starts = 1, False, 0
+
+        def running(self):
+            return False
+
+        def stop(self):
+            pass
+
+        def start(self):
+            self.starts += 1
+
+    sources = ["as before"]
+    monkeypatch.setattr(module, "_sources", lambda _checkout: sources[-1])
+    server, front = Server(), Front(1, 1, Hosts())
+    runtime = module.Runtime(checkout, server, front)
+    for _ in range(20):
+        runtime.look()
+    assert server.starts == 5
+    assert front.open is False
+    assert capsys.readouterr().out.count("ended again") == 1
+    sources.append("edited")
+    runtime.look()
+    assert server.starts == 6
+    front.stop()
+
+
+@pytest.mark.parametrize("command", [(), SERVE], ids=["dev", "serve"])
+def test_it_answers_where_localhost_leads_and_to_names_of_this_machine_alone(checkout, tmp_path, command):
+    """A page whose name leads to 127.0.0.1 (DNS rebinding) reads nothing, a static file neither."""
+    setup.prepare(checkout)
+    made = product_checkout(checkout, tmp_path / "product")
+    port = free_port()
+    with dev(made.root, port=port, command=command, KONTRACT_HOSTS="tunnel.example") as running:
+        running.wait_for(READY)
+        for address in ("127.0.0.1", "[::1]", "localhost"):
+            url = f"http://{address}:{port}"
+            assert httpx.get(f"{url}/health", timeout=30, trust_env=False).json()["status"] == "ok", address
+            for name in ("app.localhost", "tunnel.example:443"):
+                assert httpx.get(url, headers={"Host": name}, timeout=30, trust_env=False).status_code == 200, name
+            for path in ("/", "/health", "/cdn-cgi/explorer/"):
+                answer = httpx.get(url + path, headers={"Host": "rebind.example"}, timeout=30, trust_env=False)
+                assert (answer.status_code, answer.json()["error"]) == (403, "FORBIDDEN"), path
+        running.send(signal.SIGINT)
+        assert running.wait() == 0
+
+
 def test_a_broken_build_shows_its_error(scratch):
     (scratch.root / "Makefile").write_text("build:\n\t@echo 'the route table is wrong' >&2; exit 1\n")
     with dev(scratch.root, port=free_port()) as running:
@@ -202,7 +302,7 @@ def test_a_database_url_replaces_the_embedded_server(scratch, postgres):
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("postgresql:///kontract?host=/tmp", "Unix socket"),
+        ("postgresql://u@/kontract?host=/tmp", "Unix socket"),
         ("postgresql://u:p@127.0.0.1:9/name", "unreachable"),
     ],
 )

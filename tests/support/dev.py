@@ -52,6 +52,13 @@ class Dev:
                 return
             time.sleep(0.05)
 
+    def wait_for_count(self, text: str, count: int, seconds: float = 60) -> None:
+        """Until it was printed so often."""
+        end = time.monotonic() + seconds
+        while self.output.count(text) < count:
+            assert time.monotonic() < end, f"{text!r} not printed {count} times within {seconds} s:\n{self.output}"
+            time.sleep(0.05)
+
     def curl_lines(self) -> list[str]:
         """The commands that it printed to be pasted."""
         return [line.strip() for line in self.lines if line.strip().startswith(("curl ", "TOKEN=$(curl "))]

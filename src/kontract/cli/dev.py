@@ -10,17 +10,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 from kontract.cli.build import ANSWER, scan
-from kontract.cli.toolchain import database_url, dev_vars, ports, setup
+from kontract.cli.toolchain import database_url, dev_vars, local_state, ports, setup
 from kontract.cli.toolchain.checkout import Checkout, write_atomically
+from kontract.cli.toolchain.front import Front
+from kontract.cli.toolchain.hosts import Hosts
 from kontract.cli.toolchain.postgres import DATABASE, Cluster, create_database
 from kontract.cli.toolchain.problem import Problem
-from kontract.cli.toolchain.processes import group_members, is_running, stop_group
+from kontract.cli.toolchain.processes import free_port, group_members, is_running, stop_group
 from kontract.cli.toolchain.progress import say, step, warn
 from kontract.cli.toolchain.pyodide_bundle import mode
 from kontract.cli.toolchain.reaper import Reaper
@@ -28,6 +31,8 @@ from kontract.cli.toolchain.wrangler import DevServer
 
 DEFAULT_PORT = 8787
 _LOOK_SECONDS = 0.3
+_MEND = "Everything else keeps running; save a corrected file below src/ and it starts again. (Ctrl-C stops all.)"
+_RESTARTS, _RESTARTS_SECONDS = 5, 60.0  # more often within that time, and something else is wrong
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -56,20 +61,26 @@ def _run(checkout: Checkout, port: int, stack: ExitStack, lock: int) -> int:
         say(f"  Using PostgreSQL at {host}:{port_there} (DATABASE_URL).")
     if dev_vars.ensure(checkout.root / ".dev.vars"):
         say("  Wrote .dev.vars with a fresh KONTRACT_SECRET.")
+    front = _listen(checkout, port, stack)  # before anything that takes long: somebody else may take the port
     runtime = setup.prepare(checkout, run=False)
     reaper = Reaper(hold=(lock,))
     stack.callback(reaper.close)
     cluster = None if brought else _start_postgres(checkout, stack, reaper)
     url = cluster.url() if cluster else database_url.read(brought).for_hyperdrive
-    schema = Schema(checkout, cluster.url() if cluster else brought)
+    direct = cluster.url() if cluster else brought
+    schema = Schema(checkout, direct)
     with step("Applying the schema"):
         schema.apply()
+    objects = asyncio.run(local_state.of_database(checkout, direct, embedded=cluster is not None))
+    for name in ("logs", "registry"):
+        local_state.make_private(checkout.state / name)
+        stack.callback(local_state.make_private, checkout.state / name)  # wrangler's files are open to others
     server = DevServer(
         checkout,
         runtime,
-        port,
+        front.upstream,
         url,
-        persist_to=checkout.state / "wrangler",
+        persist_to=objects,
         state=checkout.state,
         # What is wrong with the application is answered to whoever calls it, not in the terminal alone.
         variables=("KONTRACT_SHOW_ERRORS:1",),
@@ -80,13 +91,27 @@ def _run(checkout: Checkout, port: int, stack: ExitStack, lock: int) -> int:
     with step("Starting the gateway (wrangler dev)"):
         server.start()
     server.on_line = _show
+    front.open = True
     greet(port)
     if mode.wants_snapshot(checkout, runtime.source):
         _set_up_beside(checkout, stack, reaper)
     try:
-        return _watch(checkout, server, cluster, schema)
+        return _watch(checkout, server, front, cluster, schema)
     finally:
         say("Stopping ...")
+
+
+def _listen(checkout: Checkout, port: int, stack: ExitStack) -> Front:
+    variables = dev_vars.parse((checkout.root / ".dev.vars").read_text(encoding="utf-8"))
+    front = Front(port, free_port(), Hosts.read(variables | dict(os.environ)))
+    stack.callback(front.stop)
+    try:
+        front.start()
+    except OSError as error:
+        raise Problem(
+            f"Port {port} cannot be listened on: {error.strerror}.", "Use another port: `PORT=8788 make dev`."
+        ) from None
+    return front
 
 
 def _set_up_beside(checkout: Checkout, stack: ExitStack, reaper: Reaper) -> None:
@@ -230,11 +255,11 @@ def _examples() -> list[tuple[str, str]]:
     return [(name, "[]") for name in easy[:1]]
 
 
-def _watch(checkout: Checkout, server: DevServer, cluster: Cluster | None, schema: Schema) -> int:
-    """Until a signal ends it (KeyboardInterrupt). wrangler may stop and come back; PostgreSQL may not."""
+def _watch(checkout: Checkout, server: DevServer, front: Front, cluster: Cluster | None, schema: Schema) -> int:
+    """Until a signal ends it (KeyboardInterrupt). The runtime may stop and comes back; PostgreSQL may not."""
     parent = os.getppid()
     under_make = "MAKELEVEL" in os.environ
-    broken_at: int | None = None  # what the sources were when wrangler stopped
+    runtime = Runtime(checkout, server, front)
     public = _changed(checkout.root / "public")
     try:
         while True:
@@ -250,26 +275,65 @@ def _watch(checkout: Checkout, server: DevServer, cluster: Cluster | None, schem
                 public = _changed(checkout.root / "public")
                 # wrangler lists the files of public/ when it starts a Worker, and watches src/ alone.
                 os.utime(checkout.root / "src" / "entry.py")
-            if server.running():
-                continue
-            if broken_at is None:
-                server.stop()
-                broken_at = _sources(checkout)
-                say(
-                    "\nwrangler stopped: the reason is above. Everything else keeps running; save a corrected file "
-                    "below src/ and it starts again. (Ctrl-C stops all.)"
-                )
-            elif _sources(checkout) != broken_at:
-                broken_at = None
-                say("A file changed: starting the gateway again ...")
-                try:
-                    server.start()
-                except Problem as problem:
-                    say(problem.what)  # its detail has been printed line by line
-                else:
-                    say("The gateway answers again.")
+            runtime.look()
     except KeyboardInterrupt:
         return 0
+
+
+class Runtime:
+    """wrangler and its two workerds: started again when they end, as often as that helps.
+
+    The Worker's own workerd is replaced by wrangler. The one before it, which listens, is replaced by a process that
+    answers nobody; so this looks for its end. wrangler ends by itself when a reload fails, and then waits for an edit.
+    """
+
+    def __init__(self, checkout: Checkout, server: DevServer, front: Front) -> None:
+        self._checkout = checkout
+        self._server = server
+        self._front = front
+        self._listener = ports.owner(server.port)
+        self._broken_at: int | None = None  # what the sources were when it stopped
+        self._restarts: deque[float] = deque(maxlen=_RESTARTS)
+
+    def look(self) -> None:
+        """Start it again if it has to be."""
+        if self._broken_at is not None:
+            if _sources(self._checkout) != self._broken_at:
+                say("A file changed: starting the gateway again ...")
+                self._start()
+        elif self._server.running() and (self._listener is None or is_running(self._listener)):
+            return
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        failed = self._server.has_failed
+        self._stop()
+        if failed:
+            say(f"\nwrangler stopped: the reason is above. {_MEND}")
+        elif len(self._restarts) == _RESTARTS and time.monotonic() - self._restarts[0] < _RESTARTS_SECONDS:
+            say(f"\nThe runtime (wrangler, workerd) ended again. {_MEND}")
+        else:
+            self._restarts.append(time.monotonic())
+            say("\nThe runtime (wrangler, workerd) ended, and not by itself: starting it again ...")
+            self._start()
+
+    def _stop(self) -> None:
+        self._front.open = False
+        self._server.stop()
+        self._broken_at = _sources(self._checkout)
+
+    def _start(self) -> None:
+        self._broken_at = _sources(self._checkout)
+        try:
+            self._server.start()
+        except Problem as problem:
+            say(f"{problem.what} {_MEND}")  # its detail has been printed line by line
+            return
+        self._broken_at = None
+        self._listener = ports.owner(self._server.port)
+        self._front.open = True
+        say("The gateway answers again.")
 
 
 def _show(line: str) -> None:

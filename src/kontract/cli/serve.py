@@ -10,9 +10,15 @@ import tomllib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from kontract.server import settings as server_settings
 from kontract.server.settings import DEFAULT_PORT, Settings, SettingsError
+
+if TYPE_CHECKING:
+    from kontract.cli.toolchain.front import Front
 
 LOCAL_DATABASE = "kontract_serve"
 
@@ -91,6 +97,8 @@ def _run_local(args: argparse.Namespace) -> int:
                 asyncio.run(create_database(cluster.url("postgres"), LOCAL_DATABASE))
             variables["DATABASE_URL"] = cluster.url(LOCAL_DATABASE)
         settings = read(args, {name: str(value) for name, value in variables.items()})
+        settings, front = _behind_a_front(settings)
+        stack.callback(front.stop)
         with step("Applying the schema"):
             asyncio.run(
                 migrate(
@@ -99,7 +107,34 @@ def _run_local(args: argparse.Namespace) -> int:
                     coordination=settings.coordination == "postgres",
                 )
             )
-        return serve.run(settings, lambda: dev.greet(settings.port))
+
+        def ready() -> None:
+            front.open = True
+            dev.greet(front.port)
+
+        return serve.run(settings, ready)
+
+
+def _behind_a_front(settings: Settings) -> tuple[Settings, Front]:
+    """Put the server behind what listens for `kontract dev`, too: for the same addresses, names and errors."""
+    from kontract.cli.toolchain.front import LOOPBACK, Front
+    from kontract.cli.toolchain.hosts import Hosts
+    from kontract.cli.toolchain.processes import free_port
+
+    named = settings.environment.get("KONTRACT_HOST", "localhost") != "localhost"
+    addresses = (settings.host,) if named else LOOPBACK
+    front = Front(settings.port, free_port(), Hosts.read(settings.environment), addresses)
+    try:
+        front.start()
+    except OSError as error:
+        front.stop()
+        message = f"port {settings.port} cannot be listened on ({error.strerror}): stop what has it, or change PORT"
+        raise SettingsError(message) from None
+    inside = {"KONTRACT_HOST": "127.0.0.1", "PORT": str(front.upstream)}
+    environment = dict(settings.environment) | inside  # also of the processes that --workers asks for
+    return msgspec.structs.replace(
+        settings, host=inside["KONTRACT_HOST"], port=front.upstream, environment=environment
+    ), front
 
 
 def read(args: argparse.Namespace, defaults: Mapping[str, str] | None = None) -> Settings:

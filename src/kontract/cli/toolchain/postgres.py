@@ -192,7 +192,7 @@ class Cluster:
     def _spawn(self) -> subprocess.Popen[bytes]:
         settings = {**_SETTINGS, **self.settings, "port": str(self.port)}
         self.log.unlink(missing_ok=True)
-        with self.log.open("wb") as log:
+        with os.fdopen(os.open(self.log, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as log:  # it quotes statements
             return subprocess.Popen(
                 [
                     *(programs() / "postgres", "-D", self.data),

@@ -72,6 +72,7 @@ class DevServer:
     on_spawn: Callable[[int], None] | None = None  # told the process group before anything is waited for
     node_bin: Path = field(default_factory=node.bin_folder)
     group: int = 0
+    has_failed: bool = False  # the Worker does not start, and the log says why: another try would end in the same way
     _process: subprocess.Popen[str] | None = None
     _reader: threading.Thread | None = None
     _lines: deque[str] = field(default_factory=lambda: deque(maxlen=5000))
@@ -100,6 +101,7 @@ class DevServer:
     def start(self) -> None:
         """Start and return once GET /health answers 200. `Problem` with the log if it cannot."""
         mark = len(self._lines)
+        self.has_failed = False
         self._process = subprocess.Popen(
             self.command(),
             cwd=self.checkout.root,
@@ -155,6 +157,7 @@ class DevServer:
         for line in process.stdout:
             text = _COLOUR.sub("", line.rstrip("\n"))  # esbuild colours its messages whatever one asks
             self._lines.append(text)
+            self.has_failed = self.has_failed or any(sign in text for sign in _FATAL_SIGNS)
             if self.on_line:
                 with contextlib.suppress(OSError):  # `make dev | head`: the reader is gone, the server stays
                     self.on_line(text)
@@ -167,8 +170,7 @@ class DevServer:
             answer = self._ask_health()
             if answer == 200:
                 return
-            recent = list(self._lines)[mark:]
-            if answer is not None or any(sign in line for line in recent for sign in _FATAL_SIGNS):
+            if answer is not None or self.has_failed:
                 self._wait_for_silence(mark)
                 raise self._failed(
                     f"The gateway does not start (GET /health answers {answer})."

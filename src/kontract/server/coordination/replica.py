@@ -20,6 +20,7 @@ from kontract.core.hub import Hub, Subscriber
 from kontract.core.messages import Answer, Begin, CheckSession, Prepare, Replayed, Request, Unready
 from kontract.core.phases import Stage as CoordinatorStage
 from kontract.core.records import Record
+from kontract.core.replicated import ReplicatedCoordinator
 from kontract.ports import (
     Clock,
     CoordinatorUnavailableError,
@@ -242,9 +243,9 @@ class Replica:
         coordinator = self.machine.coordinator
         if coordinator is not None and not self.hub:
             self.hub.publish([], coordinator.watermark)  # nobody listens yet, so there is nothing to catch up with
-        fenced = coordinator is not None and coordinator.stage is CoordinatorStage.FENCED
-        if coordinator is not None and not (first and fenced):
+        if coordinator is not None and not (first and await self._is_superseded(coordinator)):
             return
+        coordinator = self.machine.coordinator
         # There is no log, or it belongs to other rules; or somebody without it has raised the epoch meanwhile, and this
         # process starts: then it takes the owner over, as a coordinator without a journal does.
         found = await self._raise_epoch(coordinator.epoch + 1 if coordinator else 1)
@@ -257,6 +258,17 @@ class Replica:
         self._log_line(
             "info", "coordinator_started", owner=self.owner, epoch=self.machine.coordinator.epoch, fresh=True
         )
+
+    async def _is_superseded(self, coordinator: ReplicatedCoordinator) -> bool:
+        """Whether somebody without our log has raised the epoch, noticed by this log or not yet."""
+        if coordinator.stage is CoordinatorStage.FENCED:
+            return True
+        current = await self._questions.epoch()
+        if current is None or current <= coordinator.epoch:
+            return False
+        await self._catch_up()  # a node of ours may have raised it
+        now = self.machine.coordinator
+        return now is not None and now.epoch < current
 
     async def _raise_epoch(self, at_least: int) -> tuple[int, int] | None:
         """Take the owner over; None when another node did it at the same moment, and the log says so."""

@@ -165,6 +165,7 @@ def _wrapper(checkout: Checkout, folder: Path) -> Path:
     text = (
         "#!/bin/sh\n"
         "# Written by `kontract dev`: workerd, told to look for its Python runtime in this folder.\n"
+        "umask 077\n"  # what Durable Objects keep is nobody else's
         'here=$(dirname "$0")\n'
         f"workerd={quote(str(_workerd(checkout)))}\n"
         "edited() {\n"
