@@ -143,7 +143,7 @@ def refusal(answer: Answer) -> HttpError:
         return _session_ended()
     if isinstance(answer, Fenced):
         message = (
-            "another deployment, or another `make dev`, coordinates this owner's tables now (its epoch is "
+            "another deployment coordinates this owner's tables now (its epoch is "
             f"{answer.epoch}); send calls there, or stop it and start this one again (`make dev`, `make serve`, "
             "`kontract serve`; for a Worker on Cloudflare see the FAQ)"
         )
