@@ -89,6 +89,9 @@ CREATE TABLE IF NOT EXISTS tbl_sessions_e08b53 (
 CREATE UNIQUE INDEX IF NOT EXISTS tbl_sessions_e08b53_live ON tbl_sessions_e08b53 (id) WHERE _deleted_txid IS NULL;
 CREATE INDEX IF NOT EXISTS tbl_sessions_e08b53_dead ON tbl_sessions_e08b53 (_deleted_txid)
   WHERE _deleted_txid IS NOT NULL;
+-- For a coordinator that has lost its memory: which sessions were ended, and still matter.
+CREATE INDEX IF NOT EXISTS tbl_sessions_e08b53_ended ON tbl_sessions_e08b53 (((data->>'until')::bigint))
+  WHERE _deleted_txid IS NULL AND data @> '{"ended": true}';
 
 INSERT INTO storage (id, ptr, owner, permissions) VALUES
   ('__users', 'tbl_users_c41d7a', '__system', 7),

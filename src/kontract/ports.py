@@ -282,6 +282,11 @@ class Crypto(Protocol):
     ``hmac.compare_digest`` compares in constant time.
     """
 
+    @property
+    def hashes_at_once(self) -> int:
+        """How many :meth:`scrypt` may run at the same time in one process without keeping others from working."""
+        ...
+
     def x25519_public(self, private: bytes) -> bytes:
         """Return the public key (32 bytes) of a private key (any 32 bytes; RFC 7748, section 6.1)."""
         ...

@@ -46,3 +46,8 @@ class Questions:
         """Raise the epoch and return it with the highest txid in use; raises what the database raises."""
         async with self.store() as store:
             return await store.take_over(self._owner, at_least)
+
+    async def ended_sessions(self) -> dict[str, int]:
+        """Return the sessions that were ended (see SqlStore.ended_sessions); raises what the database raises."""
+        async with self.store() as store:
+            return await store.ended_sessions(self._owner)

@@ -7,7 +7,7 @@ After every call it carries out the effects in their order: journal, answers, th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from kontract.core import limits, recovery
@@ -46,8 +46,11 @@ class Journal(Protocol):
         """Return what is there; None when this coordinator has never run."""
         ...
 
-    def start(self, epoch: int, last_txid: int, generation: str) -> None:
-        """Forget everything and begin in ``epoch``; ``generation`` names the event log that begins here."""
+    def start(self, epoch: int, last_txid: int, generation: str, ended: Mapping[str, int]) -> None:
+        """Forget everything and begin in ``epoch``; ``generation`` names the event log that begins here.
+
+        ``ended``: the sessions that were ended, each with the time when it may be forgotten.
+        """
         ...
 
     def write(self, entries: list[JournalEntry]) -> None:
@@ -110,6 +113,7 @@ class CoordinatorShell:
         self._timer: asyncio.Task[None] | None = None
         self._timer_due = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._epoch_checks = 0  # asked for, and not answered yet
 
     async def ask(self, request: Request) -> Answer:
         """Answer one message of a worker; raises CoordinatorUnavailableError when it has to be asked again."""
@@ -212,7 +216,7 @@ class CoordinatorShell:
         async with self._questions.store() as store:
             coordinator = await recovery.start(self._owner, saved, store)
         if saved is None:
-            self._journal.start(coordinator.epoch, coordinator.watermark, self._new_generation())
+            self._begin_journal(coordinator)
         self._collection = Collection(self._journal.marks())
         self._begin(coordinator)
         self._log("info", "coordinator_started", owner=self._owner, epoch=coordinator.epoch, fresh=saved is None)
@@ -282,6 +286,9 @@ class CoordinatorShell:
             if not future.done():
                 future.set_result(None)
 
+    def _begin_journal(self, fresh: Coordinator) -> None:
+        self._journal.start(fresh.epoch, fresh.watermark, self._new_generation(), fresh.ended_sessions)
+
     def _new_generation(self) -> str:
         return f"g{self._clock.now():x}"
 
@@ -331,6 +338,19 @@ class CoordinatorShell:
         self._run(lambda: coordinator.resolved(txid, fence, self._clock.now()))
 
     async def _check_epoch(self) -> None:
+        """Read the epoch and do what follows. One at a time: two would take a new database over from each other."""
+        self._epoch_checks += 1
+        if self._epoch_checks > 1:
+            return  # the one that is at it reads again
+        try:
+            while self._epoch_checks:
+                asked = self._epoch_checks
+                await self._check_epoch_once()
+                self._epoch_checks -= asked
+        finally:
+            self._epoch_checks = 0
+
+    async def _check_epoch_once(self) -> None:
         coordinator = self._coordinator
         current = await self._questions.epoch()
         if coordinator is None or coordinator is not self._coordinator:
@@ -346,7 +366,7 @@ class CoordinatorShell:
         """Begin again for a database that has no epoch row: it is not the one this journal was written for."""
         try:
             async with self._questions.store() as store:
-                fresh = await recovery.start_anew(self._owner, old.epoch, old.highest_txid, store)
+                fresh = await recovery.start_anew(self._owner, old, store)
         except (DatabaseError, DatabaseUnavailableError) as error:
             self._log("error", "coordinator_start", owner=self._owner, error=str(error))
             return
@@ -355,7 +375,7 @@ class CoordinatorShell:
             return
         self._run(lambda: old.epoch_read(fresh.epoch, self._clock.now()))  # whoever waits must ask again
         try:
-            self._journal.start(fresh.epoch, fresh.watermark, self._new_generation())
+            self._begin_journal(fresh)
         except Exception as error:  # noqa: BLE001 - as in _run
             self._abandon("coordinator_failed", error)
             return

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 from collections.abc import AsyncIterator
 
 import pytest
+from msgspec import Raw
 
-from kontract.core.shared import DictRows, SharedState
+from kontract.core import limits
+from kontract.core.shared import (
+    DictRows,
+    SharedCount,
+    SharedDelete,
+    SharedGet,
+    SharedRefused,
+    SharedSet,
+    SharedState,
+    SharedValue,
+)
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.runtime import LocalShared
 from kontract.server.shared_postgres import PostgresShared
@@ -43,6 +56,42 @@ async def nodes(request) -> AsyncIterator[contracts.Nodes]:
 async def test_shared_state(nodes, case):
     """A shared state is the same wherever it is kept."""
     await case(nodes)
+
+
+async def test_a_full_room_of_counters_refuses_nobody_and_keeps_the_high_ones(nodes, monkeypatch):
+    """A flood of new keys drives out new keys: whoever is near a limit stays there, and values are not touched."""
+    monkeypatch.setattr(limits, "SHARED_COUNTERS", 400)
+    owner = f"flooded-{secrets.token_hex(4)}"
+
+    async def count(number: int, key: str) -> int:
+        answer = await nodes[number % len(nodes)](owner).shared(SharedCount(key, 3_600_000))
+        assert isinstance(answer, SharedValue), answer
+        return json.loads(bytes(answer.value))
+
+    high = [f"high-{n}" for n in range(5)]
+    for key in high:
+        assert [await count(n, key) for n in range(12)] == list(range(1, 13))
+    await nodes[0](owner).shared(SharedSet("value", Raw(b"1")))
+    for start in range(0, 1_500, 50):
+        assert {await done for done in [count(n, f"flood-{n}") for n in range(start, start + 50)]} == {1}
+    assert [await count(n, key) for n, key in enumerate(high)] == [13] * 5
+    assert [await count(n, f"flood-{n}") for n in range(0, 100, 7)] == [1] * 15, "the first of the flood are forgotten"
+    value = await nodes[-1](owner).shared(SharedGet("value"))
+    assert isinstance(value, SharedValue)
+    assert bytes(value.value) == b"1"
+
+
+async def test_a_full_room_of_values_does_not_keep_counters_from_counting(nodes, monkeypatch):
+    """Nor a full room of counters values: an application that fills ``ctx.shared`` locks nobody out."""
+    monkeypatch.setattr(limits, "SHARED_KEYS", 3)
+    owner = f"full-{secrets.token_hex(4)}"
+    stub = nodes[0](owner)
+    answers = [await stub.shared(SharedSet(f"k{n}", Raw(b"1"))) for n in range(5)]
+    assert [type(answer) for answer in answers] == [SharedValue] * 3 + [SharedRefused] * 2
+    for n in range(20):
+        assert isinstance(await stub.shared(SharedCount(f"c{n}", 3_600_000)), SharedValue)
+    assert isinstance(await stub.shared(SharedDelete("k0")), SharedValue)
+    assert isinstance(await stub.shared(SharedSet("k9", Raw(b"1"))), SharedValue)
 
 
 @pytest.mark.parametrize("case", contracts.TIKV_CLIENT, ids=contracts.name)

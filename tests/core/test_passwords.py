@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
 from kontract.core import limits, passwords
@@ -72,6 +74,64 @@ def test_what_is_no_hash_is_refused(text):
     """Rather than compared with."""
     with pytest.raises(ValueError, match=r"."):
         passwords.parse(text)
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        " " * 40,
+        "\u00a0\u2003\u3000" * 10,
+        "\u200b" * 40,
+        "\u200b\u200c\u200d\u2060\ufeff" * 8,
+        "\u00ad" * 20,
+        "\u2800" * 20,
+        "\u3164" * 20,
+        "\u115f\u1160\u034f\u180e" * 5,
+        "\ufe0f" * 20,
+        "\U000e0100" * 20,
+        "\U000e0041" * 20,
+        "\ue000" * 20,
+        "a" + " " * 40,
+        "abcd" + "\u200b" * 40,
+        "a" + " \u200b" * 20 + "b",
+    ],
+    ids=ascii,
+)
+def test_what_cannot_be_seen_does_not_count(password):
+    """Spaces alone, characters without width, fillers: a password that looks empty is nearly none."""
+    with pytest.raises(InvalidRequestError, match="visible characters"):
+        passwords.check(password)
+
+
+@pytest.mark.parametrize(
+    "password", ["correct horse\n", "correct\x00horse battery", "correct\x7fhorse", "a\tb c d e f g"]
+)
+def test_control_characters_are_refused(password):
+    """Nobody types them: they come from a file's last line, and the next login would fail."""
+    with pytest.raises(InvalidRequestError, match="control characters"):
+        passwords.check(password)
+
+
+@pytest.mark.parametrize("name", ["ann@example.com", "ANN@Example.com", "ann\u200b@example.com", " ann@example.com "])
+def test_the_name_is_no_password(name):
+    with pytest.raises(InvalidRequestError, match="must not be the name"):
+        passwords.check(name, "ann@example.com")
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "correct horse battery",
+        "  leading spaces  ",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \u0628\u0631\u0648\u0645",
+        "\U0001f469\u200d\U0001f680" * 8,
+        "日本語のパスワードです",
+    ],
+)
+def test_words_of_every_script_are_good(password):
+    """Also with joiners inside, which some scripts and pictures need; they stay part of it."""
+    checked = passwords.check(password, "ann")
+    assert checked == unicodedata.normalize("NFKC", password)
 
 
 def test_lengths():

@@ -205,8 +205,11 @@ async def test_a_linked_user_stays_in_its_tenant(auth):
 # --- going on --------------------------------------------------------------------------------------------------------
 
 
-async def renew(auth: Auth, refresh: str) -> dict:
-    return await auth.ok("refresh", {"refresh_token": refresh})
+HOME = "192.0.2.8"
+
+
+async def renew(auth: Auth, refresh: str, client: str = "") -> dict:
+    return await auth.ok("refresh", {"refresh_token": refresh}, client=client)
 
 
 async def test_each_refresh_gives_the_next_token(auth):
@@ -227,18 +230,54 @@ async def test_each_refresh_gives_the_next_token(auth):
 async def test_the_token_before_the_newest_has_a_minute(auth):
     """Its answer may have been lost on the way; both answers lead on."""
     made = await auth.ok("anonymous")
-    first = await renew(auth, made["refresh_token"])
+    first = await renew(auth, made["refresh_token"], HOME)
     await later(auth, limits.REFRESH_GRACE_MS / 1000 - 5)
-    again = await renew(auth, made["refresh_token"])
+    again = await renew(auth, made["refresh_token"], HOME)
     assert claims(first["refresh_token"])["gen"] == claims(again["refresh_token"])["gen"] == 1
-    await renew(auth, again["refresh_token"])
+    await renew(auth, again["refresh_token"], "192.0.2.44")
     assert await auth.is_alive(first["token"])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        (HOME, "192.0.2.9", False),
+        (HOME, "", False),
+        ("", "", False),
+        ("2001:db8:1:2::1", "2001:db8:1:2:3::1", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("::ffff:192.0.2.8", HOME, True),
+    ],
+)
+async def test_within_the_minute_another_address_is_somebody_else(auth, first, second, same):
+    """Whoever has stolen a refresh token cannot use it beside its owner: both sessions are over, and both notice."""
+    made = await auth.ok("anonymous")
+    mine = await renew(auth, made["refresh_token"], first)
+    response = await auth.post("refresh", {"refresh_token": made["refresh_token"]}, client=second)
+    assert response.status == (200 if same else 401)
+    assert await auth.is_alive(mine["token"]) is same
+    kept = await auth.post("refresh", {"refresh_token": mine["refresh_token"]}, client=first)
+    assert kept.status == (200 if same else 401)
+
+
+async def test_no_address_is_kept_as_it_is(auth):
+    """Neither with a session nor with an account: digests, and other ones for each of them."""
+    one, two = await auth.ok("anonymous"), await auth.ok("anonymous")
+    for made in (one, two):
+        await renew(auth, made["refresh_token"], HOME)
+    await auth.ok("register", credentials("placed-1"), client=HOME)
+    await auth.ok("register", credentials("placed-2"), client=HOME)
+    sids = {claims(made["token"])["sid"] for made in (one, two)}
+    places = [row["place"] for row in await auth.rows("sessions") if row["id"] in sids]
+    places += [place for row in await auth.rows("users") if row["id"].startswith("placed-") for place in row["places"]]
+    assert len(set(places)) == 4
+    assert all(len(place) == 32 and "192" not in place for place in places)
 
 
 async def test_two_refreshes_at_once_are_one(auth):
     """Two tabs of one browser do not end each other's session."""
     made = await auth.ok("anonymous")
-    answers = await asyncio.gather(*[renew(auth, made["refresh_token"]) for _ in range(4)])
+    answers = await asyncio.gather(*[renew(auth, made["refresh_token"], HOME) for _ in range(4)])
     assert {claims(answer["refresh_token"])["gen"] for answer in answers} == {1}
     assert await auth.is_alive(answers[0]["token"])
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 
 import pytest
 
 from kontract.core import limits
+from kontract.core.shared import SharedRequest, SharedValue
+from kontract.gateway.counters import LocalCounters
+from kontract.ports import CoordinatorUnavailableError
 from support.api import check_error
 from support.auth import Auth, credentials, later
 from support.sessions import ENVIRONMENT, OWNER, SECRET, token
@@ -45,19 +50,82 @@ async def test_attempts_from_one_address_for_one_account(auth, monkeypatch):
 async def test_attempts_for_one_account_from_everywhere(auth, monkeypatch):
     """A stranger needs many addresses to try, and then others are not kept from other accounts."""
     monkeypatch.setattr(limits, "LOGINS_PER_ACCOUNT", 4)
-    addresses = [f"203.0.113.{n}" for n in range(6)]
-    assert [await attempt(auth, "wanted", address) for address in addresses] == [401] * 4 + [429] * 2
+    monkeypatch.setattr(limits, "LOGINS_PER_ACCOUNT_FRESH", 3)
+    addresses = [f"203.0.113.{n}" for n in range(9)]
+    assert [await attempt(auth, "wanted", address) for address in addresses[:4]] == [401] * 4
+    assert [await attempt(auth, "wanted", address) for address in addresses[:4]] == [429] * 4, "they had their turn"
+    assert [await attempt(auth, "wanted", address) for address in addresses[4:]] == [401] * 3 + [429] * 2
     assert await attempt(auth, "wanted", "") == 429, "where the platform knows no address, too"
     assert await attempt(auth, "not-wanted", addresses[0]) == 401
+
+
+async def wrong_logins(auth: Auth, name: str) -> list[int]:
+    """A hundred and ten of them, from eleven networks."""
+    return [await attempt(auth, name, f"203.0.{n % 11}.9") for n in range(110)]
+
+
+async def test_strangers_do_not_lock_an_account_for_its_owner(auth):
+    """Neither where it has logged in before, nor in a new place; each stranger has no more than it had."""
+    await auth.ok("register", credentials("locked"), client="198.51.100.20")
+    assert (await wrong_logins(auth, "locked")).count(401) == limits.LOGINS_PER_ACCOUNT
+    assert await attempt(auth, "locked", "203.0.3.9") == 429
+    assert (await auth.post("login", credentials("locked"), client="198.51.100.20")).status == 200
+    assert (await auth.post("login", credentials("locked"), client="2001:db8:77::1")).status == 200, "a new place"
+    assert (await auth.post("login", credentials("locked"), client="2001:db8:77::2")).status == 200, "known since then"
+
+
+async def test_a_known_address_is_not_locked_out_by_its_neighbours(auth, monkeypatch):
+    """A school has one address: whoever uses up its attempts does not keep those out who have logged in from it."""
+    monkeypatch.setattr(limits, "LOGINS_PER_ADDRESS", 5)
+    school = "198.51.100.30"
+    await auth.ok("register", credentials("teacher"), client=school)
+    await auth.ok("register", credentials("pupil"), client="198.51.100.31")
+    assert [await attempt(auth, f"noise-{n}", school) for n in range(7)] == [401] * 5 + [429] * 2
+    assert (await auth.post("login", credentials("teacher"), client=school)).status == 200
+    assert (await auth.post("login", credentials("pupil"), client=school)).status == 429
+
+
+async def test_a_known_address_has_no_more_attempts_than_others(auth, monkeypatch):
+    """Being known is worth a budget of one's own, not a free hand for whoever sits there."""
+    monkeypatch.setattr(limits, "LOGINS_PER_PAIR", 4)
+    monkeypatch.setattr(limits, "LOGINS_PER_ACCOUNT", 2)
+    await auth.ok("register", credentials("shared-home"), client="198.51.100.40")
+    assert [await attempt(auth, "shared-home", "198.51.100.40") for _ in range(6)] == [401] * 4 + [429] * 2
+
+
+async def test_an_account_remembers_so_many_places(auth, monkeypatch):
+    """The newest ones; a place where only wrong passwords came from is none."""
+    monkeypatch.setattr(limits, "KNOWN_PLACES", 2)
+    await auth.ok("register", credentials("travels"), client="198.51.100.50")
+    first = next(row["places"] for row in await auth.rows("users") if row["id"] == "travels")
+    await attempt(auth, "travels", "198.51.100.51")
+    for client in ("198.51.100.52", "198.51.100.53", "198.51.100.52"):
+        await auth.ok("login", credentials("travels"), client=client)
+    places = next(row["places"] for row in await auth.rows("users") if row["id"] == "travels")
+    assert len(places) == len(set(places)) == 2
+    assert first[0] not in places
+
+
+async def test_a_linked_session_counts_by_itself(auth, monkeypatch):
+    """Strangers behind the same address cannot use up what somebody else's session may try."""
+    monkeypatch.setattr(limits, "LINKS_PER_SESSION", 2)
+    monkeypatch.setattr(limits, "SIGN_UPS_PER_ADDRESS", 3)
+    await auth.ok("register", credentials("link-taken"), client="198.51.100.60")
+    one, two = [await auth.ok("anonymous", client="198.51.100.61") for _ in range(2)]
+    for _ in range(2):
+        await auth.fails(409, "ALREADY_EXISTS", "link", credentials("link-taken"), one["token"], client="198.51.100.61")
+    message = await auth.fails(429, "RATE_LIMITED", "link", credentials("link-1"), one["token"], client="198.51.100.61")
+    assert "one session may try 2 names in 15 minutes" in message
+    await auth.ok("link", credentials("link-2"), two["token"], client="198.51.100.61")
 
 
 async def test_attempts_from_one_address_for_all_accounts(auth, monkeypatch):
     """And once it is over its limit, an address does not make the gateway remember the names that it thinks of."""
     monkeypatch.setattr(limits, "LOGINS_PER_ADDRESS", 3)
     assert [await attempt(auth, f"guess-{n}", "192.0.2.1") for n in range(4)] == [401, 401, 401, 429]
-    kept = auth.api.platform._shared["__system"]._rows.count()
+    kept = auth.api.platform._shared["__system"]._counters._rows.size()
     assert [await attempt(auth, f"more-{n}", "192.0.2.1") for n in range(20)] == [429] * 20
-    assert auth.api.platform._shared["__system"]._rows.count() == kept
+    assert auth.api.platform._shared["__system"]._counters._rows.size() == kept
     assert await attempt(auth, "guess-9", "192.0.2.2") == 401
 
 
@@ -80,19 +148,89 @@ async def test_who_counts_as_one_address(auth, monkeypatch, first, second, same)
 
 
 async def test_signing_up_is_throttled_by_address(auth, monkeypatch):
-    """All three ways together; without an address there is nothing to count by."""
+    """Each way by itself, with limit and time in the answer; without an address there is nothing to count by."""
     monkeypatch.setattr(limits, "SIGN_UPS_PER_ADDRESS", 3)
-    made = await auth.ok("anonymous", client="192.0.2.100")
-    await auth.ok("register", credentials("signs-up"), client="192.0.2.100")
-    await auth.ok("link", credentials("signs-up-2"), made["token"], client="192.0.2.100")
-    other = await auth.ok("anonymous", client="192.0.2.101")
+    for n in range(3):
+        await auth.ok("anonymous", client="192.0.2.100")
+        await auth.ok("register", credentials(f"signs-up-{n}"), client="192.0.2.100")
+    await auth.ok("anonymous", client="192.0.2.101")
     auth.crypto.asked.clear()
-    await auth.fails(429, "RATE_LIMITED", "anonymous", client="192.0.2.100")
-    await auth.fails(429, "RATE_LIMITED", "register", credentials("signs-up-3"), client="192.0.2.100")
-    await auth.fails(429, "RATE_LIMITED", "link", credentials("signs-up-3"), other["token"], client="192.0.2.100")
+    message = await auth.fails(429, "RATE_LIMITED", "anonymous", client="192.0.2.100")
+    assert re.fullmatch(
+        r"one address may have 3 new anonymous sessions in 15 minutes; wait \d+ s before you try again", message
+    )
+    await auth.fails(429, "RATE_LIMITED", "register", credentials("signs-up-4"), client="192.0.2.100")
     assert auth.crypto.asked == []
     for _ in range(5):
         await auth.ok("anonymous")
+
+
+async def test_local_development_has_no_limit_of_sign_ups(auth, make, monkeypatch):
+    """Everybody has one address there, and tests make hundreds of sessions; logins are limited as elsewhere."""
+    monkeypatch.setattr(limits, "SIGN_UPS_PER_ADDRESS", 1)
+    monkeypatch.setattr(limits, "LOGINS_PER_PAIR", 1)
+    platform = auth.api.platform
+    platform.environment = ENVIRONMENT | {"KONTRACT_SHOW_ERRORS": "1"}
+    try:
+        here = Auth(make(platform=platform), auth.crypto)
+        for n in range(4):
+            await here.ok("anonymous", client="127.0.0.1")
+            await here.ok("register", credentials(f"locally-{n}"), client="127.0.0.1")
+        assert [await attempt(here, "locally-9", "127.0.0.1") for _ in range(2)] == [401, 429]
+    finally:
+        platform.environment = ENVIRONMENT
+
+
+# --- counters that cannot be reached ---------------------------------------------------------------------------------
+
+
+class NoCounters:
+    """A shared state that does not answer, or not in time."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+
+    async def shared(self, request: SharedRequest) -> SharedValue:
+        if self.error is not None:
+            raise self.error
+        await asyncio.sleep(60)
+        raise AssertionError
+
+
+@pytest.mark.parametrize("error", [CoordinatorUnavailableError("away"), None])
+async def test_a_throttle_that_cannot_count_counts_by_itself(auth, monkeypatch, error):
+    """It neither locks everybody out nor lets everybody in, and says so once in the log."""
+    monkeypatch.setattr(limits, "LOGINS_PER_PAIR", 3)
+    monkeypatch.setattr(limits, "COUNT_MS", 20)
+    name, platform = f"counted-here-{error is None}", auth.api.platform
+    await auth.ok("register", credentials(name))
+    platform.clock.later_ms += limits.COUNT_WARNING_MS * (1 + (error is None))
+    shared, platform.shared = platform.shared, lambda owner: NoCounters(error)
+    said: list[str] = []
+    log = platform.log
+    monkeypatch.setattr(platform, "log", lambda level, event, **more: said.append(event) or log(level, event, **more))
+    try:
+        assert (await auth.post("login", credentials(name), client="192.0.2.150")).status == 200
+        wrong = [await attempt(auth, name, "192.0.2.151") for _ in range(5)]
+        assert wrong == [401, 401, 401, 429, 429]
+        await auth.ok("anonymous", client="192.0.2.152")
+    finally:
+        platform.shared = shared
+    assert said.count("limits_counted_locally") == 1
+    assert await attempt(auth, name, "192.0.2.151") == 401, "the shared counters have not seen them"
+
+
+async def test_what_a_process_counts_by_itself_is_bounded(monkeypatch, auth):
+    """It forgets the lowest, like the shared counters."""
+    monkeypatch.setattr(limits, "LOCAL_COUNTERS", 10)
+    local = LocalCounters()
+    error = CoordinatorUnavailableError("away")
+    for _ in range(5):
+        local.count("high", 60_000, auth.api.platform, error)
+    for n in range(50):
+        local.count(f"k{n}", 60_000, auth.api.platform, error)
+    assert local._counters._rows.size() <= 10
+    assert local.count("high", 60_000, auth.api.platform, error)[0] == 6
 
 
 # --- who may, and with what ------------------------------------------------------------------------------------------

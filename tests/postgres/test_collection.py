@@ -358,7 +358,7 @@ def test_the_journal_of_a_durable_object_keeps_marks_until_they_are_done():
     assert journal.marks() == [Mark(9, 2_000)]
     journal.write_marks([Mark(9, 2_000, Stage.FENCES)])
     assert journal.marks() == [Mark(9, 2_000, Stage.FENCES)]
-    journal.start(2, 100, "g1")
+    journal.start(2, 100, "g1", {})
     assert journal.marks() == []
     database.close()
 
@@ -379,7 +379,7 @@ def journal(request):
 
 def test_a_journal_keeps_a_day_what_may_be_repeated_for_a_day_and_no_more(journal):
     """Calls with a key for a day; sealed requests, whose copies come within seconds, like all others."""
-    journal.start(1, 0, "g1")
+    journal.start(1, 0, "g1", {})
     journal.write([record(1, "idem-a", idempotent=True), record(2, "ray-b", idempotent=True)])
     journal.write([record(3, "c", idempotent=False)])
     assert journal.newest("ray-b").txid == 2

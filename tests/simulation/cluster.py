@@ -6,7 +6,7 @@ it may die between any two of its effects.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -48,10 +48,10 @@ class Journal:
         unsettled = [replace(record) for record in self.records.values() if not record.settled_at]
         return Saved(self.epoch, max([self.last_txid, *self.records]), unsettled, dict(self.ended))
 
-    def start(self, epoch: int, last_txid: int, generation: str):
+    def start(self, epoch: int, last_txid: int, generation: str, ended: Mapping[str, int]):
         self.epoch, self.last_txid, self.started = epoch, last_txid, True
         self.head = LogHead(generation, last_txid)
-        self.records, self.dropped, self.marks, self.ended = {}, {}, {}, {}
+        self.records, self.dropped, self.marks, self.ended = {}, {}, {}, dict(ended)
 
     def write(self, entries: list[JournalEntry]):
         for entry in entries:
@@ -109,8 +109,8 @@ class _Life:
         records = sorted(self._node.journal.records.items())
         return [record for txid, record in records if after < txid <= up_to and record.phase == "committed"]
 
-    def start(self, epoch: int, last_txid: int, generation: str):
-        self._write("start", [None], lambda _: self._node.journal.start(epoch, last_txid, generation))
+    def start(self, epoch: int, last_txid: int, generation: str, ended: Mapping[str, int]):
+        self._write("start", [None], lambda _: self._node.journal.start(epoch, last_txid, generation, ended))
 
     def write(self, entries: list[JournalEntry]):
         self._write(_name(entries[-1]), entries, self._node.journal.write)

@@ -376,6 +376,9 @@ class Store:
             raise DatabaseUnavailableError("another coordinator has taken over at the same moment")
         return raised, await self._ask("take-over", "highest", self._database.highest_txid, gone)
 
+    async def ended_sessions(self, _owner: str) -> dict[str, int]:
+        return {}
+
     async def read_epoch(self, _owner: str) -> int | None:
         return await self._ask("epoch", "read", lambda: self._database.epoch, None)
 

@@ -85,10 +85,10 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster_of(
-    postgres: Postgres, count: int, make_log: Callable[[Pool], SharedLog] | None = None
+    postgres: Postgres, count: int, make_log: Callable[[Pool], SharedLog] | None = None, url: str | None = None
 ) -> AsyncIterator[Cluster]:
-    """Nodes over one fresh database that has the tables of several nodes."""
-    url = postgres.create_database(coordination=True)
+    """Nodes over one database that has the tables of several nodes: a fresh one unless its ``url`` is given."""
+    url = url or postgres.create_database(coordination=True)
     sql = await asyncpg.connect(url)
     cluster = Cluster(url, sql, make_log or (lambda pool: PostgresLog(pool.database)))
     try:

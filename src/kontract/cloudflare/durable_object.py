@@ -15,7 +15,7 @@ from kontract.cloudflare.database import HyperdriveDatabase, connector
 from kontract.cloudflare.feed import SocketSubscriber, page_text
 from kontract.cloudflare.journal import SqliteJournal
 from kontract.cloudflare.runtime import WorkerClock, log_line
-from kontract.cloudflare.shared import SqliteRows
+from kontract.cloudflare.shared import SqliteCounters, SqliteRows
 from kontract.core import shared
 from kontract.core.events import End, Page, Resume, Subscription
 from kontract.core.hub import Subscriber
@@ -42,7 +42,7 @@ class SessionObject:
         self._journal = SqliteJournal(self._sql)
         self._connect = connector(env)
         self._clock = WorkerClock()
-        self._shared = SharedState(SqliteRows(self._sql))
+        self._shared = SharedState(SqliteRows(self._sql), SqliteCounters(self._sql))
         self._shell: CoordinatorShell | None = None
         self._alarm_due: int | None = None
 

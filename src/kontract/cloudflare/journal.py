@@ -6,6 +6,7 @@ the writes before it are on disk: the output gate. So a prepare is durable befor
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -54,14 +55,14 @@ class SqliteJournal:
         ended = {str(session): int(until) for session, until in self._rows("SELECT session, until FROM ended")}
         return Saved(epoch, max(last_txid, int(highest)), records, ended)
 
-    def start(self, epoch: int, last_txid: int, generation: str) -> None:
-        """Forget everything and begin in ``epoch``."""
+    def start(self, epoch: int, last_txid: int, generation: str, ended: Mapping[str, int]) -> None:
+        """Forget everything but ended sessions and begin in ``epoch``."""
+        self.write([PutEnded(session, until) for session, until in ended.items()])
         # The head first: records of an earlier epoch below a new head would only be resolved once more.
         self._sql.exec("INSERT OR REPLACE INTO head (one, epoch, last_txid) VALUES (1, ?, ?)", epoch, last_txid)
         self._sql.exec("INSERT OR REPLACE INTO log (one, generation, floor) VALUES (1, ?, ?)", generation, last_txid)
         self._sql.exec("DELETE FROM records")
         self._sql.exec("DELETE FROM marks")
-        self._sql.exec("DELETE FROM ended")
 
     def write(self, entries: list[JournalEntry]) -> None:
         """Write entries; the runtime makes all writes up to the next await one transaction."""

@@ -289,6 +289,11 @@ class Coordinator:
         return session in self._ended
 
     @property
+    def ended_sessions(self) -> dict[str, int]:
+        """The sessions that were ended, each with the time when it may be forgotten."""
+        return dict(self._ended)
+
+    @property
     def watermark(self) -> Snapshot:
         """``W``: the highest txid at and below which everything has finished."""
         return Snapshot(self._watermark())

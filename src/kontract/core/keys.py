@@ -11,6 +11,7 @@ label                           use
 ``kontract/v1/token``           HMAC key of session tokens (JWT HS256)
 ``kontract/v1/raystream/static``  X25519 private key of the server in raystream handshakes
 ``kontract/v1/raystream/ticket``  AEAD key of raystream tickets
+``kontract/v1/place``           HMAC key of network addresses that are kept with sessions and accounts
 ``kontract/v1/id``              8 bytes that name the secret in public, to find it again while it is rotated
 =============================== ============================================================================
 
@@ -37,6 +38,7 @@ class Keys:
 
     id: bytes
     token: bytes = field(repr=False)
+    place: bytes = field(repr=False)
     raystream_static: bytes = field(repr=False)
     raystream_ticket: bytes = field(repr=False)
 
@@ -68,6 +70,7 @@ def derive(secret: bytes) -> Keys:
     return Keys(
         id=key("id", ID_BYTES),
         token=key("token"),
+        place=key("place"),
         raystream_static=key("raystream/static"),
         raystream_ticket=key("raystream/ticket"),
     )

@@ -149,7 +149,7 @@ REFRESH_SECONDS = 2_592_000
 """How long a refresh token is valid: 30 days without a visit end a session."""
 
 REFRESH_GRACE_MS = 60_000
-"""How long the refresh token before the newest is accepted: its answer may have been lost on the way."""
+"""How long the refresh token before the newest is accepted from the same address: its answer may have been lost."""
 
 TOKEN_BYTES = 4_096
 """Characters of a token; a longer one is refused unread. Servers and proxies take headers of 8 KiB."""
@@ -168,6 +168,13 @@ enough that a page which makes several calls asks once."""
 SESSIONS_REMEMBERED = 10_000
 """Sessions of which a process remembers that; some 2 MB of the 128 that an isolate has."""
 
+ENDED_SESSIONS = 10_000
+"""Ended sessions that a coordinator without a journal reads back from the database, the longest lasting first: those of
+an hour of a busy tenant."""
+
+TIDY_MS = 3_600_000
+"""How often a process removes sessions whose refresh tokens have expired, when somebody logs in or out at all."""
+
 GROUPS = 32
 """Groups of one account; they travel in every token."""
 
@@ -180,6 +187,12 @@ PASSWORD_LEAST = 10
 PASSWORD_BYTES = 1_024
 """Bytes of the longest password. scrypt takes any, but reads all of it."""
 
+HASHES_WAITING = 4
+"""Logins and sign-ups that may wait for each one whose password is being hashed, which takes a third of a second."""
+
+HASH_LOST_MS = 15_000
+"""After this a login that was not heard of was dropped by the platform: TRANSACTION_MS and a hash take less."""
+
 LOGIN_WINDOW_SECONDS = 900
 """Window of the limits below, from the first attempt on."""
 
@@ -187,13 +200,24 @@ LOGINS_PER_PAIR = 10
 """Attempts to log in to one account from one address in a window."""
 
 LOGINS_PER_ACCOUNT = 100
-"""Attempts for one account from everywhere; more than a pair has, so that a stranger does not lock it out easily."""
+"""Attempts for one account from everywhere. Beyond it addresses that have logged in to it before go on, each within
+LOGINS_PER_PAIR, and others have LOGINS_PER_ACCOUNT_FRESH."""
+
+LOGINS_PER_ACCOUNT_FRESH = 100
+"""First attempts of addresses that are new to an account, when the others are used up: strangers do not lock it for its
+owner who is in a new place, unless they have so many networks themselves."""
+
+KNOWN_PLACES = 8
+"""Addresses from which an account was logged in to last, kept as keyed digests: home, work, telephone, and changes."""
 
 LOGINS_PER_ADDRESS = 200
 """Attempts from one address for all accounts: a school or an office may share one."""
 
 SIGN_UPS_PER_ADDRESS = 200
-"""New anonymous sessions and new accounts from one address in a window."""
+"""New anonymous sessions from one address in a window, and as many new accounts. Not counted in local development."""
+
+LINKS_PER_SESSION = 10
+"""Attempts to give one anonymous session an account in a window: names may be taken."""
 
 # --- raystream --------------------------------------------------------------------------------------------------------
 
@@ -226,6 +250,19 @@ SHARED_VALUE_BYTES = 65_536
 
 SHARED_KEYS = 100_000
 """Values one owner may have in ``ctx.shared``: some megabytes at their usual size."""
+
+SHARED_COUNTERS = 100_000
+"""Counters of throttles and rate limits of one owner, beside those values. A full room forgets the lowest of them."""
+
+LOCAL_COUNTERS = 10_000
+"""Such counters in the memory of one process, for as long as the shared ones do not answer."""
+
+COUNT_MS = 2_000
+"""How long a shared counter may take to answer. Then the process counts by itself: a limit must not hold up the calls
+that it protects."""
+
+COUNT_WARNING_MS = 60_000
+"""How often a process says in its log that it counts by itself."""
 
 SHARED_TTL_SECONDS = 31_536_000
 """The longest time to live: a year. Without one a value stays."""

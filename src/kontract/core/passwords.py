@@ -41,17 +41,35 @@ class Hash(Struct, frozen=True):
         return f"$scrypt$ln={self.log_n},r={self.r},p={self.p}${_encode(self.salt)}${_encode(self.value)}"
 
 
-def check(password: object) -> str:
-    """Return the password in the form that is hashed (NFKC); raises InvalidRequestError for one that is no good."""
+def check(password: object, name: str = "") -> str:
+    """Return the password in the form that is hashed (NFKC); raises InvalidRequestError for one that is no good.
+
+    Spaces count as one between two words, and what cannot be seen does not count. ``name``: of the account.
+    """
     if not isinstance(password, str):
         message = "password must be a text"
         raise InvalidRequestError(message)
     normal = _normal(password)
-    if len(normal) < limits.PASSWORD_LEAST:
-        message = f"password must have at least {limits.PASSWORD_LEAST} characters; a few words are easy to remember"
-        raise InvalidRequestError(message)
     _bytes(normal)
+    if any(unicodedata.category(character) == "Cc" for character in normal):
+        message = "password must not have control characters, such as a line break at its end"
+        raise InvalidRequestError(message)
+    seen = " ".join("".join(character for character in normal if not _is_invisible(character)).split())
+    if len(seen) < limits.PASSWORD_LEAST:
+        message = (
+            f"password must have at least {limits.PASSWORD_LEAST} visible characters, where spaces in a row count as "
+            "one; a few words are easy to remember"
+        )
+        raise InvalidRequestError(message)
+    if name and seen.casefold() == name.casefold():
+        message = "password must not be the name"
+        raise InvalidRequestError(message)
     return normal
+
+
+def _is_invisible(character: str) -> bool:
+    """Whether a character has no width and no ink: format characters, fillers, variation selectors."""
+    return unicodedata.category(character) in _INVISIBLE_CATEGORIES or character in _FILLERS
 
 
 async def make(crypto: Crypto, password: str, salt: bytes) -> str:
@@ -114,6 +132,15 @@ def _decode(text: str) -> bytes:
     except binascii.Error as error:
         raise ValueError(str(error)) from None
 
+
+_INVISIBLE_CATEGORIES = frozenset({"Cf", "Cn", "Co", "Cs"})
+
+_FILLERS = frozenset(
+    # Letters, marks and symbols that Unicode calls ignorable, or that are blank: they are not in the categories above.
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
+    + "".join(map(chr, range(0xFE00, 0xFE10)))
+    + "".join(map(chr, range(0xE0100, 0xE01F0)))
+)
 
 _NOBODY = Hash(LOG_N, R, P, bytes(SALT_BYTES), bytes(HASH_BYTES))
 """Compared with when there is no such account, so that the answer takes as long."""

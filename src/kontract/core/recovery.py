@@ -26,13 +26,13 @@ async def start(owner: str, saved: Saved | None, store: SqlStore) -> Coordinator
 
     With a journal it goes on in the journal's epoch; PostgreSQL is not asked before somebody wants a snapshot: for
     those who write, the apply statement checks the epoch. Without one it takes the owner over: it raises the epoch, so
-    that nothing of an earlier coordinator can commit any more, and only then reads which txids are in use. Raises what
-    the database raises.
+    that nothing of an earlier coordinator can commit any more, and only then reads which txids are in use, and which
+    sessions were ended. Raises what the database raises.
     """
     if saved is not None:
         return Coordinator(saved.epoch, saved.last_txid, saved.records, saved.ended, in_charge=False)
     epoch, highest = await store.take_over(owner, at_least=1)
-    return Coordinator(epoch, above(epoch, highest))
+    return Coordinator(epoch, above(epoch, highest), ended=await store.ended_sessions(owner))
 
 
 def above(epoch: int, highest: int) -> int:
@@ -44,7 +44,11 @@ def above(epoch: int, highest: int) -> int:
     return highest + (epoch - 1) * TAKEOVER_GAP
 
 
-async def start_anew(owner: str, epoch: int, last_txid: int, store: SqlStore) -> Coordinator:
-    """Take ``owner`` over for a database that does not know the journal's epoch (it was reset or replaced)."""
-    raised, highest = await store.take_over(owner, at_least=epoch + 1)
-    return Coordinator(raised, max(highest, last_txid))
+async def start_anew(owner: str, old: Coordinator, store: SqlStore) -> Coordinator:
+    """Take ``owner`` over for a database that does not know the epoch of ``old`` (it was reset or replaced).
+
+    Sessions that were ended stay so, whatever that database knows of them.
+    """
+    ended = await store.ended_sessions(owner)
+    raised, highest = await store.take_over(owner, at_least=old.epoch + 1)
+    return Coordinator(raised, max(highest, old.highest_txid), ended=ended | old.ended_sessions)

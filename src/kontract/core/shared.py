@@ -2,6 +2,8 @@
 
 Kept by the owner's Durable Object (or what stands for it), beside the coordinator and without its guarantees: a value
 is there as soon as ``set`` has answered, ``incr`` is atomic, and nothing is undone when a transaction fails.
+
+The counters of throttles and rate limits (:class:`SharedCount`) are kept beside the values, in a room of their own.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from kontract.core import limits
+from kontract.core.counters import CounterRows, Counters, DictCounters
 from kontract.core.messages import NOTHING
 
 
@@ -43,6 +46,13 @@ class SharedIncr(Struct, frozen=True, tag="incr", omit_defaults=True):
     ttl_ms: int | None = None
 
 
+class SharedCount(Struct, frozen=True, tag="count"):
+    """Count an event in a window that begins with the first; the answer is how many, and for how long still."""
+
+    key: str
+    window_ms: int
+
+
 class SharedValue(Struct, frozen=True, tag="value", omit_defaults=True):
     """What ``key`` holds now: JSON, null when nothing; ``ttl_ms``: for how long still, if it ends."""
 
@@ -56,7 +66,7 @@ class SharedRefused(Struct, frozen=True, tag="refused"):
     reason: str
 
 
-SharedRequest: TypeAlias = SharedGet | SharedSet | SharedDelete | SharedIncr
+SharedRequest: TypeAlias = SharedGet | SharedSet | SharedDelete | SharedIncr | SharedCount
 SharedAnswer: TypeAlias = SharedValue | SharedRefused
 
 encode = msgspec.json.encode
@@ -103,16 +113,20 @@ class SharedRows(Protocol):
 class SharedState:
     """The values of one owner. Time is given with every request."""
 
-    def __init__(self, rows: SharedRows) -> None:
-        """Keep values in ``rows``."""
+    def __init__(self, rows: SharedRows, counters: CounterRows | None = None) -> None:
+        """Keep values in ``rows`` and counters in ``counters``, in memory when they are not given."""
         self._rows = rows
+        self._counters = Counters(DictCounters() if counters is None else counters)
         self._next_expiry = 0
 
     def handle(self, request: SharedRequest, now: int) -> SharedAnswer:
         """Answer one request."""
         if now >= self._next_expiry:
             self._rows.expire(now)
+            self._counters.expire(now)
             self._next_expiry = now + limits.SHARED_EXPIRY_MS
+        if isinstance(request, SharedCount):
+            return counted(*self._counters.count(request.key, request.window_ms, now))
         found = self._rows.get(request.key)
         if found is not None and found[1] is not None and found[1] <= now:
             found = None
@@ -172,6 +186,11 @@ class DictRows:
     def count(self) -> int:
         """Count the values."""
         return len(self._values)
+
+
+def counted(count: int, ttl_ms: int) -> SharedValue:
+    """Return the answer to a SharedCount."""
+    return SharedValue(Raw(str(count).encode()), ttl_ms)
 
 
 def _until(ttl_ms: int | None, now: int) -> int | None:

@@ -572,6 +572,22 @@ def highest_txid(ptrs: Sequence[str]) -> Statement:
     )
 
 
+# The gateway's own table, in plain JSON as accounts.py keeps it. Both conditions before the last stand word for word in
+# the index of sql/init.sql, without which this reads the whole table.
+_ENDED_SESSIONS = """
+SELECT id, (data->>'until')::bigint FROM {table}
+WHERE _deleted_txid IS NULL AND data @> '{{"ended": true}}'
+  AND (data->>'until')::bigint > floor(extract(epoch FROM now()) * 1000)::bigint
+  AND data->>'owner' = $1::text
+ORDER BY (data->>'until')::bigint DESC LIMIT $2::bigint
+"""
+
+
+def ended_sessions(ptr: str, owner: str) -> Statement:
+    """Return the sessions of a tenant that were ended: (id, until when that matters, in ms since the epoch)."""
+    return Statement(_ENDED_SESSIONS.format(table=quote(ptr)), (owner, limits.ENDED_SESSIONS))
+
+
 # --- collection ------------------------------------------------------------------------------------------------------
 
 # Rows are locked without waiting: the collection neither waits for an apply in flight nor deadlocks with one. The
@@ -617,6 +633,30 @@ def collect_versions(owner: str, epoch: int, ptr: str, up_to: int) -> Statement:
 def collect_fences(owner: str, epoch: int, up_to: int) -> Statement:
     """Remove a batch of fences of txids at or below ``up_to``: (epoch in force, rows removed)."""
     return Statement(_COLLECT_FENCES, (owner, epoch, up_to, limits.COLLECT_ROWS), limits.STATEMENT_MS)
+
+
+# Ids of sessions are UUIDs of version 7 and begin with the time when they were made, so those before $2 come first in
+# the primary key. The highest txid stays on record, as with fences.
+_COLLECT_SESSIONS = """
+DELETE FROM {table} WHERE ctid = ANY (ARRAY(
+  SELECT t.ctid FROM {table} AS t
+  WHERE t.id < $2::text AND t._deleted_txid IS NULL
+    AND t._txid < (SELECT coalesce(max(abs(create_txid)), 0) FROM trxs WHERE owner = $1::text)
+    AND coalesce((t.data->>'refreshed_at')::bigint, 0) < $3::bigint
+    AND coalesce((t.data->>'until')::bigint, 0) < $4::bigint
+  ORDER BY t.id LIMIT $5::bigint
+  FOR UPDATE OF t SKIP LOCKED
+)) AND _deleted_txid IS NULL
+RETURNING 1
+"""
+
+
+def collect_sessions(ptr: str, owner: str, now: int) -> Statement:
+    """Remove a batch of sessions that no token leads to by ``now`` (ms since the Unix epoch): a row for each."""
+    before = now - (limits.REFRESH_SECONDS + limits.TOKEN_LEEWAY_SECONDS) * 1000
+    bits = f"{max(0, before):012x}"
+    params = (owner, f"{bits[:8]}-{bits[8:]}", before, now, limits.COLLECT_ROWS)
+    return Statement(_COLLECT_SESSIONS.format(table=quote(ptr)), params, limits.STATEMENT_MS)
 
 
 # --- reading errors --------------------------------------------------------------------------------------------------

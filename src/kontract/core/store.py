@@ -23,6 +23,15 @@ KINDS = {1: TableKind.PLAIN, 2: TableKind.VERSIONED, sql.JUST_ADOPTED: TableKind
 """What the lookup says of a table's primary key."""
 
 
+SYSTEM = "__system"
+"""The owner of the gateway's own tables. No token names it."""
+
+SESSIONS = "__sessions"
+"""Its table of sessions: see :mod:`kontract.gateway.accounts`."""
+
+_NO_SESSIONS = frozenset({"42P01", "42501"})  # undefined_table, insufficient_privilege
+
+
 class TableMissingError(Exception):
     """``storage`` points to a physical table that does not exist or cannot hold versions."""
 
@@ -176,6 +185,25 @@ class SqlStore:
             highest = max(highest, int((await self._database.run(sql.highest_txid(ptrs)))[0][0]))
         return epoch, highest
 
+    async def ended_sessions(self, owner: str) -> dict[str, int]:
+        """Return the sessions of an owner that were ended, each with the time when it may be forgotten (ms).
+
+        Empty where the gateway has no table of sessions, or may not read it: then it gives out none either. Raises what
+        the database raises.
+        """
+        try:
+            pointer = await self.lookup(SYSTEM, SESSIONS)
+            if pointer is None:
+                return {}
+            rows = await self._database.run(sql.ended_sessions(pointer.ptr, owner))
+        except TableMissingError:
+            return {}
+        except DatabaseError as error:
+            if error.sqlstate in _NO_SESSIONS:
+                return {}
+            raise
+        return {str(session): int(until) for session, until in rows}
+
     async def pointers(self, owner: str) -> list[str]:
         """Return the physical tables of an owner; raises what the database raises."""
         rows = await self._database.run(sql.pointers(owner))
@@ -188,6 +216,13 @@ class SqlStore:
     async def collect_fences(self, owner: str, epoch: int, up_to: int) -> int | None:
         """Remove a batch of fences: how many, or None in another epoch. Raises what the database raises."""
         return _collected(await self._database.run(sql.collect_fences(owner, epoch, up_to)), epoch)
+
+    async def collect_sessions(self, now: int) -> int:
+        """Remove sessions whose refresh tokens have expired by ``now``, at most COLLECT_ROWS; return how many."""
+        pointer = await self.lookup(SYSTEM, SESSIONS)
+        if pointer is None:
+            return 0
+        return len(await self._database.run(sql.collect_sessions(pointer.ptr, SYSTEM, now)))
 
     async def highest_fence(self, owner: str) -> int:
         """Return the highest txid among the fences; raises what the database raises."""

@@ -1,12 +1,16 @@
 """Accounts and sessions of all tenants: two tables of the owner ``__system``, changed in transactions like any others.
 
 ``__users``: a row an account, under its name; its ``user`` is who it acts as, in which tenant. ``__sessions``: a row a
-session that was refreshed or ended; one that was neither has none, so that an anonymous session costs nothing.
+session that was refreshed or ended; one that was neither has none, so that an anonymous session costs nothing. It goes
+when the last refresh token of the session has expired.
+
+An ended session is written down here first and told to its owner's coordinator then: a coordinator that has lost its
+memory reads it from here (:meth:`kontract.core.store.SqlStore.ended_sessions`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from functools import cache
 from typing import Annotated, TypeVar
@@ -18,10 +22,11 @@ from kontract.core.declare import primkey, table
 from kontract.core.errors import Code, ConflictError
 from kontract.core.rows import RowType, row_type
 from kontract.core.storage import Storage
+from kontract.core.store import SYSTEM, SqlStore
 from kontract.core.transaction import Call, Transaction
 from kontract.gateway.context import Session
 from kontract.gateway.scope import Scope
-from kontract.gateway.tokens import SYSTEM, Claims, invalid_token
+from kontract.gateway.tokens import Claims, invalid_token
 from kontract.gateway.transact import Transactor
 
 T = TypeVar("T")
@@ -29,7 +34,10 @@ T = TypeVar("T")
 
 @table("__users")
 class Account(Struct):
-    """An account. ``password``: PHC string. ``created_at``: ms since the Unix epoch."""
+    """An account. ``password``: PHC string. ``created_at``: ms since the Unix epoch.
+
+    ``places``: digests of the addresses from which it was logged in to last, the newest last.
+    """
 
     id: Annotated[str, primkey]
     password: str
@@ -37,17 +45,26 @@ class Account(Struct):
     user: str
     ugroups: list[str] = []
     created_at: int = 0
+    places: list[str] = []
 
 
 @table("__sessions")
-class SessionRow(Struct):
-    """A session's refresh tokens: the number of the newest, when it was given, and whether it is over."""
+class SessionRow(Struct, kw_only=True):
+    """A session of the tenant ``owner``: its refresh tokens, and whether it is over.
+
+    ``generation``: the number of the newest refresh token; ``refreshed_at``: when it was given, in ms since the Unix
+    epoch; ``place``: where from, see :meth:`kontract.gateway.auth.Auth`. ``until``: when the last access token of a
+    session that is over expires, likewise in ms.
+    """
 
     id: Annotated[str, primkey]
     user: str
+    owner: str = ""
     generation: int = 0
     refreshed_at: int = 0
+    place: str = ""
     ended: bool = False
+    until: int = 0
 
 
 class Refreshed(Enum):
@@ -80,14 +97,14 @@ class Accounts:
 
         return await self._run("login", work, read_only=True)
 
-    async def add(self, account: Account, ending: Session | None = None) -> None:
-        """Create an account and, with it, end a session; raises ConflictError when the name is taken.
+    async def add(self, account: Account, ending: Session | None = None, until: int = 0) -> None:
+        """Create an account and, with it, end a session, see :meth:`end`; raises ConflictError when the name is taken.
 
         Raises UnauthorizedError when that session has been ended already: it can be turned into one account only.
         """
 
         async def work(storage: Storage) -> None:
-            if ending is not None and not await _end(storage, ending.sid, ending.user):
+            if ending is not None and not await _end(storage, ending, until):
                 raise invalid_token()
             if await storage["__users"].get(account.id) is not None:
                 message = f"the name {account.id!r} is taken"
@@ -96,37 +113,79 @@ class Accounts:
 
         await self._run("register", work)
 
-    async def refresh(self, claims: Claims, now: int) -> tuple[Refreshed, Account | None, int]:
-        """Use a refresh token: what became of it, its account if it has one, and the number of the next."""
+    async def remember(self, name: str, place: str) -> None:
+        """Let an account know a place from which it was logged in to."""
+
+        async def work(storage: Storage) -> None:
+            account: Account | None = await storage["__users"].get(name)
+            if account is not None and place not in account.places:
+                account.places = [*account.places, place][-limits.KNOWN_PLACES :]
+                await storage["__users"].set(name, account)
+
+        await self._run("remember", work)
+
+    async def refresh(
+        self, claims: Claims, now: int, places: Sequence[str], until: int
+    ) -> tuple[Refreshed, Account | None, int]:
+        """Use a refresh token: what became of it, its account if it has one, and the number of the next.
+
+        ``places``: where the request came from, the first to be kept, all to be recognized; none where nobody knows.
+        ``until``: see :meth:`end`, for a session that is over with this.
+        """
 
         async def work(storage: Storage) -> tuple[Refreshed, Account | None, int]:
             account: Account | None = None
             if claims.account:
                 account = await storage["__users"].get(claims.account)
                 if account is None or account.user != claims.sub:
+                    await _end(storage, claims.session, until)
                     return Refreshed.ENDED, None, 0
             sessions = storage["__sessions"]
-            row = await sessions.get(claims.sid) or SessionRow(claims.sid, claims.sub)
+            row = await sessions.get(claims.sid) or SessionRow(id=claims.sid, user=claims.sub)
             if row.ended:
                 return Refreshed.ENDED, None, 0
-            again = claims.gen == row.generation - 1 and now - row.refreshed_at < limits.REFRESH_GRACE_MS
+            # Its answer was lost on the way, or two tabs of one browser have used it at the same moment.
+            again = (
+                claims.gen == row.generation - 1
+                and now - row.refreshed_at < limits.REFRESH_GRACE_MS
+                and row.place in places
+            )
             if claims.gen != row.generation and not again:
-                await sessions.set(row.id, SessionRow(row.id, row.user, row.generation, row.refreshed_at, ended=True))
+                await _end(storage, claims.session, until)
                 return Refreshed.STOLEN, None, 0
             if not again:
-                row = SessionRow(row.id, row.user, row.generation + 1, now)
+                row = SessionRow(
+                    id=row.id,
+                    user=row.user,
+                    owner=claims.owner,
+                    generation=row.generation + 1,
+                    refreshed_at=now,
+                    place=places[0] if places else "",
+                )
                 await sessions.set(row.id, row)
             return Refreshed.RENEWED, account, row.generation
 
         return await self._run("refresh", work)
 
-    async def end(self, session: Session) -> None:
-        """Let no refresh token of a session be used any more."""
+    async def end(self, session: Session, until: int) -> None:
+        """Let no refresh token of a session be used any more. ``until``: when its last access token expires, in ms."""
 
         async def work(storage: Storage) -> None:
-            await _end(storage, session.sid, session.user)
+            await _end(storage, session, until)
 
         await self._run("logout", work)
+
+    async def collect(self) -> int:
+        """Remove sessions of all tenants whose last refresh token has expired, at most COLLECT_ROWS; return how many.
+
+        They are removed for good and outside of transactions: no token leads to them any more.
+        """
+        platform = self._scope.platform
+        store = SqlStore(platform.open_database())
+        try:
+            return await store.collect_sessions(platform.clock.now())
+        finally:
+            await store.aclose()
 
     async def _run(self, name: str, work: Callable[[Storage], Awaitable[T]], *, read_only: bool = False) -> T:
         scope = self._scope
@@ -142,11 +201,12 @@ class Accounts:
         return answer[0]
 
 
-async def _end(storage: Storage, sid: str, user: str) -> bool:
+async def _end(storage: Storage, session: Session, until: int) -> bool:
     """Mark a session as ended; False when it was."""
     sessions = storage["__sessions"]
-    row = await sessions.get(sid) or SessionRow(sid, user)
+    row = await sessions.get(session.sid) or SessionRow(id=session.sid, user=session.user)
     if row.ended:
         return False
-    await sessions.set(sid, SessionRow(sid, row.user, row.generation, row.refreshed_at, ended=True))
+    row.owner, row.ended, row.until = session.owner, True, until
+    await sessions.set(session.sid, row)
     return True

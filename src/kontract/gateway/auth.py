@@ -11,12 +11,13 @@
 =============================  ==================================  ====================================================
 
 The answer of the first five is ``{"token", "expires_in", "refresh_token", "owner", "user"}``. Logging in takes as long
-and says the same whether or not there is such an account, and is throttled per account and per address.
+and says the same whether or not there is such an account. How often one may try is in
+:mod:`kontract.gateway.throttles`, how many at the same moment in :mod:`kontract.gateway.hashing`.
 """
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 import re
 from typing import Any
 
@@ -28,7 +29,6 @@ from kontract.core.errors import (
     ForbiddenError,
     InvalidRequestError,
     NotFoundError,
-    RateLimitedError,
     UnauthorizedError,
     UnavailableError,
 )
@@ -37,11 +37,12 @@ from kontract.core.transaction import refusal
 from kontract.gateway.accounts import Account, Accounts, Refreshed
 from kontract.gateway.addresses import subscriber
 from kontract.gateway.context import Session
+from kontract.gateway.hashing import Place
 from kontract.gateway.http import JSON, Response, encode_json
 from kontract.gateway.scope import Scope
 from kontract.gateway.sessions import authenticate, ensure_live, required
-from kontract.gateway.shared import SharedStorage
-from kontract.gateway.tokens import SYSTEM, Kind, invalid_token
+from kontract.gateway.throttles import Throttles
+from kontract.gateway.tokens import Kind, invalid_token
 from kontract.gateway.transact import uuid7
 from kontract.ports import CoordinatorUnavailableError
 
@@ -85,6 +86,7 @@ class Auth:
         self._config = scope.deployment.config
         self._tokens = scope.deployment.tokens
         self._accounts = Accounts(scope)
+        self._throttles = Throttles(scope, self._address())
 
     async def handle(self) -> Response:
         """Answer; raises HttpError."""
@@ -108,15 +110,18 @@ class Auth:
 
     async def _anonymous(self) -> Response:
         owner = self._open("anonymous")
-        await self._throttle(("sign-up", self._address(), limits.SIGN_UPS_PER_ADDRESS))
+        await self._throttles.sign_up("anonymous", "new anonymous sessions")
         return self._grant(201, self._new_session(owner, anonymous=True))
 
     async def _register(self) -> Response:
         owner = self._open("register")
         name, password = await self._credentials()
-        await self._throttle(("sign-up", self._address(), limits.SIGN_UPS_PER_ADDRESS))
-        session = self._new_session(owner, anonymous=False)
-        await self._accounts.add(await self._account(name, password, session))
+        async with self._enter() as place:
+            await self._throttles.sign_up("register", "new accounts")
+            session = self._new_session(owner, anonymous=False)
+            account = await self._account(place, name, password, session)
+        await self._accounts.add(account)
+        self._tidy()
         return self._grant(201, session, account=name)
 
     async def _link(self) -> Response:
@@ -127,29 +132,42 @@ class Auth:
             message = "this session has an account already; only an anonymous one can be linked to a new account"
             raise ForbiddenError(message)
         name, password = await self._credentials()
-        await self._throttle(("sign-up", self._address(), limits.SIGN_UPS_PER_ADDRESS))
-        session = Session(self._new_id(), before.owner, before.user, is_anonymous=False)
-        await self._accounts.add(await self._account(name, password, session), ending=before)
-        await self._end(before)
+        async with self._enter() as place:
+            await self._throttles.link(before.sid)
+            session = Session(self._new_id(), before.owner, before.user, is_anonymous=False)
+            account = await self._account(place, name, password, session)
+        until = self._ends_at(before)
+        await self._accounts.add(account, before, until)
+        await self._end(before, until)
         return self._grant(200, session, account=name)
 
     async def _login(self) -> Response:
         body = await self._body(Credentials)
         name = body.name.strip().lower()
-        address = self._address()
-        # Whatever was sent as a name, and however long it is. Names are kept no longer than needed, and not here.
-        whose = hashlib.sha256(name.encode()).hexdigest()[:32]
-        # Before the password's hash: what is throttled must not cost what is throttled. The address first: the other
-        # two make a counter for each name that somebody thinks of, and there is room for so many.
-        await self._throttle(
-            ("login-address", address, limits.LOGINS_PER_ADDRESS),
-            ("login-pair", f"{whose}/{address}" if address else "", limits.LOGINS_PER_PAIR),
-            ("login-account", whose, limits.LOGINS_PER_ACCOUNT),
-        )
-        account = await self._accounts.find(name) if NAME.fullmatch(name) else None
-        stored = account.password if account is not None else None
-        if not await passwords.matches(self._platform.crypto, body.password, stored) or account is None:
+        places = self._places(f"account/{name}")
+        found: list[Account | None] = []
+
+        async def account_of_that_name() -> Account | None:
+            if not found:
+                found.append(await self._accounts.find(name) if NAME.fullmatch(name) else None)
+            return found[0]
+
+        async def is_known() -> bool:
+            account = await account_of_that_name()
+            return account is not None and not set(account.places).isdisjoint(places)
+
+        async with self._enter() as place:
+            # Before the password's hash: what is throttled must not cost what is throttled.
+            await self._throttles.login(name, is_known)
+            account = await account_of_that_name()
+            stored = account.password if account is not None else None
+            crypto = self._platform.crypto
+            right = await place.hash(lambda: passwords.matches(crypto, body.password, stored))
+        if not right or account is None:
             raise UnauthorizedError(WRONG)
+        if places and places[0] not in account.places:
+            self._platform.spawn(self._remember(name, places[0]))
+        self._tidy()
         groups = frozenset(account.ugroups)
         session = Session(self._new_id(), account.owner, account.user, is_anonymous=False, ugroups=groups)
         return self._grant(200, session, account=name)
@@ -158,10 +176,12 @@ class Auth:
         body = await self._body(RefreshBody)
         now = self._platform.clock.now()
         claims = self._tokens.read(body.refresh_token, Kind.REFRESH, now)
-        outcome, account, generation = await self._accounts.refresh(claims, now)
+        places, until = self._places(f"session/{claims.sid}"), self._ends_at(None)
+        outcome, account, generation = await self._accounts.refresh(claims, now, places, until)
+        self._tidy()
         if outcome is not Refreshed.RENEWED:
             # Also when it had ended: perhaps the coordinator could not be told at the time.
-            await self._end(claims.session)
+            await self._end(claims.session, until)
             raise invalid_token()
         session = claims.session
         if account is not None:
@@ -174,8 +194,10 @@ class Auth:
 
     async def _logout(self) -> Response:
         session = self._caller()
-        await self._accounts.end(session)
-        await self._end(session)
+        until = self._ends_at(session)
+        await self._accounts.end(session, until)
+        await self._end(session, until)
+        self._tidy()
         return Response(204)
 
     async def _me(self) -> Response:
@@ -205,23 +227,57 @@ class Auth:
     def _caller(self) -> Session:
         return required(authenticate(self._scope.request, self._tokens, self._platform.clock.now()))
 
-    async def _end(self, session: Session) -> None:
-        """Have the owner's coordinator refuse the session until its last access token has expired."""
+    def _ends_at(self, session: Session | None) -> int:
+        """Return when the last access token of a session expires that ends now, in ms since the Unix epoch.
+
+        ``session``: that of an access token, which may have been made for longer than usual.
+        """
         until = self._platform.clock.now() + (limits.ACCESS_SECONDS + limits.TOKEN_LEEWAY_SECONDS) * 1000
+        return until if session is None else max(until, session.expires_at * 1000)
+
+    async def _end(self, session: Session, until: int) -> None:
+        """Have the owner's coordinator refuse the session until its last access token has expired."""
         try:
-            answer = await self._scope.coordinator(session.owner).ask(
-                EndSession(session.sid, max(until, session.expires_at * 1000))
-            )
+            answer = await self._scope.coordinator(session.owner).ask(EndSession(session.sid, until))
         except CoordinatorUnavailableError as error:
             message = "the session cannot be ended now; try again"
             raise UnavailableError(message, headers={"Retry-After": "1"}) from error
         if not isinstance(answer, SessionEnded):
             raise refusal(answer)
 
-    async def _account(self, name: str, password: str, session: Session) -> Account:
+    def _enter(self) -> Place:
+        return self._scope.deployment.hashing.enter(self._platform)
+
+    async def _account(self, place: Place, name: str, password: str, session: Session) -> Account:
         salt = self._platform.random.token(passwords.SALT_BYTES)
-        stored = await passwords.make(self._platform.crypto, password, salt)
-        return Account(name, stored, session.owner, session.user, [], self._platform.clock.now())
+        stored = await place.hash(lambda: passwords.make(self._platform.crypto, password, salt))
+        now, places = self._platform.clock.now(), self._places(f"account/{name}")
+        return Account(name, stored, session.owner, session.user, [], now, places[:1])
+
+    async def _remember(self, name: str, place: str) -> None:
+        """Let an account know a place; if that fails, the next login from there tries again."""
+        try:
+            await self._accounts.remember(name, place)
+        except Exception as error:  # noqa: BLE001 - the login has been answered
+            self._platform.log("warning", "login_place", request_id=self._scope.request_id, error=repr(error))
+
+    def _tidy(self) -> None:
+        """Let sessions that have expired be removed after the response, if it is time for that."""
+        tidying, now = self._scope.deployment.tidying, self._platform.clock.elapsed()
+        if now >= tidying.due:
+            tidying.due = now + limits.TIDY_MS
+            self._platform.spawn(self._collect())
+
+    async def _collect(self) -> None:
+        try:
+            removed = await self._accounts.collect()
+        except Exception as error:  # noqa: BLE001 - nobody waits for it; the next hour comes
+            self._platform.log("warning", "session_collection", error=repr(error))
+            return
+        if removed == limits.COLLECT_ROWS:
+            self._scope.deployment.tidying.due = 0.0  # there is more: the next one goes on
+        if removed:
+            self._platform.log("info", "sessions_collected", rows=removed)
 
     async def _credentials(self) -> tuple[str, str]:
         body = await self._body(Credentials)
@@ -232,7 +288,7 @@ class Auth:
                 "or a digit; an e-mail address will do"
             )
             raise InvalidRequestError(message)
-        return name, passwords.check(body.password)
+        return name, passwords.check(body.password, name)
 
     async def _body(self, kind: type[Any]) -> Any:
         raw = await self._scope.request.read()
@@ -265,13 +321,13 @@ class Auth:
     def _address(self) -> str:
         return subscriber(self._scope.request.client)
 
-    async def _throttle(self, *counters: tuple[str, str, int]) -> None:
-        """Count an attempt for each (what, whose, how many may be); raises RateLimitedError beyond one of them."""
-        shared = SharedStorage(self._platform.shared(SYSTEM), prefix="auth/")
-        for what, whose, most in counters:
-            if not whose:
-                continue  # the platform does not know the address: there is nothing to count by
-            count, seconds = await shared.count_within(f"{what}/{whose}", limits.LOGIN_WINDOW_SECONDS)
-            if count > most:
-                message = "too many attempts; wait before you try again"
-                raise RateLimitedError(message, headers={"Retry-After": str(max(1, round(seconds)))})
+    def _places(self, whose: str) -> list[str]:
+        """Return the caller's address as it is kept for ``whose``, with the current secret first; empty if unknown.
+
+        With a key, and another one for each account and session: what is kept says of nobody where they are.
+        """
+        address = self._address()
+        if not address:
+            return []
+        said = f"{whose}\x00{address}".encode(errors="replace")
+        return [hmac.digest(keys.place, said, "sha256")[:16].hex() for keys in self._config.keys]

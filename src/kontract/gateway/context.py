@@ -11,6 +11,7 @@ from typing import Any
 from kontract.core.perms import ALL
 from kontract.core.storage import Storage
 from kontract.core.transaction import Transaction
+from kontract.gateway.counters import CallCounters
 from kontract.gateway.shared import SharedStorage
 from kontract.ports import Clock, Log
 
@@ -40,7 +41,8 @@ class Context:
 
     ``client``: the caller's network address, empty where the platform does not know it. ``shared``: small values that
     all requests of the owner see at once, outside of the transaction. ``log(level, event, **fields)`` writes a line of
-    the log. ``counters`` is for middleware: like ``shared``, under keys of its own.
+    the log. ``counters`` is for middleware that limits: ``await ctx.counters.count_within(key, seconds)`` counts a call
+    and returns how many there were in the window that began with the first, and for how many seconds it goes on.
     """
 
     session: Session
@@ -53,7 +55,7 @@ class Context:
     env: Mapping[str, str]
     client: str
     shared: SharedStorage
-    counters: SharedStorage
+    counters: CallCounters
     log: Log
     _clock: Clock
     _spawn: Callable[[Awaitable[Any]], None]

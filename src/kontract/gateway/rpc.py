@@ -36,9 +36,6 @@ FUNCTION_NAME = re.compile(rf"[A-Za-z_][A-Za-z0-9_.-]{{0,{limits.FUNCTION_NAME_L
 
 IDEMPOTENCY_KEY = re.compile(rf"[\x21-\x7e]{{1,{limits.KEY_LENGTH}}}")
 
-COUNTERS = "gateway/"
-"""Before the keys of the gateway's own counters in the shared state, for example those of ``rate_limit``."""
-
 
 _decode_digits = msgspec.json.Decoder(float_hook=str).decode
 """Two floats that differ in a digit are two arguments."""
@@ -237,7 +234,7 @@ class RpcCall:
             env=self._platform.environment,
             client=self._scope.request.client,
             shared=SharedStorage(shared, self._platform.kv, owner=self._session.owner, spawn=self._platform.spawn),
-            counters=SharedStorage(shared, prefix=COUNTERS),
+            counters=self._scope.counters(self._session.owner),
             log=self._platform.log,
             _clock=self._platform.clock,
             _spawn=self._platform.spawn,

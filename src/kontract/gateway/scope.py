@@ -7,12 +7,21 @@ from typing import Any
 
 from kontract.core.catalog import Catalog
 from kontract.gateway.config import Config
+from kontract.gateway.counters import CallCounters, LocalCounters
+from kontract.gateway.hashing import HashLine
 from kontract.gateway.http import Request
 from kontract.gateway.liveness import LiveSessions, SessionCoordinator
 from kontract.gateway.meter import Meter, MeteredCoordinator
 from kontract.gateway.routes import Registry
 from kontract.gateway.tokens import Tokens
 from kontract.ports import CoordinatorStub, RuntimeAdapter
+
+
+@dataclass(slots=True)
+class Tidying:
+    """When this process looks again for sessions that have expired, in ms of a clock that never goes back."""
+
+    due: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +33,9 @@ class Deployment:
     tokens: Tokens
     catalog: Catalog
     sessions: LiveSessions = field(default_factory=LiveSessions)
+    counters: LocalCounters = field(default_factory=LocalCounters)
+    hashing: HashLine = field(default_factory=HashLine)
+    tidying: Tidying = field(default_factory=Tidying)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +54,7 @@ class Scope:
         platform = self.platform
         counted = MeteredCoordinator(platform.coordinator(owner), self.meter, platform.clock)
         return SessionCoordinator(counted, self.deployment.sessions, owner, platform.clock)
+
+    def counters(self, owner: str) -> CallCounters:
+        """Return the counters of throttles and limits of ``owner``."""
+        return CallCounters(self.platform, owner, self.deployment.counters)

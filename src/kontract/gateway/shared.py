@@ -99,11 +99,6 @@ class SharedStorage:
             raise InvalidRequestError(message)
         return int(_decode(await self._ask(SharedIncr(self._key(key), by, _milliseconds(ttl)))))
 
-    async def count_within(self, key: str, seconds: float) -> tuple[int, float]:
-        """Count an event in a window that begins with its first one: (how many so far, seconds until it ends)."""
-        answer = await self._ask(SharedIncr(self._key(key), 1, _milliseconds(seconds)))
-        return int(_decode(answer)), (answer.ttl_ms or 0) / 1000
-
     async def _later(self, work: Awaitable[None]) -> None:
         if self._spawn is not None:
             self._spawn(work)

@@ -20,6 +20,7 @@ from kontract.core import limits
 from kontract.core.errors import UnauthorizedError
 from kontract.core.keys import KeyRing
 from kontract.core.perms import ALL
+from kontract.core.store import SYSTEM
 from kontract.gateway.context import Session
 from kontract.ports import Randomness
 
@@ -27,9 +28,6 @@ ISSUER = "kontract"
 AUDIENCE = "kontract"
 ALGORITHM = "HS256"
 HEADER = base64.urlsafe_b64encode(b'{"alg":"HS256","typ":"JWT"}').rstrip(b"=").decode()
-
-SYSTEM = "__system"
-"""The owner of the gateway's own tables. No token names it."""
 
 
 class Kind(Enum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -19,6 +20,9 @@ _CIPHERS: dict[Cipher, type[AESGCM | ChaCha20Poly1305]] = {
 
 class NativeCrypto:
     """Implements :class:`kontract.ports.Crypto`."""
+
+    hashes_at_once = max(1, min(4, (os.cpu_count() or 1) - 1))
+    """Each takes a processor and 32 MiB; one processor is left to everybody else."""
 
     def x25519_public(self, private: bytes) -> bytes:
         """Return the public key."""

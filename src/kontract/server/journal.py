@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from kontract.core import limits
@@ -30,13 +32,13 @@ class MemoryJournal:
         epoch, last_txid = self._head
         return Saved(epoch, last_txid, [self._decode(raw) for raw in self._records.values()], dict(self._ended))
 
-    def start(self, epoch: int, last_txid: int, generation: str) -> None:
+    def start(self, epoch: int, last_txid: int, generation: str, ended: Mapping[str, int]) -> None:
         """Begin in ``epoch``."""
         self._head = (epoch, last_txid)
         self._log_head = LogHead(generation, last_txid)
         self._records.clear()
         self._marks.clear()
-        self._ended.clear()
+        self._ended = dict(ended)
 
     def write(self, entries: list[JournalEntry]) -> None:
         """Keep entries."""

@@ -11,8 +11,10 @@ from typing import Any
 from msgspec import Raw
 
 from kontract.core import limits
+from kontract.core.counters import evicted_at_once
 from kontract.core.shared import (
     SharedAnswer,
+    SharedCount,
     SharedDelete,
     SharedGet,
     SharedIncr,
@@ -20,12 +22,16 @@ from kontract.core.shared import (
     SharedRequest,
     SharedSet,
     SharedValue,
+    counted,
 )
 from kontract.core.sql import Statement
 from kontract.ports import Clock, CoordinatorUnavailableError, Database, DatabaseError, DatabaseUnavailableError
 from kontract.server.system import SystemClock
 
 MISSING_TABLE = "42P01"
+
+COUNTERS = "#counters/"
+"""Before the owner of counters: no tenant's name has such a character, so they are counted apart from its values."""
 
 _NOW = (
     "WITH t AS MATERIALIZED "
@@ -71,6 +77,29 @@ WHERE CASE
   ELSE abs(s.value::numeric + excluded.value::numeric) < {limits.SHARED_INTEGER} END
 {_RETURNING}
 """
+
+# $4: ms that the window has. The third column: whether this was the first of a window.
+COUNT = f"""
+{_NOW}
+INSERT INTO shared AS s (owner, key, value, until) SELECT $1::text, $2::text, '1', t.now + $4::bigint FROM t
+ON CONFLICT (owner, key) DO UPDATE SET
+  value = CASE WHEN {_LIVE} THEN least(s.value::numeric + 1, {limits.SHARED_INTEGER - 1})::text ELSE '1' END,
+  until = CASE WHEN {_LIVE} THEN s.until ELSE excluded.until END
+RETURNING s.value, s.until - (SELECT now FROM t), s.value = '1'
+"""  # noqa: S608
+
+# $2: how many counters there may be, $4: how many more go when there are. Those that another node is at are left to it.
+EVICT = f"""
+{_NOW}, mine AS MATERIALIZED (SELECT count(*) AS size FROM shared WHERE owner = $1::text),
+gone AS (
+  DELETE FROM shared WHERE ctid = ANY (ARRAY(
+    SELECT s.ctid FROM shared AS s WHERE s.owner = $1::text
+    ORDER BY {_LIVE}, s.value::numeric, s.until
+    LIMIT (SELECT CASE WHEN size < $2::bigint THEN 0 ELSE size - $2::bigint + $4::bigint END FROM mine)
+    FOR UPDATE SKIP LOCKED
+  )) RETURNING 1)
+SELECT (SELECT size FROM mine) - (SELECT count(*) FROM gone)
+"""  # noqa: S608
 
 COLLECT = """
 WITH ended AS (
@@ -121,6 +150,8 @@ class PostgresShared:
                 return _answer(await self._run(DELETE, request.key))
             case SharedSet():
                 return await self._put(SET, request.key, bytes(request.value).decode(), request.ttl_ms)
+            case SharedCount():
+                return await self._count_event(request)
             case SharedIncr():
                 if abs(request.by) >= limits.SHARED_INTEGER:
                     return _out_of_range(request.key)
@@ -143,6 +174,18 @@ class PostgresShared:
             if refused is not None:
                 return refused
             # It could be changed by now. Somebody else was at it in between.
+
+    async def _count_event(self, request: SharedCount) -> SharedAnswer:
+        owner, uncounted = COUNTERS + self._owner, self._common.uncounted
+        if uncounted.get(owner, 0) <= 0:
+            most = limits.SHARED_COUNTERS
+            evict = Statement(EVICT, (owner, most, self._common.now, evicted_at_once(most)))
+            size = (await self._ask(evict))[0][0]
+            uncounted[owner] = max(1, (most - size) // 4)  # as for values: four nodes together stay below
+        rows = await self._ask(Statement(COUNT, (owner, request.key, self._common.now, request.window_ms)))
+        count, ttl_ms, first = rows[0]
+        uncounted[owner] -= bool(first)
+        return counted(int(count), ttl_ms)
 
     @staticmethod
     def _reason(key: str, found: Sequence[Sequence[Any]], counted: bool) -> SharedRefused | None:  # noqa: FBT001

@@ -7,11 +7,15 @@ swaps the value before, with its tag, and that value never comes back.
 What ends or is deleted is not removed, because TiKV has no "delete if it is still this": it is kept as a value that has
 ended, with a time to live in TiKV, which forgets it without anybody's help. Times are those of the nodes: a value ends
 for one of them earlier than for another by as much as their clocks differ.
+
+Counters stand in buckets: a fixed number of keys, each with a few counters, so that nobody has to count or to look for
+what may go. A counter that finds its bucket full takes the place of the lowest in it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 import zlib
 from collections.abc import Awaitable, Sequence
@@ -21,7 +25,16 @@ import msgspec
 from msgspec import Raw, Struct
 
 from kontract.core import limits
-from kontract.core.shared import SharedAnswer, SharedGet, SharedRefused, SharedRequest, SharedState
+from kontract.core.counters import Counters, DictCounters
+from kontract.core.shared import (
+    SharedAnswer,
+    SharedCount,
+    SharedGet,
+    SharedRefused,
+    SharedRequest,
+    SharedState,
+    counted,
+)
 from kontract.ports import Clock, CoordinatorUnavailableError
 from kontract.server.system import SystemClock
 from kontract.server.tikv import AtomicTiKVClient, KeyValue, TiKVClient
@@ -40,7 +53,11 @@ ANSWER_SECONDS = 10.0
 SWAPS = 4
 """Times that a change is sent whose answer does not come, each of them after a look at what is there."""
 
+BUCKET = 8
+"""Counters in one bucket: enough that one with a high count hardly ever meets seven others of its kind."""
+
 COPY = "kv/"
+COUNTERS = "counters/"
 VALUES = "shared/"
 
 
@@ -124,8 +141,26 @@ class TiKVShared:
         if isinstance(request, SharedGet):
             found, now = await self._read(name), self._cluster.clock.now()
             return SharedState(_OneRow(_live(_decode(found), now), 0)).handle(request, now)
+        if isinstance(request, SharedCount):
+            return await self._count_event(request)
         async with self._cluster.turn(name):
             return await self._change(name, request)
+
+    async def _count_event(self, request: SharedCount) -> SharedAnswer:
+        digest = hashlib.sha256(request.key.encode()).digest()
+        bucket = int.from_bytes(digest[:8], "big") % max(1, limits.SHARED_COUNTERS // BUCKET)
+        name = f"{COUNTERS}{len(self._owner)}:{self._owner}/{bucket}"
+        async with self._cluster.turn(name):
+            before = await self._read(name)
+            while True:
+                now = self._cluster.clock.now()
+                kept = _live(_decode(before), now)
+                rows = DictCounters({} if kept is None else _decode_bucket(kept[0]))
+                count, ttl_ms = Counters(rows, BUCKET).count(digest[8:24].hex(), request.window_ms, now)
+                until = max(end for _, end in rows.counters.values())
+                done, before = await self._swap(name, before, (msgspec.json.encode(rows.counters).decode(), until), now)
+                if done:
+                    return counted(count, ttl_ms)
 
     async def _change(self, name: str, request: SharedRequest) -> SharedAnswer:
         before = await self._read(name)
@@ -277,6 +312,8 @@ def create_tikv_adapter(
 
 
 _GONE = Kept(Raw(b"null"), 0, "")
+
+_decode_bucket = msgspec.json.Decoder(dict[str, tuple[int, int]]).decode
 
 _decode_kept = msgspec.json.Decoder(Kept).decode
 

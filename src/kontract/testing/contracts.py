@@ -28,6 +28,7 @@ from kontract.core import limits
 from kontract.core.shared import (
     DictRows,
     SharedAnswer,
+    SharedCount,
     SharedDelete,
     SharedGet,
     SharedIncr,
@@ -336,6 +337,41 @@ async def shared_means_the_same_everywhere(nodes: Nodes) -> None:
         assert await dice.choice(nodes)(owner).shared(request) == model.handle(request, 0), request
 
 
+async def shared_counters_count(nodes: Nodes) -> None:
+    """Of sixty events on all nodes each gets another number; the window is that of the first."""
+    owner = _fresh()
+    first = await nodes[0](owner).shared(SharedCount("k", HOUR_MS))
+    assert isinstance(first, SharedValue)
+    assert (_value(first), first.ttl_ms) == (1, HOUR_MS)
+    answers = await asyncio.gather(*[nodes[n % len(nodes)](owner).shared(SharedCount("k", 50)) for n in range(60)])
+    assert sorted(map(_value, answers)) == list(range(2, 62))
+    assert all(isinstance(answer, SharedValue) and 50 < (answer.ttl_ms or 0) <= HOUR_MS for answer in answers)
+
+
+async def shared_counters_end(nodes: Nodes) -> None:
+    """When the window is over, the next event begins another one."""
+    owner = _fresh()
+    assert _value(await nodes[0](owner).shared(SharedCount("k", 50))) == 1
+    await asyncio.sleep(0.15)
+    again = await nodes[-1](owner).shared(SharedCount("k", HOUR_MS))
+    assert isinstance(again, SharedValue)
+    assert (_value(again), again.ttl_ms) == (1, HOUR_MS)
+
+
+async def shared_counters_are_apart(nodes: Nodes) -> None:
+    """From the values of the same owner under the same key, and from other owners and keys."""
+    owner, other = _fresh(), _fresh()
+    stub = nodes[0](owner)
+    await stub.shared(_put("k", "a value"))
+    for counted in (stub, stub, nodes[-1](other)):
+        await counted.shared(SharedCount("k", HOUR_MS))
+    assert _value(await nodes[-1](owner).shared(SharedGet("k"))) == "a value"
+    await stub.shared(SharedDelete("k"))
+    assert _value(await stub.shared(SharedCount("k", HOUR_MS))) == 3
+    assert _value(await stub.shared(SharedCount("k/", HOUR_MS))) == 1
+    assert _value(await nodes[-1](other).shared(SharedCount("k", HOUR_MS))) == 2
+
+
 DO_STUB: tuple[Callable[[Nodes], Awaitable[None]], ...] = (
     shared_values_are_kept,
     shared_values_are_deleted,
@@ -344,4 +380,7 @@ DO_STUB: tuple[Callable[[Nodes], Awaitable[None]], ...] = (
     shared_counts_at_once,
     shared_values_end,
     shared_means_the_same_everywhere,
+    shared_counters_count,
+    shared_counters_end,
+    shared_counters_are_apart,
 )

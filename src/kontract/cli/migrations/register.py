@@ -11,7 +11,7 @@ from kontract.cli.migrations import database, lock, new
 from kontract.cli.toolchain.problem import Problem
 from kontract.core import perms, sql
 from kontract.core.limits import POINTER_CACHE_MS
-from kontract.gateway.tokens import SYSTEM
+from kontract.core.store import SYSTEM
 
 COLUMNS = {"id": "text", "data": "jsonb", "_txid": "int8", "_deleted_txid": "int8", "_owner": "text", "_order": "int4"}
 

@@ -17,7 +17,7 @@ from kontract.core import recovery
 from kontract.core.errors import PayloadTooLargeError
 from kontract.core.events import End, Page
 from kontract.core.hub import Hub, Subscriber
-from kontract.core.messages import Answer, Begin, CheckSession, Prepare, Replayed, Request, Unready
+from kontract.core.messages import Answer, Begin, CheckSession, EndSession, Prepare, Replayed, Request, Unready
 from kontract.core.phases import Stage as CoordinatorStage
 from kontract.core.records import Record
 from kontract.core.replicated import ReplicatedCoordinator
@@ -252,7 +252,12 @@ class Replica:
         if found is None:
             return
         epoch, highest = found
-        await self._send(Start(epoch, recovery.above(epoch, highest), f"g{self._clock.now():x}"))
+        ended = await self._questions.ended_sessions() if coordinator is None else {}
+        # All at once, so that they stand in one entry: no node serves before it knows what was ended.
+        await asyncio.gather(
+            self._send(Start(epoch, recovery.above(epoch, highest), f"g{self._clock.now():x}")),
+            *(self._send(Ask(0, EndSession(session, until))) for session, until in ended.items()),
+        )
         if self.machine.coordinator is None:
             raise CoordinatorUnavailableError("the coordinator has to start again")
         self._log_line(

@@ -1,0 +1,59 @@
+"""Counting what is limited: the gateway's throttles, and ``ctx.counters`` for middleware.
+
+All nodes count together, in the shared state of an owner. When that does not answer, or not in time, a process counts
+by itself: then each process lets the limit through once, instead of nobody or everybody.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from kontract.core import limits
+from kontract.core.counters import Counters, DictCounters
+from kontract.core.shared import SharedCount, SharedValue
+from kontract.ports import CoordinatorUnavailableError, RuntimeAdapter
+
+
+class LocalCounters:
+    """What one process counts by itself while the shared counters do not answer."""
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self._counters = Counters(DictCounters(), limits.LOCAL_COUNTERS)
+        self._next_warning = 0
+
+    def count(self, key: str, window_ms: int, platform: RuntimeAdapter, error: Exception) -> tuple[int, int]:
+        """Count here, because of ``error``."""
+        now = platform.clock.now()
+        if now >= self._next_warning:
+            self._next_warning = now + limits.COUNT_WARNING_MS
+            platform.log("warning", "limits_counted_locally", error=str(error) or type(error).__name__)
+        return self._counters.count(key, window_ms, now)
+
+
+class CallCounters:
+    """Counters of one owner, as one request uses them."""
+
+    def __init__(self, platform: RuntimeAdapter, owner: str, local: LocalCounters) -> None:
+        """Count in the shared state of ``owner``, and in ``local`` when that does not answer."""
+        self._platform = platform
+        self._owner = owner
+        self._local = local
+
+    async def count_within(self, key: str, seconds: float) -> tuple[int, float]:
+        """Count an event in a window that begins with its first one: (how many so far, seconds until it ends).
+
+        ``key``: text, kept short by whoever calls. Never raises because the shared state does not answer.
+        """
+        window_ms = max(1, round(seconds * 1000))
+        stub = self._platform.shared(self._owner)
+        try:
+            answer = await self._platform.within(limits.COUNT_MS, stub.shared(SharedCount(key, window_ms)))
+        except (CoordinatorUnavailableError, TimeoutError) as error:
+            count, ttl_ms = self._local.count(f"{self._owner}/{key}", window_ms, self._platform, error)
+            return count, ttl_ms / 1000
+        if not isinstance(answer, SharedValue):
+            unexpected = CoordinatorUnavailableError("the shared state does not count")
+            count, ttl_ms = self._local.count(f"{self._owner}/{key}", window_ms, self._platform, unexpected)
+            return count, ttl_ms / 1000
+        return msgspec.json.decode(answer.value, type=int), (answer.ttl_ms or 0) / 1000

@@ -1,0 +1,89 @@
+"""Who may have a password hashed: a short line, and everybody behind it is told at once to come back.
+
+A hash takes a third of a second on purpose, and a Worker does it on the thread that serves everybody else. So few run
+at a time (one in a Worker), few wait, and a flood of logins costs the calls beside it no more than that.
+
+Nobody waits here for somebody else's task: in a Worker, what one request awakes would run in the other's name. Each
+looks by itself, now and then, whether it is its turn. A request that a platform drops without a word leaves the line
+after HASH_LOST_MS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+from kontract.core import limits
+from kontract.core.errors import Code, UnavailableError
+from kontract.ports import RuntimeAdapter
+
+T = TypeVar("T")
+
+POLL_MS = 20
+"""How often somebody who waits looks. In the pauses a Worker serves others."""
+
+
+class HashLine:
+    """The line of one process. ``places``: who is in it, in order of arrival."""
+
+    def __init__(self) -> None:
+        """Begin with nobody."""
+        self.places: list[Place] = []
+
+    def enter(self, platform: RuntimeAdapter) -> Place:
+        """Return a place, to be used with ``async with``; raises UnavailableError when the line is full.
+
+        Taken before anything else is done for a login, so that one which cannot be looked at counts for nothing.
+        """
+        now = platform.clock.elapsed()
+        self.places = [place for place in self.places if now - place.seen_at < limits.HASH_LOST_MS]
+        if len(self.places) >= platform.crypto.hashes_at_once * (1 + limits.HASHES_WAITING):
+            message = "too many logins at this moment; try again in a second"
+            raise UnavailableError(message, code=Code.BUSY, headers={"Retry-After": "1"})
+        place = Place(self, platform)
+        self.places.append(place)
+        return place
+
+
+class Place:
+    """One request's place. ``waits``: for its turn; ``runs``: its hash is being made."""
+
+    def __init__(self, line: HashLine, platform: RuntimeAdapter) -> None:
+        """Use :meth:`HashLine.enter`."""
+        self._line = line
+        self._platform = platform
+        self.seen_at = platform.clock.elapsed()
+        self.waits = False
+        self.runs = False
+
+    async def __aenter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave the line."""
+        if self in self._line.places:
+            self._line.places.remove(self)
+
+    async def hash(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Wait for the turn, then await ``work()``."""
+        clock = self._platform.clock
+        self.waits = True
+        while not self._is_next():
+            await clock.sleep(POLL_MS)
+            self.seen_at = clock.elapsed()
+        self.waits, self.runs, self.seen_at = False, True, clock.elapsed()
+        try:
+            return await work()
+        finally:
+            self.runs = False
+
+    def _is_next(self) -> bool:
+        now = self._platform.clock.elapsed()
+        others = [place for place in self._line.places if now - place.seen_at < limits.HASH_LOST_MS]
+        if sum(place.runs for place in others) >= self._platform.crypto.hashes_at_once:
+            return False
+        return next((place for place in others if place.waits), self) is self
