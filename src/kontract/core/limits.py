@@ -75,6 +75,14 @@ SELECT_DEPTH = 40
 SELECT_TABLES = 4
 """How often it may name its table: each time multiplies the work of a join."""
 
+SELECT_BYTES = READ_BYTES
+"""Bytes of the rows that one gives, and of what each of its string_agg, array_agg, jsonb_agg and jsonb_object_agg takes
+in, with 32 for every value. PostgreSQL counts while it works and stops there."""
+
+SELECT_VALUE_BYTES = 32 * 1024 * 1024
+"""Bytes that one value in it may have, reckoned before it runs from how often it repeats parameters and fields: four
+times what may be answered, because much is made smaller again."""
+
 SELECT_PARAMS = 100
 """Its parameters."""
 

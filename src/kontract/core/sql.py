@@ -25,7 +25,8 @@ from msgspec import Struct
 from kontract.core import limits
 from kontract.core.errors import Code, ConflictError, HttpError, InvalidRequestError, PayloadTooLargeError
 from kontract.core.messages import Write
-from kontract.core.select import VIEW, Selection
+from kontract.core.select import TOO_LARGE, VIEW, Selection
+from kontract.core.select import stop as select_stop
 from kontract.core.types import Epoch, Filter, Order, Snapshot, TableKind, TablePointer, Txid
 
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}", re.ASCII)
@@ -297,14 +298,24 @@ def count(pointer: TablePointer, wanted: Filter, snapshot: Snapshot, pending: Se
 def select(
     pointer: TablePointer, selection: Selection, snapshot: Snapshot, pending: Sequence[Pending] = ()
 ) -> Statement:
-    """Rows whose ``data`` are the rows of a checked SELECT over this table as JSON, one more than may be answered."""
+    """Rows whose ``data`` are the rows of a checked SELECT over this table as JSON, one more than may be answered.
+
+    Raises inside PostgreSQL: TOO_LARGE, as soon as they are more than SELECT_BYTES together.
+    """
     prefix, params = _rows(pointer, Filter(), snapshot, pending)
+    size = "octet_length(data::text)"
+    within = ""
+    if selection.row_bytes:
+        within = f" WHERE CASE WHEN {size} > {selection.row_bytes} THEN {select_stop(size)} > 0 ELSE TRUE END"
     inner = selection.text(len(params))
     params += selection.values()
+    running = "sum(octet_length(data)) OVER (ROWS UNBOUNDED PRECEDING)"
     text = (
-        f'{prefix}, {VIEW} AS (SELECT id COLLATE "C" AS id, {selection.view}, _txid, _owner FROM rows) '
-        f"SELECT * FROM (SELECT 'row', to_jsonb(q)::text, 0, '' FROM ({inner}) AS q "
-        f"LIMIT {limits.QUERY_ROWS + 1}) AS page{_too_old_marker(pointer, '$1')}"
+        f'{prefix}, {VIEW} AS (SELECT id COLLATE "C" AS id, {selection.view}, _txid, _owner FROM rows{within}) '
+        f"SELECT * FROM (SELECT 'row', CASE WHEN {running} > {limits.SELECT_BYTES} THEN {select_stop(running)}::text "
+        "ELSE data END, 0, '' FROM ("
+        f"SELECT to_jsonb(q)::text AS data FROM (SELECT * FROM ({inner}) AS q LIMIT {limits.QUERY_ROWS + 1}) AS q "
+        f"OFFSET 0) AS sized) AS page{_too_old_marker(pointer, '$1')}"
     )
     return Statement(text, tuple(params), limits.STATEMENT_MS)
 
@@ -663,9 +674,9 @@ def collect_sessions(ptr: str, owner: str, now: int) -> Statement:
 
 
 def verdict(sqlstate: str, message: str) -> str | None:
-    """Return FENCED or STALE if PostgreSQL's error is one that the apply statement raised on purpose, else None."""
+    """Return FENCED, STALE or TOO_LARGE if PostgreSQL's error is one that a statement raised on purpose, else None."""
     if sqlstate == "22P02":
-        for word in (FENCED, STALE):
+        for word in (FENCED, STALE, TOO_LARGE):
             if word in message:
                 return word
     return None

@@ -7,7 +7,7 @@ from typing import Any
 
 from kontract.core import sql
 from kontract.core.errors import InternalError
-from kontract.core.select import Selection, explain
+from kontract.core.select import TOO_LARGE, Selection, explain, too_large
 from kontract.core.sql import ApplyPlan, Page, Pending
 from kontract.core.types import Filter, Snapshot, TableKind, TablePointer, Txid, Version
 from kontract.ports import (
@@ -108,7 +108,8 @@ class SqlStore:
         try:
             rows = await self._database.run(sql.select(pointer, selection, snapshot, pending))
         except DatabaseError as error:
-            refusal = explain(error.sqlstate)
+            is_large = sql.verdict(error.sqlstate, error.message) == TOO_LARGE
+            refusal = too_large() if is_large else explain(error.sqlstate)
             if refusal is None:
                 raise
             # On a plain table the rows may have been wrong, not the SELECT: what was overwritten is missing.

@@ -18,7 +18,7 @@ rows and parameters alone, and may be cached with its snapshot.
 from __future__ import annotations
 
 from kontract.core.select.allowed import COLUMNS, VIEW
-from kontract.core.select.refusals import explain
+from kontract.core.select.refusals import TOO_LARGE, explain, stop, too_large
 from kontract.core.select.selection import Param, Selection, parse, rows
 
-__all__ = ["COLUMNS", "VIEW", "Param", "Selection", "explain", "parse", "rows"]
+__all__ = ["COLUMNS", "TOO_LARGE", "VIEW", "Param", "Selection", "explain", "parse", "rows", "stop", "too_large"]

@@ -24,6 +24,9 @@ AGGREGATES = {
     "array_agg": (1, 1), "jsonb_agg": (1, 1), "jsonb_object_agg": (2, 2), "string_agg": (2, 2),
 }  # fmt: skip
 
+GROWING = frozenset({"string_agg", "array_agg", "jsonb_agg", "jsonb_object_agg"})
+"""Aggregates whose value has all that they are given."""
+
 # Without: whatever makes long text of short (repeat, lpad, replace, format), regular expressions (which may take for
 # ever), power and factorial (likewise), clocks, random numbers, settings, and functions that return sets.
 FUNCTIONS = {

@@ -14,6 +14,7 @@ from kontract.core.select.allowed import (
     COLUMNS,
     FORMS,
     FUNCTIONS,
+    GROWING,
     NUMBER,
     RAW,
     SPELLED_TYPES,
@@ -23,9 +24,12 @@ from kontract.core.select.allowed import (
     only,
     spell,
 )
-from kontract.core.select.refusals import refusal, refuse
+from kontract.core.select.refusals import refusal, refuse, stop
 from kontract.core.select.text import quoted
 from kontract.core.shown import holds_records, readable
+
+_JSON_TEXT = quoted(r'"([^"\\]|\\.)*"')
+_LARGE_EXPONENT = quoted("[0-9][eE][+-]?0*[1-9][0-9]{2}")
 
 
 class Scope:
@@ -41,6 +45,7 @@ class Expressions(ABC):
 
     def __init__(self) -> None:
         self._depth = 0
+        self._grown: list[list[str]] = [[]]  # of each SELECT around: what its growing aggregates are given
         self._stored: dict[str, Kind] = {}  # the aliases of the table itself, and what its rows are
 
     @abstractmethod
@@ -226,7 +231,15 @@ class Expressions(ABC):
 
     def _write_cast(self, node: Any, scope: Scope) -> str:
         only(node, "this", "to")
-        return f"CAST({self._value(node.this, scope)} AS {self._type(node.args['to'])})"
+        value, to = self._value(node.this, scope), self._type(node.args["to"])
+        if to == "pg_catalog.jsonb" and type(node.this).__name__ not in ("Literal", "Parameter"):
+            # Those two are looked at beforehand. 1e100000 takes 10 bytes in JSON, and is written out with 100,001.
+            return (
+                f"(SELECT CASE WHEN pg_catalog.regexp_replace(c.v, {_JSON_TEXT}, '', 'g') ~ {_LARGE_EXPONENT} THEN "
+                f"pg_catalog.to_jsonb({stop('pg_catalog.octet_length(c.v)')}) ELSE CAST(c.v AS pg_catalog.jsonb) END "
+                f"FROM (SELECT CAST({value} AS pg_catalog.text) AS v OFFSET 0) AS c)"
+            )
+        return f"CAST({value} AS {to})"
 
     def _type(self, node: Any) -> str:
         known = type(node).__name__ == "DataType" and TYPES.get(getattr(node.this, "name", ""))
@@ -280,7 +293,25 @@ class Expressions(ABC):
                 distinct, given = "DISTINCT ", list(given[0].expressions)
         if not arity[0] <= len(given) <= arity[1]:
             refuse(f"the function {name} does not take {len(given)} arguments")
-        return f"{written}({distinct}{', '.join(self._value(item, scope) for item in given)}{order})"
+        values = [self._value(item, scope) for item in given]
+        if name in GROWING:
+            if any(self._is_column(part) for part in node.walk()) and not any(
+                self._is_column(part, scope) for part in node.walk()
+            ):
+                refuse(f"{name} in a subquery must be given columns of that subquery")
+            self._grown[-1] += values
+        return f"{written}({distinct}{', '.join(values)}{order})"
+
+    @staticmethod
+    def _is_column(node: Any, scope: Scope | None = None) -> bool:
+        """Whether it is a column; with ``scope``: of one of its own tables, not of a SELECT around it."""
+        if type(node).__name__ != "Column" or type(node.this).__name__ != "Identifier":
+            return False
+        if scope is None:
+            return True
+        name, table = name_of(node.this), node.args.get("table")
+        wanted = None if table is None else name_of(table)
+        return any(name in columns and wanted in (None, known) for known, (_, columns) in scope.sources.items())
 
     def _sorted(self, node: Any, scope: Scope) -> str:
         only(node, "this", "desc", "nulls_first")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from kontract.core.errors import InvalidRequestError
+from kontract.core import limits
+from kontract.core.errors import InvalidRequestError, PayloadTooLargeError
 
 
 def refusal(reason: str) -> InvalidRequestError:
@@ -13,6 +14,23 @@ def refusal(reason: str) -> InvalidRequestError:
 
 def refuse(reason: str) -> NoReturn:
     raise refusal(reason) from None
+
+
+TOO_LARGE = "KONTRACT_TOO_LARGE"
+"""What a statement says that stops itself, by a cast that cannot succeed (:mod:`kontract.core.sql`)."""
+
+
+def stop(size: str) -> str:
+    """Return the SQL that ends a statement; ``size``: an integer of it, so that no planner works it out before."""
+    return f"CAST('{TOO_LARGE} ' || {size} AS pg_catalog.int4)"
+
+
+def too_large() -> PayloadTooLargeError:
+    """Return the error for a SELECT that makes, or returns, too much."""
+    return PayloadTooLargeError(
+        f"exec cannot run this SQL: what it makes or returns is larger than {limits.SELECT_BYTES} bytes, or repeats a "
+        "value too often; select fewer rows, or less of each"
+    )
 
 
 def explain(sqlstate: str) -> InvalidRequestError | None:

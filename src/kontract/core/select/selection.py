@@ -14,6 +14,7 @@ from kontract.core import documents, incoming, limits, values
 from kontract.core.kinds import kind_of
 from kontract.core.select.reader import read
 from kontract.core.select.refusals import refusal, refuse
+from kontract.core.select.sizes import Sizes, check_params
 from kontract.core.select.view import columns
 from kontract.core.select.writer import Writer
 
@@ -28,12 +29,14 @@ _PARAM_TYPES: dict[type, str] = {str: "text", bool: "bool", int: "int8", float: 
 class Selection(Struct, frozen=True):
     """A checked SELECT: its text in parts, with the numbers of parameters between them, and their values.
 
-    ``view``: the select list of ``data`` in the view that it reads.
+    ``view``: the select list of ``data`` in the view that it reads. ``row_bytes``: how large a row may be, because its
+    values are made of several copies of one; 0 when that does not matter.
     """
 
     parts: tuple[str | int, ...]
     params: tuple[Param, ...]
     view: str = "data"
+    row_bytes: int = 0
 
     def text(self, bound: int) -> str:
         """Return the SQL; ``bound`` is how many parameters come before those of :meth:`values`."""
@@ -62,12 +65,15 @@ def parse(text: Any, params: Any, table: str, struct: type[Struct] | None = None
         raise refusal(f"it is longer than {limits.SELECT_LENGTH} characters")
     documents.check_text(text, "the SQL of exec")
     values = _check_params(params)
-    parts = _compile(text, table, struct)
+    parts, sizes = _compile(text, table, struct)
     used = {part for part in parts if isinstance(part, int)}
     if used != set(range(1, len(values) + 1)):
         named = ", ".join(f"${n}" for n in sorted(used)) or "none"
         raise refusal(f"it uses the parameters {named}, but {len(values)} values were given")
-    return Selection(parts, values, columns(struct))
+    check_params(sizes.largest, values)
+    return Selection(
+        parts, values, columns(struct), limits.SELECT_VALUE_BYTES // sizes.of_row if sizes.of_row > 1 else 0
+    )
 
 
 def rows(texts: Sequence[str]) -> list[dict[str, Any]]:
@@ -105,8 +111,9 @@ def _check_params(params: Any) -> tuple[Param, ...]:
 
 
 @lru_cache(maxsize=256)
-def _compile(text: str, table: str, struct: type[Struct] | None) -> tuple[str | int, ...]:
-    written = Writer(table, None if struct is None else kind_of(struct)).statement(read(text))
+def _compile(text: str, table: str, struct: type[Struct] | None) -> tuple[tuple[str | int, ...], Sizes]:
+    tree = read(text)
+    written = Writer(table, None if struct is None else kind_of(struct)).statement(tree)
     # \0 is in no text that comes here (documents.check_text): the writer puts it around the numbers of parameters.
     pieces = written.split("\0")
-    return tuple(int(piece) if n % 2 else piece for n, piece in enumerate(pieces))
+    return tuple(int(piece) if n % 2 else piece for n, piece in enumerate(pieces)), Sizes(tree, table)

@@ -10,7 +10,7 @@ from kontract.core import limits
 from kontract.core.kinds import Kind
 from kontract.core.select.allowed import COLUMNS, VIEW, fold, name_of, only, own_name
 from kontract.core.select.expressions import Expressions, Scope, direction
-from kontract.core.select.refusals import refuse
+from kontract.core.select.refusals import refuse, stop
 
 
 class Writer(Expressions):
@@ -40,15 +40,16 @@ class Writer(Expressions):
         if source is None:
             refuse(f"every query in it must read from {self._table}")
         only(source, "this")
-        text = f" FROM {self._source(source.this, scope)}"
+        read = f" FROM {self._source(source.this, scope)}"
         for join in node.args.get("joins") or ():
-            text += self._join(join, scope)
+            read += self._join(join, scope)
+        self._grown.append([])
         columns, names = self._columns(node.expressions, scope, named=named)
         distinct = node.args.get("distinct")
         if distinct is not None:
             only(distinct)
-        if node.args.get("where") is not None:
-            text += f" WHERE {self._clause(node.args['where'], scope)}"
+        where = self._clause(node.args["where"], scope) if node.args.get("where") is not None else ""
+        text = ""
         group = node.args.get("group")
         if group is not None:
             only(group, "expressions")
@@ -64,7 +65,9 @@ class Writer(Expressions):
             clause = node.args.get(key)
             if clause is not None:
                 text += f" {word} {self._bound(clause, word)}"
-        return f"SELECT {'DISTINCT ' if distinct is not None else ''}{', '.join(columns)}{text}", names
+        where = _bounded(read, where, self._grown.pop())
+        first = f"SELECT {'DISTINCT ' if distinct is not None else ''}{', '.join(columns)}"
+        return f"{first}{read}{f' WHERE {where}' if where else ''}{text}", names
 
     def _source(self, node: Any, scope: Scope) -> str:
         kind = type(node).__name__
@@ -190,3 +193,25 @@ class Writer(Expressions):
         result = self._select(node, outer, named=named)
         self._depth -= 1
         return result
+
+
+def _bounded(read: str, where: str, grown: Sequence[str]) -> str:
+    """Return the condition of a SELECT whose aggregates are given ``grown``: it ends the statement if that is too much.
+
+    The same tables are read under the same condition first; PostgreSQL looks at that before it makes any value.
+    """
+    if not grown:
+        return where
+    sizes = " + ".join(
+        f"COALESCE(pg_catalog.octet_length(CAST({value} AS pg_catalog.text)), 0) + {_ELEMENT_BYTES}" for value in grown
+    )
+    taken = f"COALESCE(pg_catalog.sum({sizes}), 0)"
+    guard = (
+        f"(SELECT CASE WHEN {taken} > {limits.SELECT_BYTES} THEN {stop(taken)} > 0 ELSE TRUE END"
+        f"{read}{f' WHERE {where}' if where else ''})"
+    )
+    return f"{guard} AND ({where})" if where else guard
+
+
+_ELEMENT_BYTES = 32
+"""What a value takes in an array or in JSON that is being made, beside its own text."""
