@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from kontract.core import recovery
 from kontract.core.store import SqlStore
 from kontract.ports import Database, Log
 
@@ -42,10 +43,10 @@ class Questions:
         async with self.store() as store:
             return await store.read_epoch(self._owner)
 
-    async def take_over(self, at_least: int) -> tuple[int, int]:
-        """Raise the epoch and return it with the highest txid in use; raises what the database raises."""
+    async def take_over(self, at_least: int) -> tuple[int, int, dict[str, int]]:
+        """Raise the epoch: see kontract.core.recovery.take_over."""
         async with self.store() as store:
-            return await store.take_over(self._owner, at_least)
+            return await recovery.take_over(self._owner, at_least, store)
 
     async def ended_sessions(self) -> dict[str, int]:
         """Return the sessions that were ended (see SqlStore.ended_sessions); raises what the database raises."""

@@ -442,7 +442,7 @@ def test_no_snapshot_while_the_epoch_cannot_be_read(desk):
 async def test_a_coordinator_from_a_journal_asks_before_it_shows_anything():
     """It may have been superseded while it was away; it need not ask for those who only write."""
     desk = Desk()
-    desk.coordinator = await recovery.start("acme", Saved(1, 0, []), store=None)
+    desk.coordinator = await recovery.start("acme", Saved(1, 0, [], order={}), store=None)
     desk.take(desk.coordinator.recover(desk.now))
     assert desk.prepare("w", write("x", 1)).txid == 1
     assert desk.epoch_checks == 0

@@ -7,7 +7,7 @@ import re
 import pytest
 from msgspec import Raw
 
-from kontract.core import limits, sql
+from kontract.core import limits, sql, sqlstates
 from kontract.core.messages import Write
 from kontract.core.sql import ApplyPlan, Page, Pending
 from kontract.core.types import Filter, TableKind, TablePointer
@@ -121,7 +121,7 @@ def test_what_hyperdrive_may_cache(kind):
 
 def test_the_verdict_is_read_from_the_errors_raised_on_purpose_only():
     """The same word in another error, for example in a caller's data, means nothing."""
-    assert sql.verdict("22P02", 'invalid input syntax for type integer: "KONTRACT_FENCED 3"') == sql.FENCED
-    assert sql.verdict("22P02", 'invalid input syntax for type integer: "KONTRACT_STALE ..."') == sql.STALE
-    assert sql.verdict("22P02", "invalid input syntax for type json") is None
-    assert sql.verdict("23505", "KONTRACT_FENCED") is None
+    assert sqlstates.verdict("22P02", 'invalid input syntax for type integer: "KONTRACT_FENCED 3"') == sql.FENCED
+    assert sqlstates.verdict("22P02", 'invalid input syntax for type integer: "KONTRACT_STALE ..."') == sql.STALE
+    assert sqlstates.verdict("22P02", "invalid input syntax for type json") is None
+    assert sqlstates.verdict("23505", "KONTRACT_FENCED") is None

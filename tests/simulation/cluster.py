@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from kontract.core.collection import Mark, Stage
 from kontract.core.hub import LogHead
 from kontract.core.messages import Answer, Began, Begin, Committed, Finish, Prepared, Request
-from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record, is_kept
+from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutOrder, PutRecord, Record, is_kept
 from kontract.core.recovery import Saved
 from kontract.ports import CoordinatorUnavailableError
 from kontract.shell import CoordinatorShell
@@ -38,6 +38,8 @@ class Journal:
         self.dropped: dict[int, Record] = {}  # for the judges
         self.marks: dict[int, Mark] = {}
         self.ended: dict[str, int] = {}
+        self.order: dict[str, int] = {}
+        self.order_known = False
         self.started = False
         self.head = LogHead("", 0)
         self.written_by: Process | None = None
@@ -46,12 +48,14 @@ class Journal:
         if not self.started:
             return None
         unsettled = [replace(record) for record in self.records.values() if not record.settled_at]
-        return Saved(self.epoch, max([self.last_txid, *self.records]), unsettled, dict(self.ended))
+        order = dict(self.order) if self.order_known else None
+        return Saved(self.epoch, max([self.last_txid, *self.records]), unsettled, dict(self.ended), order)
 
     def start(self, epoch: int, last_txid: int, generation: str, ended: Mapping[str, int]):
         self.epoch, self.last_txid, self.started = epoch, last_txid, True
         self.head = LogHead(generation, last_txid)
         self.records, self.dropped, self.marks, self.ended = {}, {}, {}, dict(ended)
+        self.order, self.order_known = {}, False
 
     def write(self, entries: list[JournalEntry]):
         for entry in entries:
@@ -59,7 +63,9 @@ class Journal:
                 case PutRecord():
                     self.records[entry.record.txid] = replace(entry.record)
                 case PutBlock():
-                    self.last_txid = entry.last_txid
+                    self.last_txid, self.order_known = entry.last_txid, True
+                case PutOrder():
+                    self.order[entry.ptr] = entry.last
                 case PutEnded():
                     self.ended[entry.session] = entry.until
                 case Drop():

@@ -33,6 +33,7 @@ class Row:
     data: str
     txid: int
     deleted: int | None = None
+    order: int = 0
 
     def visible(self, snapshot: int) -> bool:
         return self.txid <= snapshot and (self.deleted is None or self.deleted > snapshot)
@@ -66,6 +67,7 @@ class Database:
     abort_writes_fence = True
     refuses_old_snapshots = True
     compares_epochs = True
+    sequence_follows = True
 
     def __init__(self, kernel: Kernel, wires: Wires, kind: TableKind):
         self.kernel = kernel
@@ -73,6 +75,7 @@ class Database:
         self.table = TablePointer("things", "things", kind, 7)
         self.plain = kind is TableKind.PLAIN
         self.rows: dict[str, list[Row]] = {}
+        self.sequence = 0  # of the column _order
         self.fences: dict[str, int] = {}
         self.results: dict[str, str | None] = {}
         self.epoch = 0
@@ -140,10 +143,20 @@ class Database:
             (worker.die if fault is Fault.WORKER_AFTER else crash)()
         return ApplyOutcome.APPLIED
 
+    def _places(self, plan: ApplyPlan, writes: list[Write]) -> dict[str, int]:
+        """The numbers of rows that may be new: the coordinator's, else the sequence's, in the order of execution."""
+        new = [write.id for write in writes if write.may_insert]
+        first = plan.order.get(self.table.ptr, self.sequence + 1)
+        if new and (self.sequence_follows or not plan.order):
+            self.sequence = max(self.sequence, first + len(new) - 1)
+        return {row_id: first + n for n, row_id in enumerate(new)}
+
     def _commit(self, plan: ApplyPlan):
         writes = [write for _, writes in plan.writes for write in writes]
+        places = self._places(plan, writes)
+        step_of = self._plain if self.plain else self._versioned
         try:
-            steps = [(self._plain if self.plain else self._versioned)(write, plan.txid) for write in writes]
+            steps = [step_of(write, plan.txid, places.get(write.id, 0)) for write in writes]
         except StaleError:
             # The coordinator has validated: this second line of defence must never be needed.
             self.alarms.append(f"stale: {plan.sid} as {plan.txid} met other rows than it had read")
@@ -159,7 +172,7 @@ class Database:
         self.results[plan.sid] = plan.result
         self.commits.append(Commit(plan.txid, plan.sid, plan.epoch, self.epoch, self.kernel.now, len(writes)))
 
-    def _versioned(self, write: Write, txid: int) -> Callable[[], None]:
+    def _versioned(self, write: Write, txid: int, place: int) -> Callable[[], None]:
         live = self.live(write.id)
         ended = [row for row in live if (row.txid < txid if write.seen is None else row.txid == write.seen)]
         if not self.checks_versions:
@@ -171,11 +184,12 @@ class Database:
             for row in ended:
                 row.deleted = txid
             if not write.deletes:
-                self.rows.setdefault(write.id, []).append(Row(write.id, bytes(write.data).decode(), txid))
+                order = ended[0].order if ended else place
+                self.rows.setdefault(write.id, []).append(Row(write.id, bytes(write.data).decode(), txid, None, order))
 
         return step
 
-    def _plain(self, write: Write, txid: int) -> Callable[[], None]:
+    def _plain(self, write: Write, txid: int, place: int) -> Callable[[], None]:
         rows = self.rows.get(write.id, [])
         taken = [row for row in rows if self._takes(write, row, txid)] if self.checks_versions else rows
         if (write.seen and not taken) or (not write.deletes and len(taken) < len(rows)):
@@ -186,9 +200,10 @@ class Database:
                 if write.deletes:
                     row.deleted = txid  # a tombstone: older snapshots still see the row
                 else:
+                    row.order = row.order if row.deleted is None else place
                     row.data, row.txid, row.deleted = bytes(write.data).decode(), txid, None
             if not write.deletes and not taken:
-                self.rows[write.id] = [Row(write.id, bytes(write.data).decode(), txid)]
+                self.rows[write.id] = [Row(write.id, bytes(write.data).decode(), txid, None, place)]
 
         return step
 
@@ -347,6 +362,18 @@ class Store:
     async def count(self, pointer, wanted: Filter, snapshot: Snapshot, pending) -> int:
         return len(await self.query(pointer, wanted, snapshot, None, pending))
 
+    async def end_row(self, _pointer, snapshot: Snapshot, pending, *, last: bool) -> Version | None:
+        def run():
+            self._database.refuse_old(snapshot)
+            own = {write.id for write in pending}
+            there = [row for row_id, row in self._database.at(snapshot).items() if row_id not in own]
+            there.sort(key=lambda row: (row.order, row.id))
+            versions = [Version(row.id, row.data, row.txid, "") for row in there]
+            versions += [Version(write.id, write.data, 0, "") for write in pending if write.data is not None]
+            return versions[-1 if last else 0] if versions else None
+
+        return await self._read("end", run)
+
     # --- committing --------------------------------------------------------------------------------------------------
 
     async def apply(self, plan: ApplyPlan) -> ApplyOutcome:
@@ -378,6 +405,12 @@ class Store:
 
     async def ended_sessions(self, _owner: str) -> dict[str, int]:
         return {}
+
+    async def row_order(self, _owner: str) -> dict[str, int]:
+        gone = DatabaseUnavailableError("connection lost")
+        return {
+            self._database.table.ptr: await self._ask("take-over", "numbers", lambda: self._database.sequence, gone)
+        }
 
     async def read_epoch(self, _owner: str) -> int | None:
         return await self._ask("epoch", "read", lambda: self._database.epoch, None)

@@ -34,6 +34,7 @@ class Attempt:
     gets: list[tuple[str, str | None]] = field(default_factory=list)
     scans: list[tuple[dict[str, Any], dict[str, str], frozenset[str]]] = field(default_factory=list)
     writes: dict[str, str | None] = field(default_factory=dict)
+    takes: list[tuple[bool, str | None, dict[str, str | None]]] = field(default_factory=list)
     snapshot: int | None = None
     prepared: Prepared | None = None
     overtaken: bool = False  # it met a plain row newer than its snapshot
@@ -135,6 +136,23 @@ class Handle:
         self._written(key, data)
         self.attempt.ops.append(Append(key, token))
 
+    async def push(self, key: str, **row: Any):
+        """Append a row, as ``push`` does; ``key`` sorts in another order than that of insertion."""
+        await self.add(key, **row)
+
+    async def take(self, *, last: bool = False) -> Any:
+        """Take the row inserted first or last."""
+        await self._pause()
+        own = dict(self.attempt.writes)
+        version = await self.transaction.take_end(self._table, last=last)
+        self.attempt.snapshot = self.transaction.snapshot
+        self.attempt.takes.append((last, None if version is None else version.id, own))
+        if version is None:
+            return None
+        self.attempt.ops.append(Read(version.id, version.data))
+        self._written(version.id, None)
+        return self._row(version.data)
+
     async def remove(self, key: str):
         if await self.transaction.remove(self._table, key):
             self._written(key, None)
@@ -200,9 +218,13 @@ def _replay(attempts: list[Attempt], applied: list[Attempt], database: Database)
                 state.pop(key, None)
         txids.append(attempt.prepared.txid)
         states.append(state)
-    final = {key: row.data for key, rows in database.rows.items() for row in rows if row.deleted is None}
+    live = [row for rows in database.rows.values() for row in rows if row.deleted is None]
+    live.sort(key=lambda row: (row.order, row.id))
+    final = {row.id: row.data for row in live}
     if final != state:
         wrong.append(f"final state: {final} instead of {state}")
+    elif list(final) != list(state):
+        wrong.append(f"order of insertion: {list(final)} instead of {list(state)}")
     for attempt in attempts:
         if attempt.snapshot is not None:
             seen = states[bisect_right(txids, attempt.snapshot) - 1]
@@ -222,6 +244,11 @@ def _differences(attempt: Attempt, state: dict[str, str]):
             matching = {key: data for key, data in matching.items() if key not in own}
         if matching != found:
             yield f"found {found} where {matching} was"
+    for last, taken, own in attempt.takes:
+        # Rows of one's own come after all others; none of these handlers changes a row in place.
+        there = [key for key in state if key not in own] + [key for key, data in own.items() if data is not None]
+        if (there[-1 if last else 0] if there else None) != taken:
+            yield f"took {taken} as the {'last' if last else 'first'} of {there}"
 
 
 def _history(attempts: list[Attempt], applied: list[Attempt], database: Database):

@@ -9,7 +9,7 @@ from kontract.core.collection import Stage as Collected
 from kontract.core.coordinator import Coordinator
 from kontract.core.messages import Began, Committed, Finish, Key
 from kontract.core.phases import Event, Stage
-from kontract.core.records import FINISHED, PutRecord
+from kontract.core.records import FINISHED, PutOrder, PutRecord
 from kontract.core.transaction import RetryError, Transaction
 from kontract.core.types import MAX_TXID, Snapshot, Txid
 from kontract.ports import ApplyOutcome
@@ -17,6 +17,20 @@ from kontract.shell import CoordinatorShell
 from simulation.cluster import Journal
 from simulation.database import Database
 from simulation.world import Variant, simulate
+
+
+class NumbersRowsWhileApplying(Coordinator):
+    """New rows take their numbers from the table's sequence, in whatever order the statements run."""
+
+    def set_row_order(self, last, **more):
+        pass
+
+
+class NumbersRowsFromOne(Coordinator):
+    """It does not ask which numbers there are."""
+
+    def set_row_order(self, last, **more):
+        super().set_row_order({}, **more)
 
 
 class NoPredicateCheck(Coordinator):
@@ -197,6 +211,12 @@ class AcknowledgesWithoutReply(Transaction):
         return await super()._finish(prepared, ApplyOutcome.APPLIED, refused)
 
 
+class SequenceStaysBehind(Database):
+    """Nobody tells the table's sequence of the numbers that the coordinator gave."""
+
+    sequence_follows = False
+
+
 class AbortWithoutFence(Database):
     abort_writes_fence = False
 
@@ -244,6 +264,13 @@ class JournalForgetsPrepared(Journal):
         super().write(
             [entry for entry in entries if getattr(getattr(entry, "record", None), "phase", "") != "prepared"]
         )
+
+
+class JournalForgetsNumbers(Journal):
+    """Which numbers rows have is not journalled after the start."""
+
+    def write(self, entries):
+        super().write([entry for entry in entries if not (isinstance(entry, PutOrder) and self.order_known)])
 
 
 class OutlivesJournal(CoordinatorShell):
@@ -325,6 +352,10 @@ MUTANTS = {
     "versions collected in use": Variant(collection=CollectsInUse),
     "fences of unfinished transactions collected": Variant(collection=CollectsUnfinished),
     "no gap after a lost journal": Variant(takeover_gap=0),
+    "rows numbered while applying": Variant(coordinator=NumbersRowsWhileApplying),
+    "rows numbered from one after a restart": Variant(coordinator=NumbersRowsFromOne),
+    "numbers of rows not journalled": Variant(journal=JournalForgetsNumbers),
+    "sequence left behind the numbers of rows": Variant(database=SequenceStaysBehind),
 }
 
 SHAPES = {
@@ -362,6 +393,10 @@ SHAPES = {
     "versions collected in use": "versions collected",
     "fences of unfinished transactions collected": "fences collected",
     "no gap after a lost journal": "superseded before apply",
+    "rows numbered while applying": "two that push",
+    "rows numbered from one after a restart": "push, restart, push",
+    "numbers of rows not journalled": "push, restart, push",
+    "sequence left behind the numbers of rows": "push, journal lost, push",
 }
 """A scenario in which one fault shows that a rule is missing. One variant needs two: a refusal taken for an abort."""
 
@@ -369,7 +404,7 @@ SEEDS = 3000
 """Seeds a variant gets before it counts as unnoticed; the hardest to catch takes about 900."""
 
 
-LIKELY = (10, 62, 71, 134, 207, 255, 620, 869)
+LIKELY = (10, 62, 71, 134, 207, 255, 307, 620, 869)
 """Seeds that noticed variants which others hardly notice; they are tried before the others, to save time."""
 
 

@@ -127,6 +127,18 @@ def put(key: str) -> Handler:
     return handler
 
 
+def push(*keys: str) -> Handler:
+    async def handler(h: Handle):
+        for key in keys:
+            await h.push(key, n=0)
+
+    return handler
+
+
+async def shift(h: Handle):
+    return await h.take()
+
+
 async def delete_and_add(h: Handle):
     await h.remove("r0")
     await h.add(f"new{h.token()}", v=3)
@@ -169,6 +181,17 @@ SCENARIOS: dict[str, Scenario] = {
     "delete and insert": Scenario(two_rows, _beside(delete_and_add, look, 4.5)),
     "slow writer, quick writer, reader": Scenario(
         two_rows, (Client(put("r0")), Client(put("r1"), at=2.5), Client(look, at=20))
+    ),
+    # the order of insertion; the ids of rows sort the other way round
+    "two that push": Scenario(push("z"), (*_beside(push("y", "x"), push("w", "v"), 0.5), Client(shift, at=30))),
+    "push, restart, push": Scenario(
+        push("z", "y"), (Client(push("x")), Client(push("w"), at=3_000), Client(shift, at=3_100))
+    ),
+    "push, journal lost, push": Scenario(
+        push("z", "y"),
+        (Client(push("x")), Client(push("w"), at=3_000)),
+        given=(("apply reply", "apply", Fault.COORDINATOR_BEFORE),),
+        loses_journal=True,
     ),
     # in doubt
     "reply lost": Scenario(two_rows, _beside(increment, look, 30), given=(("apply reply", "apply", Fault.LOST),)),
@@ -221,6 +244,7 @@ SCENARIOS: dict[str, Scenario] = {
     # plain tables
     "plain: two increments": Scenario(two_rows, _beside(increment, increment, 1.5), plain=True),
     "plain: reader overtaken": Scenario(two_rows, _beside(look_slowly, write_both, 2.5), plain=True),
+    "plain: two that push": Scenario(push("z"), _beside(push("y", "x"), push("w", "v"), 0.5), plain=True),
     "plain: delete and insert": Scenario(two_rows, _beside(delete_and_add, look, 4.5), plain=True),
     # collection: of versions 5 s after the second mark, of fences 40 s after it
     "versions collected": Scenario(

@@ -56,7 +56,7 @@ def test_the_runs_contain_what_they_are_meant_to(worlds):
     nodes = [node for world in worlds for node in world.nodes]
     assert sum(node.restarts for node in nodes) > 100
     assert sum(node.journals_lost for node in nodes) > 20
-    assert len({world.opened.__qualname__ for world in worlds}) == 5
+    assert len({world.opened.__qualname__ for world in worlds}) == 6
     events = Counter(entry[1] for world in worlds for entry in world.kernel.trace)
     assert {"apply", "resolve", "crash", "journal lost", "epoch", "failed", "done"} <= events.keys()
     logged = Counter(entry[2] for world in worlds for entry in world.kernel.trace if entry[1] == "log")
@@ -68,7 +68,7 @@ def test_second_coordinators_take_over_and_both_are_spoken_to(worlds):
     """The old one stays alive: it must meet the epoch, say FENCED, and be asked after that, too."""
     rivals = [world for world in worlds if len(world.nodes) > 1]
     assert len(rivals) > 50
-    assert sum(attempt.superseded for world in rivals for attempt in world.attempts) > 100
+    assert sum(attempt.superseded for world in rivals for attempt in world.attempts) > 60
     told = [entry for world in rivals for entry in world.kernel.trace if entry[1] == "failed"]
     assert sum(entry[-1] is Code.FENCED for entry in told) > 100
     epochs = [{commit.epoch for commit in world.database.commits} for world in rivals]

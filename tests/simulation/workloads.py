@@ -150,4 +150,41 @@ def registers(dice: Random):
     return opened, call
 
 
+def queue(dice: Random):
+    """Rows are pushed, several at once, and taken from both ends. Ids say nothing about the order."""
+
+    async def opened(h: Handle):
+        await h.push("q-opened", n=0)
+
+    def call(n: int):
+        ids = [f"q{dice.randrange(10**6)}-{n}-{each}" for each in range(dice.randint(1, 3))]
+        takes = dice.randint(1, 2)
+        last = dice.random() < 0.3
+        choice = dice.random()
+
+        async def produce(h: Handle):
+            for row_id in ids:
+                await h.push(f"{row_id}-{h.token()}", n=n)
+
+        async def consume(h: Handle):
+            for _ in range(takes):
+                await h.take(last=last)
+
+        async def move(h: Handle):
+            """To the end of the line."""
+            row = await h.take()
+            if row is not None:
+                await h.push(f"{ids[0]}-{h.token()}", n=row["n"])
+
+        async def put(h: Handle):
+            """A blind write, of a row that may be there or not."""
+            await h.put("q-known", n=n)
+
+        handler = produce if choice < 0.55 else consume if choice < 0.8 else move if choice < 0.9 else put
+        return handler, None
+
+    return opened, call
+
+
 WORKLOADS = (bank, lists, counters, duty, registers)
+"""What most seeds choose from."""

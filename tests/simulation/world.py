@@ -272,7 +272,10 @@ class RandomWorld(World):
         self.build(self.odds, TableKind.PLAIN if dice.random() < 0.3 else TableKind.VERSIONED)
         self.calls = itertools.count(1)
         self.busy = 0
-        self.opened, self.next_call = dice.choice(workloads.WORKLOADS)(dice)
+        workload = dice.choice(workloads.WORKLOADS)
+        if seed % 7 == 5:  # so that all other seeds are what they were before there was a queue
+            workload = workloads.queue
+        self.opened, self.next_call = workload(dice)
 
     def join(self) -> Node:
         node = super().join()

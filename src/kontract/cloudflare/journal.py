@@ -16,7 +16,7 @@ from kontract.core.collection import Mark, Stage
 from kontract.core.hub import LogHead
 from kontract.core.idempotency import BRIEF
 from kontract.core.phases import Phase
-from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record
+from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutOrder, PutRecord, Record
 from kontract.core.recovery import Saved
 
 SCHEMA = (
@@ -26,6 +26,9 @@ SCHEMA = (
     """CREATE TABLE IF NOT EXISTS records (
          txid INTEGER PRIMARY KEY, call TEXT, settled_at INTEGER NOT NULL, record TEXT NOT NULL)""",
     "CREATE INDEX IF NOT EXISTS records_by_call ON records (call, txid) WHERE call IS NOT NULL",
+    # The row of ptr '' holds head.last_txid as of when the numbers were complete: a release that does not know this
+    # table moves the one and leaves the other behind.
+    "CREATE TABLE IF NOT EXISTS row_order (ptr TEXT PRIMARY KEY, last INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS ended (session TEXT PRIMARY KEY, until INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS log (one INTEGER PRIMARY KEY, generation TEXT NOT NULL, floor INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS marks (watermark INTEGER PRIMARY KEY, time INTEGER NOT NULL, stage INTEGER NOT NULL)",
@@ -53,7 +56,9 @@ class SqliteJournal:
         highest = self._rows("SELECT coalesce(max(txid), 0) FROM records")[0][0]
         records = [_decode(row[0]) for row in self._rows("SELECT record FROM records WHERE settled_at = 0")]
         ended = {str(session): int(until) for session, until in self._rows("SELECT session, until FROM ended")}
-        return Saved(epoch, max(last_txid, int(highest)), records, ended)
+        order = {str(ptr): int(last) for ptr, last in self._rows("SELECT ptr, last FROM row_order")}
+        complete = order.pop("", None) == last_txid
+        return Saved(epoch, max(last_txid, int(highest)), records, ended, order if complete else None)
 
     def start(self, epoch: int, last_txid: int, generation: str, ended: Mapping[str, int]) -> None:
         """Forget everything but ended sessions and begin in ``epoch``."""
@@ -63,6 +68,7 @@ class SqliteJournal:
         self._sql.exec("INSERT OR REPLACE INTO log (one, generation, floor) VALUES (1, ?, ?)", generation, last_txid)
         self._sql.exec("DELETE FROM records")
         self._sql.exec("DELETE FROM marks")
+        self._sql.exec("DELETE FROM row_order")
 
     def write(self, entries: list[JournalEntry]) -> None:
         """Write entries; the runtime makes all writes up to the next await one transaction."""
@@ -79,6 +85,9 @@ class SqliteJournal:
                     )
                 case PutBlock():
                     self._sql.exec("UPDATE head SET last_txid = ?", entry.last_txid)
+                    self._put_order("", entry.last_txid)
+                case PutOrder():
+                    self._put_order(entry.ptr, entry.last)
                 case PutEnded():
                     self._sql.exec(
                         "INSERT OR REPLACE INTO ended (session, until) VALUES (?, ?)", entry.session, entry.until
@@ -151,6 +160,9 @@ class SqliteJournal:
         self._sql.exec(
             "DELETE FROM marks WHERE stage >= ? AND watermark < (SELECT max(watermark) FROM marks)", int(Stage.FENCES)
         )
+
+    def _put_order(self, ptr: str, last: int) -> None:
+        self._sql.exec("INSERT OR REPLACE INTO row_order (ptr, last) VALUES (?, ?)", ptr, last)
 
     def _rows(self, statement: str, *params: Any) -> list[list[Any]]:
         return [list(row) for row in self._sql.exec(statement, *params).raw().toArray()]

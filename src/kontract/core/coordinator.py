@@ -12,6 +12,9 @@ one of those wrote a key this one read or writes, or a row that may match a pred
 two transactions that prepare are in conflict-free order: everything the later one read is as the earlier ones left it.
 Validating, numbering and recording happen in one call, without a pause in which another call could come between.
 
+*Order of rows.* With the txid a transaction gets the numbers by which its new rows stand in the order of insertion:
+see :mod:`kontract.core.row_order`.
+
 *Durability.* The prepare record is journalled before the answer leaves (:class:`Effects` lists journal entries and
 answers; a shell makes the first durable before it sends the second). It carries the new values, so that change events
 survive a crash between apply and finish.
@@ -82,6 +85,7 @@ from kontract.core.records import (
     Ticket,
 )
 from kontract.core.reservations import WHOLE_TABLE, Reservations
+from kontract.core.row_order import RowOrder
 from kontract.core.types import Epoch, Isolation, Snapshot, Txid
 from kontract.core.write_log import WriteLog, touches
 
@@ -138,6 +142,7 @@ class Coordinator:
         self._ended = dict(ended or {})
         self._snapshots: dict[int, int] = {}  # snapshot -> when it was handed out last, oldest first
         self._reservations = Reservations()
+        self._row_order: RowOrder | None = None
         self._last_trim = 0
         self._superseded_by = 0
         self._in_charge = in_charge
@@ -154,6 +159,12 @@ class Coordinator:
         # What finished before the restart is not known in detail: only snapshots that include all of it are valid.
         self._log = WriteLog(floor=highest)
         self._recover_up_to = highest
+
+    def set_row_order(self, last: Mapping[str, int], *, journalled: bool = False) -> None:
+        """Number new rows above ``last``, by table. Call before :meth:`recover`; without it, sequences number them."""
+        self._row_order = RowOrder(last)
+        if not journalled:
+            self._out.journal += [*self._row_order.entries(), PutBlock(self.highest_txid)]
 
     # --- what a shell calls ------------------------------------------------------------------------------------------
 
@@ -309,6 +320,11 @@ class Coordinator:
         return Txid(max(self._next_txid - 1, self._block_end))
 
     @property
+    def knows_row_order(self) -> bool:
+        """Whether it numbers new rows."""
+        return self._row_order is not None
+
+    @property
     def unfinished(self) -> int:
         """How many transactions are prepared or in doubt."""
         return len(self._unfinished)
@@ -368,6 +384,10 @@ class Coordinator:
             self._answer(ticket, conflict)
             return
 
+        order: dict[str, int] = {}
+        if self._row_order is not None:
+            order, entries = self._row_order.give(message.writes, message.order)
+            self._out.journal += entries
         txid = self._next_txid
         self._next_txid += 1
         if txid > self._block_end:
@@ -392,7 +412,7 @@ class Coordinator:
         )
         self._hold(Live(record, Phase.PREPARED))
         self._out.journal.append(PutRecord(record))
-        self._answer(ticket, Prepared(Txid(txid), record.sid, self.epoch))
+        self._answer(ticket, Prepared(Txid(txid), record.sid, self.epoch, order))
 
     def _validate(self, message: Prepare) -> Conflict | None:
         written = [Key(write.ptr, write.id) for write in message.writes]

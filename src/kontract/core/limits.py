@@ -292,6 +292,10 @@ BUSY_RETRY_SECONDS = 1
 TXID_BLOCK = 1_024
 """Txids reserved by one journal entry, so that a lost journal tail cannot lead to a txid given twice."""
 
+ORDER_BLOCK = 64
+"""Numbers of a table's rows reserved by one journal entry: few entries, and few numbers lost with each restart, because
+a ``SERIAL`` column has 2,147,483,647 in all."""
+
 WRITE_LOG_TRANSACTIONS = 10_000
 """Finished transactions kept for validation. An older snapshot is answered SNAPSHOT_TOO_OLD and retried."""
 

@@ -59,6 +59,11 @@ class Write(Struct, frozen=True, omit_defaults=True):
         """Whether the row is gone afterwards."""
         return bytes(self.data) == b"null"
 
+    @property
+    def may_insert(self) -> bool:
+        """Whether the row may be new, so that it needs a number in the order of insertion."""
+        return not self.seen and not self.deletes
+
 
 class Begin(Struct, frozen=True, tag="begin", omit_defaults=True):
     """Ask for a snapshot that includes ``after``. ``idempotent`` calls learn here that they have been applied.
@@ -77,7 +82,8 @@ class Prepare(Struct, frozen=True, tag="prepare", omit_defaults=True):
     """Ask to be validated, numbered and journalled. ``snapshot`` is None when nothing was read.
 
     ``epoch``: of the snapshot; numbers of different epochs do not compare. ``result`` is the encoded answer of an
-    idempotent call, kept for repeated calls.
+    idempotent call, kept for repeated calls. ``order``: for tables with new rows, the highest number that the worker
+    knows to be in use (see :mod:`kontract.core.row_order`).
     """
 
     call: str
@@ -92,6 +98,7 @@ class Prepare(Struct, frozen=True, tag="prepare", omit_defaults=True):
     idempotent: bool = False
     result: str | None = None
     session: str = ""
+    order: dict[str, int] = {}
 
 
 class Finish(Struct, frozen=True, tag="finish", omit_defaults=True):
@@ -141,12 +148,16 @@ class Began(Struct, frozen=True, tag="began", omit_defaults=True):
     unsure: bool = False
 
 
-class Prepared(Struct, frozen=True, tag="prepared"):
-    """Validated and journalled as ``txid``: now apply under the fence ``sid``, in ``epoch``."""
+class Prepared(Struct, frozen=True, tag="prepared", omit_defaults=True):
+    """Validated and journalled as ``txid``: now apply under the fence ``sid``, in ``epoch``.
+
+    ``order``: by physical table, the number of its first new row; the others follow in the order of their writes.
+    """
 
     txid: Txid
     sid: str
     epoch: Epoch
+    order: dict[str, int] = {}
 
 
 class Conflict(Struct, frozen=True, tag="conflict", omit_defaults=True):

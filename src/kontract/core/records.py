@@ -53,6 +53,16 @@ class PutBlock(Struct, frozen=True):
     last_txid: int
 
 
+class PutOrder(Struct, frozen=True):
+    """Journal: rows of the table ``ptr`` may have numbers up to and including ``last``.
+
+    The numbers of all tables are known from the next PutBlock on.
+    """
+
+    ptr: str
+    last: int
+
+
 class Drop(Struct, frozen=True):
     """Journal: forget settled records below ``below_txid`` or settled before ``settled_before``.
 
@@ -72,7 +82,7 @@ class PutEnded(Struct, frozen=True):
     until: int
 
 
-JournalEntry: TypeAlias = PutRecord | PutBlock | PutEnded | Drop
+JournalEntry: TypeAlias = PutRecord | PutBlock | PutOrder | PutEnded | Drop
 
 
 class Resolve(Struct, frozen=True):

@@ -6,33 +6,61 @@ from msgspec import Struct
 
 from kontract.core.coordinator import Coordinator
 from kontract.core.records import Record
+from kontract.core.row_order import beyond
 from kontract.core.store import SqlStore
+from kontract.ports import DatabaseUnavailableError
 
 TAKEOVER_GAP = 1 << 20
 """Txids left out per lost journal: more than an earlier coordinator can have given without a trace in the database."""
 
 
 class Saved(Struct, frozen=True):
-    """What a journal holds: nothing of it may be newer than what its coordinator answered."""
+    """What a journal holds: nothing of it may be newer than what its coordinator answered.
+
+    ``order``: the numbers of the tables' rows (PutOrder); None when a release that does not know them has written.
+    """
 
     epoch: int
     last_txid: int
     records: list[Record]
     ended: dict[str, int] = {}
+    order: dict[str, int] | None = None
 
 
 async def start(owner: str, saved: Saved | None, store: SqlStore) -> Coordinator:
     """Return a coordinator for ``owner``.
 
     With a journal it goes on in the journal's epoch; PostgreSQL is not asked before somebody wants a snapshot: for
-    those who write, the apply statement checks the epoch. Without one it takes the owner over: it raises the epoch, so
-    that nothing of an earlier coordinator can commit any more, and only then reads which txids are in use, and which
+    those who write, the apply statement checks the epoch. (A journal of a release that did not number rows is the
+    exception: their numbers are read once.) Without one it takes the owner over: it raises the epoch, so that nothing
+    of an earlier coordinator can commit any more, and only then reads which txids and numbers are in use, and which
     sessions were ended. Raises what the database raises.
     """
     if saved is not None:
-        return Coordinator(saved.epoch, saved.last_txid, saved.records, saved.ended, in_charge=False)
-    epoch, highest = await store.take_over(owner, at_least=1)
-    return Coordinator(epoch, above(epoch, highest), ended=await store.ended_sessions(owner))
+        order, journalled = saved.order, saved.order is not None
+        if order is None:
+            order = beyond(await store.row_order(owner), [record for record in saved.records if not record.settled_at])
+        coordinator = Coordinator(saved.epoch, saved.last_txid, saved.records, saved.ended, in_charge=False)
+        coordinator.set_row_order(order, journalled=journalled)
+        return coordinator
+    epoch, highest, order = await take_over(owner, 1, store)
+    coordinator = Coordinator(epoch, above(epoch, highest), ended=await store.ended_sessions(owner))
+    coordinator.set_row_order(order)
+    return coordinator
+
+
+async def take_over(owner: str, at_least: int, store: SqlStore) -> tuple[int, int, dict[str, int]]:
+    """Raise the epoch; return it, the highest txid in use, and a number above which no row of each table is.
+
+    Raises what the database raises, and DatabaseUnavailableError when another coordinator has raised the epoch again
+    meanwhile: what was read may then hold txids and numbers of its commits, as if they were from before.
+    """
+    epoch, highest = await store.take_over(owner, at_least)
+    order = await store.row_order(owner)
+    if await store.read_epoch(owner) != epoch:
+        message = f"another coordinator has taken {owner!r} over while this one started"
+        raise DatabaseUnavailableError(message)
+    return epoch, highest, order
 
 
 def above(epoch: int, highest: int) -> int:
@@ -50,5 +78,7 @@ async def start_anew(owner: str, old: Coordinator, store: SqlStore) -> Coordinat
     Sessions that were ended stay so, whatever that database knows of them.
     """
     ended = await store.ended_sessions(owner)
-    raised, highest = await store.take_over(owner, at_least=old.epoch + 1)
-    return Coordinator(raised, max(highest, old.highest_txid), ended=ended | old.ended_sessions)
+    raised, highest, order = await take_over(owner, old.epoch + 1, store)
+    coordinator = Coordinator(raised, max(highest, old.highest_txid), ended=ended | old.ended_sessions)
+    coordinator.set_row_order(order)
+    return coordinator

@@ -17,6 +17,7 @@ from kontract.core.messages import Answer, Begin, CheckSession, Key, SessionAliv
 from kontract.core.phases import Event, Stage
 from kontract.core.records import Effects
 from kontract.core.reservations import Place, Reservations
+from kontract.core.row_order import RowOrder
 from kontract.core.types import Epoch
 from kontract.core.write_log import WriteLog
 
@@ -49,6 +50,7 @@ class State(Struct):
     floor: int
     finished: list[tuple[int, list[Key], int]]
     by_table: dict[str, list[tuple[int, list[Write]]]]
+    order: dict[str, int] | None = None
 
 
 class ReplicatedCoordinator(Coordinator):
@@ -113,14 +115,16 @@ class ReplicatedCoordinator(Coordinator):
             times.append(due)
         return min(times, default=None)
 
-    def take_over(self, epoch: int, last_txid: int, now: int) -> Effects:
+    def take_over(self, epoch: int, last_txid: int, order: dict[str, int] | None, now: int) -> Effects:
         """Go on in a new epoch that a node has raised, above ``last_txid``. Older epochs than ours are ignored.
 
-        Whoever waits goes on waiting; everything prepared is resolved first, as after a start.
+        Whoever waits goes on waiting; everything prepared is resolved first, as after a start. ``order``: the rows'
+        numbers in that epoch; None when the node is of a release that does not know them.
         """
         if epoch <= self.epoch:
             return self._flush(now)
         self.epoch = Epoch(epoch)
+        self._row_order = None if order is None else RowOrder(order)
         self._restart(max(last_txid, self._next_txid - 1), now)
         return self._flush(now)
 
@@ -178,6 +182,7 @@ class ReplicatedCoordinator(Coordinator):
             floor=self._log.floor,
             finished=finished,
             by_table=by_table,
+            order=self._row_order.dump() if self._row_order is not None else None,
         )
 
     @classmethod
@@ -197,6 +202,8 @@ class ReplicatedCoordinator(Coordinator):
         self._reservations = Reservations(state.line)
         self._log = WriteLog(state.floor, state.finished, state.by_table)
         self._shown = state.shown
+        if state.order is not None:
+            self._row_order = RowOrder(state.order)
         return self
 
 

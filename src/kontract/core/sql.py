@@ -8,7 +8,8 @@ Rules (design: apply, and who is who):
 - every statement stands alone: no session state, no named prepared statement, no transaction block, so that it works
   through transaction poolers (PgBouncer, Hyperdrive);
 - a failed expectation is raised *inside* the statement by a cast that cannot succeed, of a text made from the counts
-  (so that the planner cannot fold it): PostgreSQL then undoes the whole statement. :func:`verdict` reads it back;
+  (so that the planner cannot fold it): PostgreSQL then undoes the whole statement.
+  :mod:`kontract.core.sqlstates` reads it back;
 - a statement whose answer may change over time names ``now()``, which keeps Hyperdrive's query cache away; snapshot
   reads carry their snapshot as a parameter and may be cached for ever.
 """
@@ -17,15 +18,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
 
 from kontract.core import limits
-from kontract.core.errors import Code, ConflictError, HttpError, InvalidRequestError, PayloadTooLargeError
 from kontract.core.messages import Write
-from kontract.core.select import TOO_LARGE, VIEW, Selection
+from kontract.core.select import VIEW, Selection
 from kontract.core.select import stop as select_stop
 from kontract.core.types import Epoch, Filter, Order, Snapshot, TableKind, TablePointer, Txid
 
@@ -71,9 +71,14 @@ SELECT s.ptr, s.permissions, CASE
     WHEN now() < to_timestamp(
       substring(obj_description(i.indexrelid, 'pg_class') FROM '^kontract: adopted ([0-9]{1,12})$')::bigint
     ) + interval '60 seconds' THEN 3
-    ELSE i.indnkeyatts END
+    ELSE i.indnkeyatts END,
+  (SELECT CASE WHEN has_sequence_privilege(q.seq, 'USAGE') THEN pg_sequence_last_value(q.seq) END
+   FROM (SELECT pg_get_serial_sequence(quote_ident(s.ptr), o.attname)::regclass AS seq) AS q),
+  CASE WHEN o.atttypid = 'int8'::regtype THEN 8 ELSE 4 END
 FROM storage AS s
 LEFT JOIN pg_catalog.pg_index AS i ON i.indrelid = to_regclass(quote_ident(s.ptr)) AND i.indisprimary
+LEFT JOIN pg_catalog.pg_attribute AS o
+  ON o.attrelid = to_regclass(quote_ident(s.ptr)) AND o.attname = '_order' AND NOT o.attisdropped
 WHERE s.owner = $1::text AND s.id IN ($2::text, $1::text || '/' || $2::text) AND now() IS NOT NULL
 ORDER BY s.id = $2::text DESC
 LIMIT 1
@@ -81,9 +86,10 @@ LIMIT 1
 
 
 def lookup(owner: str, name: str) -> Statement:
-    """(ptr, permissions, columns of the primary key) of a logical table; no row when the owner has no such table.
+    """Where a logical table is; no row when the owner has no such table.
 
-    In the first minute after its adoption the third column is JUST_ADOPTED.
+    (ptr, permissions, columns of the primary key, last number that its sequence gave or None, bytes of ``_order``). In
+    the first minute after its adoption the third column is JUST_ADOPTED.
     """
     return Statement(LOOKUP, (owner, name))
 
@@ -368,7 +374,8 @@ _FENCE_WITH_RESULT = """
   WHERE current = $4::bigint"""
 
 _WRITES = """, w{n} AS MATERIALIZED (
-  SELECT e.value->>'id' AS id, (e.value->>'seen')::bigint AS seen, nullif(e.value->'data', 'null'::jsonb) AS data, e.n
+  SELECT e.value->>'id' AS id, (e.value->>'seen')::bigint AS seen, nullif(e.value->'data', 'null'::jsonb) AS data,
+    (e.value->>'place')::bigint AS place, e.n
   FROM jsonb_array_elements(${p}::jsonb) WITH ORDINALITY AS e(value, n)
 )"""
 
@@ -383,9 +390,9 @@ _VERSIONED = """, old{n} AS (
 ), new{n} AS (
   INSERT INTO {table} (id, data, _txid, _owner, _order)
   SELECT v.id, v.data, v.txid, coalesce(v._owner, $5::text),
-         coalesce(v._order, nextval(pg_get_serial_sequence({literal}, '_order')))
+         coalesce(v._order, v.place, nextval(pg_get_serial_sequence({literal}, '_order')))
   FROM (
-    SELECT w.id, w.data, fence.txid, o._owner, o._order
+    SELECT w.id, w.data, w.place, fence.txid, o._owner, o._order
     FROM w{n} AS w CROSS JOIN fence LEFT JOIN old{n} AS o ON o.id = w.id
     WHERE w.data IS NOT NULL
     ORDER BY w.n
@@ -402,7 +409,7 @@ _PLAIN = """, old{n} AS (
     _deleted_txid = CASE WHEN w.data IS NULL THEN fence.txid END,
     _owner = CASE WHEN t._deleted_txid IS NULL THEN t._owner ELSE $5::text END,
     _order = CASE WHEN t._deleted_txid IS NULL THEN t._order
-                  ELSE nextval(pg_get_serial_sequence({literal}, '_order')) END
+                  ELSE coalesce(w.place, nextval(pg_get_serial_sequence({literal}, '_order'))) END
   FROM w{n} AS w, fence
   WHERE t.id = w.id AND t._txid < fence.txid AND coalesce(t._deleted_txid, 0) < fence.txid
     AND CASE WHEN w.seen IS NULL THEN w.data IS NOT NULL OR t._deleted_txid IS NULL
@@ -410,10 +417,11 @@ _PLAIN = """, old{n} AS (
              ELSE t._deleted_txid IS NULL AND t._txid = w.seen END
   RETURNING t.id, w.seen, w.data IS NOT NULL AS kept
 ), added{n} AS (
-  INSERT INTO {table} (id, data, _txid, _owner)
-  SELECT v.id, v.data, v.txid, $5::text
+  INSERT INTO {table} (id, data, _txid, _owner, _order)
+  SELECT v.id, v.data, v.txid, $5::text,
+         coalesce(v.place, nextval(pg_get_serial_sequence({literal}, '_order')))
   FROM (
-    SELECT w.id, w.data, fence.txid
+    SELECT w.id, w.data, w.place, fence.txid
     FROM w{n} AS w CROSS JOIN fence
     WHERE w.data IS NOT NULL AND coalesce(w.seen, 0) = 0 AND NOT EXISTS (SELECT FROM old{n} AS o WHERE o.id = w.id)
     ORDER BY w.n
@@ -422,6 +430,18 @@ _PLAIN = """, old{n} AS (
 ), new{n} AS (
   SELECT id FROM added{n} UNION ALL SELECT id FROM old{n} WHERE kept
 )"""
+
+# The table's sequence is not left behind the numbers that the coordinator gave (kontract.core.row_order). It is read
+# again for every step, because others move it, too. nextval() needs no right that inserting does not need.
+_FOLLOW = """, follow{n} AS MATERIALIZED (
+  SELECT count(nextval(s.seqrelid::regclass)) AS steps
+  FROM pg_catalog.pg_sequence AS s,
+    LATERAL generate_series(1, ${top}::bigint - coalesce(pg_sequence_last_value(s.seqrelid), 0)) AS step
+  WHERE s.seqrelid = pg_get_serial_sequence({literal}, '_order')::regclass
+    AND CASE WHEN step > 0 THEN coalesce(pg_sequence_last_value(s.seqrelid), 0) END < least(${top}::bigint, s.seqmax)
+)"""
+
+_FOLLOWED = "\n  WHEN (SELECT steps FROM follow{n}) < 0 THEN 0"
 
 # A plain write of a table that was adopted meanwhile would change a version in place.
 _CHECK_PLAIN = """
@@ -439,7 +459,8 @@ _CHECK = """
 class ApplyPlan(Struct, frozen=True):
     """Everything the apply statement writes: the fence, in its epoch, and the rows of each table, if any.
 
-    ``result``: of an idempotent call, kept beside the fence for its repetitions.
+    ``result``: of an idempotent call, kept beside the fence for its repetitions. ``order``: the number of each table's
+    first new row; a table that is not in it takes numbers from its sequence.
     """
 
     sid: str
@@ -449,6 +470,7 @@ class ApplyPlan(Struct, frozen=True):
     epoch: Epoch
     writes: Sequence[tuple[TablePointer, Sequence[Write]]]
     result: str | None = None
+    order: Mapping[str, int] = {}
 
 
 def apply(plan: ApplyPlan) -> Statement:
@@ -470,13 +492,18 @@ def apply(plan: ApplyPlan) -> Statement:
         table = quote(pointer.ptr)
         # pg_get_serial_sequence takes the quoted name as text; IDENTIFIER leaves nothing to escape in a literal
         literal = f"'{table}'"
-        params.append(_writes_as_json(writes))
+        places = _places(pointer, writes, plan.order.get(pointer.ptr))
+        params.append(_writes_as_json(writes, places))
         text.append(_WRITES.format(n=n, p=len(params)))
         plain = pointer.kind is TableKind.PLAIN
         text.append((_PLAIN if plain else _VERSIONED).format(n=n, table=table, literal=literal))
         if plain:
             checks.append(_CHECK_PLAIN.format(n=n, literal=literal))
         checks.append(_CHECK.format(n=n, literal=literal))
+        if places:
+            params.append(max(places.values()))
+            text.append(_FOLLOW.format(n=n, top=len(params), literal=literal))
+            checks.append(_FOLLOWED.format(n=n))
     text.append(
         "\nSELECT CASE WHEN NOT EXISTS (SELECT FROM fence)"
         "\n  THEN ('KONTRACT_FENCED ' || coalesce((SELECT current FROM epoch)::text, 'none'))::int"
@@ -486,12 +513,21 @@ def apply(plan: ApplyPlan) -> Statement:
     return Statement("".join(text), tuple(params), limits.STATEMENT_MS)
 
 
-def _writes_as_json(writes: Iterable[Write]) -> str:
+def _places(pointer: TablePointer, writes: Iterable[Write], first: int | None) -> dict[str, int]:
+    """Return the numbers of the rows that may be new; none when the coordinator gave none."""
+    if first is None:
+        return {}
+    new = [write.id for write in writes if write.may_insert]
+    return {row_id: min(first + n, pointer.order_limit) for n, row_id in enumerate(new)}
+
+
+def _writes_as_json(writes: Iterable[Write], places: Mapping[str, int]) -> str:
     rows = []
     for write in writes:
         seen = "null" if write.seen is None else str(write.seen)
         row_id = json.dumps(write.id, ensure_ascii=False)
-        rows.append(f'{{"id":{row_id},"seen":{seen},"data":{bytes(write.data).decode()}}}')
+        place = f',"place":{places[write.id]}' if write.id in places else ""
+        rows.append(f'{{"id":{row_id},"seen":{seen},"data":{bytes(write.data).decode()}{place}}}')
     return f"[{','.join(rows)}]"
 
 
@@ -523,6 +559,21 @@ WHERE s.owner = $1::text AND now() IS NOT NULL AND 2 = (
   WHERE a.attrelid = to_regclass(quote_ident(s.ptr)) AND a.attname IN ('_txid', '_deleted_txid') AND NOT a.attisdropped
 )
 """
+
+
+ROW_ORDER = """
+SELECT s.ptr, coalesce(CASE WHEN has_sequence_privilege(q.seq, 'USAGE') THEN pg_sequence_last_value(q.seq) END, 0)
+FROM (SELECT DISTINCT ptr FROM storage WHERE owner = $1::text) AS s
+JOIN pg_catalog.pg_attribute AS o
+  ON o.attrelid = to_regclass(quote_ident(s.ptr)) AND o.attname = '_order' AND NOT o.attisdropped,
+LATERAL (SELECT pg_get_serial_sequence(quote_ident(s.ptr), o.attname)::regclass AS seq) AS q
+WHERE now() IS NOT NULL
+"""
+
+
+def row_order(owner: str) -> Statement:
+    """Return (ptr, last number of its sequence) for each table of an owner: no row of it has a higher one."""
+    return Statement(ROW_ORDER, (owner,), limits.STATEMENT_MS)
 
 
 def resolve(sid: str, owner: str, txid: int) -> Statement:
@@ -668,39 +719,3 @@ def collect_sessions(ptr: str, owner: str, now: int) -> Statement:
     bits = f"{max(0, before):012x}"
     params = (owner, f"{bits[:8]}-{bits[8:]}", before, now, limits.COLLECT_ROWS)
     return Statement(_COLLECT_SESSIONS.format(table=quote(ptr)), params, limits.STATEMENT_MS)
-
-
-# --- reading errors --------------------------------------------------------------------------------------------------
-
-
-def verdict(sqlstate: str, message: str) -> str | None:
-    """Return FENCED, STALE or TOO_LARGE if PostgreSQL's error is one that a statement raised on purpose, else None."""
-    if sqlstate == "22P02":
-        for word in (FENCED, STALE, TOO_LARGE):
-            if word in message:
-                return word
-    return None
-
-
-OWN_CONSTRAINT = re.compile(r"\w*(?:_pkey|_live)[0-9]*", re.ASCII)
-"""Names of the keys that the protocol itself checks; PostgreSQL numbers them when there would be two of one name."""
-
-
-def refusal(sqlstate: str, constraint: str) -> HttpError | None:
-    """Return what a caller is told of an error that comes from the written values, None when a retry may help.
-
-    A table may have constraints, unique indexes and expression indexes of the user's own. What they refuse they refuse
-    every time (SQLSTATE classes 22, 23 and 54), except where the clash is with the protocol's own keys.
-    """
-    named = f"constraint {constraint!r}" if constraint else "a constraint"
-    if sqlstate in ("23505", "23P01"):
-        if OWN_CONSTRAINT.fullmatch(constraint):
-            return None
-        return ConflictError(f"{named} of the database: there is such a row already", code=Code.ALREADY_EXISTS)
-    if sqlstate.startswith("23"):
-        return InvalidRequestError(f"{named} of the database refuses these values")
-    if sqlstate == "54000":
-        return PayloadTooLargeError("a value is larger than an index of the database takes")
-    if sqlstate.startswith("22"):
-        return InvalidRequestError("an index or a generated column of the database cannot take these values")
-    return None

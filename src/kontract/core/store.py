@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kontract.core import sql
+from kontract.core import sql, sqlstates
 from kontract.core.errors import InternalError
 from kontract.core.select import TOO_LARGE, Selection, explain, too_large
 from kontract.core.sql import ApplyPlan, Page, Pending
@@ -56,7 +56,7 @@ class SqlStore:
         rows = await self._database.run(sql.lookup(owner, name))
         if not rows:
             return None
-        ptr, permissions, key_columns = rows[0]
+        ptr, permissions, key_columns, last_order, order_bytes = rows[0]
         if not sql.IDENTIFIER.fullmatch(ptr):
             message = f"storage points {name!r} to {ptr!r}, which is not a valid table name"
             raise TableMissingError(message)
@@ -64,7 +64,15 @@ class SqlStore:
         if kind is None:
             message = f"storage points {name!r} to {ptr!r}, which is not a table with primary key (id) or (id, _txid)"
             raise TableMissingError(message)
-        return TablePointer(name, ptr, kind, permissions, just_adopted=key_columns == sql.JUST_ADOPTED)
+        return TablePointer(
+            name,
+            ptr,
+            kind,
+            permissions,
+            just_adopted=key_columns == sql.JUST_ADOPTED,
+            last_order=last_order or 0,
+            order_limit=2 ** (8 * order_bytes - 1) - 1,
+        )
 
     async def read_row(self, pointer: TablePointer, row_id: str, snapshot: Snapshot) -> Version | None:
         """Read one row at the snapshot."""
@@ -108,7 +116,7 @@ class SqlStore:
         try:
             rows = await self._database.run(sql.select(pointer, selection, snapshot, pending))
         except DatabaseError as error:
-            is_large = sql.verdict(error.sqlstate, error.message) == TOO_LARGE
+            is_large = sqlstates.verdict(error.sqlstate, error.message) == TOO_LARGE
             refusal = too_large() if is_large else explain(error.sqlstate)
             if refusal is None:
                 raise
@@ -128,11 +136,11 @@ class SqlStore:
         try:
             await self._database.run(sql.apply(plan))
         except DatabaseError as error:
-            if sql.verdict(error.sqlstate, error.message) == sql.FENCED:
+            if sqlstates.verdict(error.sqlstate, error.message) == sql.FENCED:
                 return ApplyOutcome.FENCED
-            if sql.verdict(error.sqlstate, error.message) == sql.STALE:
+            if sqlstates.verdict(error.sqlstate, error.message) == sql.STALE:
                 raise ApplyRefusedError(None) from error
-            raise ApplyRefusedError(sql.refusal(error.sqlstate, error.constraint)) from error
+            raise ApplyRefusedError(sqlstates.refusal(error.sqlstate, error.constraint)) from error
         except DatabaseUnavailableError:
             return ApplyOutcome.FAILED
         return ApplyOutcome.APPLIED
@@ -204,6 +212,10 @@ class SqlStore:
                 return {}
             raise
         return {str(session): int(until) for session, until in rows}
+
+    async def row_order(self, owner: str) -> dict[str, int]:
+        """Return for each table of an owner a number that no row's is above; raises what the database raises."""
+        return {row[0]: int(row[1]) for row in await self._database.run(sql.row_order(owner))}
 
     async def pointers(self, owner: str) -> list[str]:
         """Return the physical tables of an owner; raises what the database raises."""

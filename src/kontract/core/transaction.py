@@ -400,6 +400,7 @@ class Transaction:
             idempotent=self.call.idempotent,
             result=result,
             session=self.call.session,
+            order={pointer.ptr: pointer.last_order for pointer, write in changes if write.may_insert},
         )
         try:
             answer = await self._coordinator.ask(message)
@@ -435,6 +436,7 @@ class Transaction:
             prepared.epoch,
             list(by_table.values()),
             None if self.call.id.startswith(idempotency.BRIEF) else result,
+            prepared.order,
         )
 
     async def _finish(self, prepared: Prepared, outcome: ApplyOutcome, refused: ApplyRefusedError | None) -> Txid:

@@ -42,7 +42,8 @@ class TablePointer(Struct, frozen=True):
 
     ``just_adopted``: a versioned table that was plain a moment ago. It is still read like a plain one, because somebody
     may hold a snapshot whose versions it does not have. ``only``: the user whose rows alone the caller may see and
-    change; None for all.
+    change; None for all. ``last_order``: the last number that its sequence had given. ``order_limit``: the highest one
+    that its column ``_order`` takes; rows beyond share it.
     """
 
     name: str
@@ -51,6 +52,8 @@ class TablePointer(Struct, frozen=True):
     permissions: int
     just_adopted: bool = False
     only: str | None = None
+    last_order: int = 0
+    order_limit: int = 2**31 - 1
 
     def shows(self, version: Version | None) -> bool:
         """Whether there is such a row for the caller."""

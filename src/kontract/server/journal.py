@@ -10,7 +10,7 @@ from kontract.core import limits
 from kontract.core.collection import Mark, Stage
 from kontract.core.hub import LogHead
 from kontract.core.phases import Phase
-from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutRecord, Record, is_kept
+from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutOrder, PutRecord, Record, is_kept
 from kontract.core.recovery import Saved
 
 
@@ -23,6 +23,8 @@ class MemoryJournal:
         self._records: dict[int, bytes] = {}
         self._marks: dict[int, Mark] = {}
         self._ended: dict[str, int] = {}
+        self._order: dict[str, int] = {}
+        self._order_known = False
         self._log_head = LogHead("g0", 0)
 
     def load(self) -> Saved | None:
@@ -30,7 +32,8 @@ class MemoryJournal:
         if self._head is None:
             return None
         epoch, last_txid = self._head
-        return Saved(epoch, last_txid, [self._decode(raw) for raw in self._records.values()], dict(self._ended))
+        records = [self._decode(raw) for raw in self._records.values()]
+        return Saved(epoch, last_txid, records, dict(self._ended), dict(self._order) if self._order_known else None)
 
     def start(self, epoch: int, last_txid: int, generation: str, ended: Mapping[str, int]) -> None:
         """Begin in ``epoch``."""
@@ -39,6 +42,8 @@ class MemoryJournal:
         self._records.clear()
         self._marks.clear()
         self._ended = dict(ended)
+        self._order.clear()
+        self._order_known = False
 
     def write(self, entries: list[JournalEntry]) -> None:
         """Keep entries."""
@@ -50,6 +55,9 @@ class MemoryJournal:
                 case PutBlock():
                     assert self._head is not None
                     self._head = (self._head[0], entry.last_txid)
+                    self._order_known = True
+                case PutOrder():
+                    self._order[entry.ptr] = entry.last
                 case PutEnded():
                     self._ended[entry.session] = entry.until
                 case Drop():

@@ -20,12 +20,14 @@ when that was forgotten. Then the first new node starts the owner anew (its epoc
 class Start(Struct, frozen=True, tag="start"):
     """A node has raised the epoch in PostgreSQL: begin, or go on, in it, above ``last_txid``.
 
-    ``generation`` names the event log that begins here.
+    ``generation`` names the event log that begins here. ``order``: the rows' numbers, by table; None from a node of a
+    release that does not know them.
     """
 
     epoch: int
     last_txid: int
     generation: str
+    order: dict[str, int] | None = None
 
 
 class Ask(Struct, frozen=True, tag="ask"):

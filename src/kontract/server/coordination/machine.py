@@ -206,11 +206,13 @@ class Machine:
     def _start(self, step: Step, command: Start) -> None:
         if self.coordinator is None:
             self.coordinator = ReplicatedCoordinator(command.epoch, command.last_txid)
+            if command.order is not None:
+                self.coordinator.set_row_order(command.order, journalled=True)
             self._begin_anew(step, command, self.coordinator)
             self._take(step, self.coordinator.recover(self.now))
         elif command.epoch > self.coordinator.epoch:
             self._begin_anew(step, command, self.coordinator)
-            self._take(step, self.coordinator.take_over(command.epoch, command.last_txid, self.now))
+            self._take(step, self.coordinator.take_over(command.epoch, command.last_txid, command.order, self.now))
 
     def _begin_anew(self, step: Step, command: Start, coordinator: ReplicatedCoordinator) -> None:
         """Begin another event log: between this epoch and the one before somebody else may have committed."""

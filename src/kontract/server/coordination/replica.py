@@ -222,7 +222,8 @@ class Replica:
     async def _be_ready(self) -> None:
         if self._stopped:
             raise StoppedError(self._stopped)
-        if self._loaded and self.machine.coordinator is not None:
+        coordinator = self.machine.coordinator
+        if self._loaded and coordinator is not None and coordinator.knows_row_order:
             return
         # Everybody who arrives meanwhile waits for the same start.
         if self._starting is None:
@@ -243,19 +244,21 @@ class Replica:
         coordinator = self.machine.coordinator
         if coordinator is not None and not self.hub:
             self.hub.publish([], coordinator.watermark)  # nobody listens yet, so there is nothing to catch up with
-        if coordinator is not None and not (first and await self._is_superseded(coordinator)):
+        numbered = coordinator is not None and coordinator.knows_row_order
+        if coordinator is not None and numbered and not (first and await self._is_superseded(coordinator)):
             return
         coordinator = self.machine.coordinator
         # There is no log, or it belongs to other rules; or somebody without it has raised the epoch meanwhile, and this
-        # process starts: then it takes the owner over, as a coordinator without a journal does.
+        # process starts; or a node of a release that does not number rows has written the checkpoint. Then it takes the
+        # owner over, as a coordinator without a journal does.
         found = await self._raise_epoch(coordinator.epoch + 1 if coordinator else 1)
         if found is None:
             return
-        epoch, highest = found
+        epoch, highest, order = found
         ended = await self._questions.ended_sessions() if coordinator is None else {}
         # All at once, so that they stand in one entry: no node serves before it knows what was ended.
         await asyncio.gather(
-            self._send(Start(epoch, recovery.above(epoch, highest), f"g{self._clock.now():x}")),
+            self._send(Start(epoch, recovery.above(epoch, highest), f"g{self._clock.now():x}", order)),
             *(self._send(Ask(0, EndSession(session, until))) for session, until in ended.items()),
         )
         if self.machine.coordinator is None:
@@ -275,7 +278,7 @@ class Replica:
         now = self.machine.coordinator
         return now is not None and now.epoch < current
 
-    async def _raise_epoch(self, at_least: int) -> tuple[int, int] | None:
+    async def _raise_epoch(self, at_least: int) -> tuple[int, int, dict[str, int]] | None:
         """Take the owner over; None when another node did it at the same moment, and the log says so."""
         for trial in range(START_TRIES):
             try:
@@ -505,12 +508,12 @@ class Replica:
     async def _start_anew(self, epoch: int, last_txid: int) -> None:
         """Begin again for a database that has no epoch row: it is not the one this log was written for."""
         try:
-            raised, highest = await self._questions.take_over(epoch + 1)
+            raised, highest, order = await self._questions.take_over(epoch + 1)
         except (DatabaseError, DatabaseUnavailableError) as error:
             self._log_line("error", "coordinator_start", owner=self.owner, error=str(error))
             return
         self._log_line("warning", "database_replaced", owner=self.owner, epoch=raised)
-        await self._tell(Start(raised, max(highest, last_txid), f"g{self._clock.now():x}"))
+        await self._tell(Start(raised, max(highest, last_txid), f"g{self._clock.now():x}", order))
 
     async def _tell(self, command: Command) -> None:
         try:
