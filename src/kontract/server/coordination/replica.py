@@ -257,10 +257,12 @@ class Replica:
         epoch, highest, order = found
         ended = await self._questions.ended_sessions() if coordinator is None else {}
         # All at once, so that they stand in one entry: no node serves before it knows what was ended.
-        await asyncio.gather(
-            self._send(Start(epoch, recovery.above(epoch, highest), f"g{self._clock.now():x}", order)),
-            *(self._send(Ask(0, EndSession(session, until))) for session, until in ended.items()),
-        )
+        said: list[Command] = [Start(epoch, recovery.above(epoch, highest), f"g{self._clock.now():x}", order)]
+        said += [Ask(0, EndSession(session, until)) for session, until in ended.items()]
+        sending = [asyncio.ensure_future(self._send(command)) for command in said]
+        await asyncio.wait(sending)
+        for sent in sending:
+            await sent
         if self.machine.coordinator is None:
             raise CoordinatorUnavailableError("the coordinator has to start again")
         self._log_line(
