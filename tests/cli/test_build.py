@@ -620,7 +620,7 @@ def test_a_server_does_not_start_with_a_table_of_another_day(app, tmp_path, monk
     source = app(one=GOOD)
     (source / "routes.py").write_text(render(scan(source)))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KONTRACT_SECRET", "0" * 64)
+    monkeypatch.setenv("KONTRACT_SECRET", "c7d41f0a92be6835d1407ea9f3286bc50d9e71f8a4b36c2de580179fc46a3b92")
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
     app(one=GOOD + '\n    @middleware(egroup=None, prefixurl="/rpc")\n    async def guard(ctx, call_next): ...\n')
     assert main(["serve"]) == 1

@@ -5,6 +5,7 @@ import pytest
 from kontract.cli import main
 from kontract.cli.toolchain import dev_vars
 from kontract.cli.toolchain.problem import Problem
+from support.sessions import SECRET
 
 
 def test_a_missing_file_is_written_private_and_with_a_fresh_secret(tmp_path):
@@ -23,12 +24,12 @@ def test_a_missing_file_is_written_private_and_with_a_fresh_secret(tmp_path):
 
 def test_a_file_that_is_there_stays_as_it_is(tmp_path):
     path = tmp_path / ".dev.vars"
-    text = f'# mine\nexport KONTRACT_SECRET="{"ab" * 32}" \nOTHER=1 # why\n'
+    text = f'# mine\nexport KONTRACT_SECRET="{SECRET}" \nOTHER=1 # why\n'
     path.write_text(text)
 
     assert not dev_vars.ensure(path)
     assert path.read_text() == text
-    assert dev_vars.parse(text) == {"KONTRACT_SECRET": "ab" * 32, "OTHER": "1"}
+    assert dev_vars.parse(text) == {"KONTRACT_SECRET": SECRET, "OTHER": "1"}
 
 
 @pytest.mark.parametrize("secret", ["abc", "x" * 64, "0" * 63, "0" * 65, "hunter2 is my password"])
@@ -41,6 +42,15 @@ def test_a_malformed_secret_is_refused_and_not_shown(tmp_path, secret):
 
     assert secret not in caught.value.render()
     assert "kontract keygen" in caught.value.fix
+
+
+@pytest.mark.parametrize("secret", ["0" * 64, "ab" * 32, "0123456789abcdef" * 4])
+def test_a_secret_that_is_a_pattern_is_refused(tmp_path, secret):
+    path = tmp_path / ".dev.vars"
+    path.write_text(f"KONTRACT_SECRET={secret}\n")
+    with pytest.raises(Problem, match="a pattern that can be guessed") as caught:
+        dev_vars.ensure(path)
+    assert secret not in caught.value.render()
 
 
 @pytest.mark.parametrize("text", ["", "OTHER=1\n", "KONTRACT_SECRET=\n", "# KONTRACT_SECRET=abc\n"])

@@ -12,12 +12,14 @@ from kontract.cli import main as command
 WORKER = "my-kontract-app-pr-7"
 DATABASE = "my_kontract_app_pr_7"
 
+SECRET = "c7d41f0a92be6835d1407ea9f3286bc50d9e71f8a4b36c2de580179fc46a3b92"
+
 
 @pytest.fixture(autouse=True)
 def settings(checkout, postgres, monkeypatch, tmp_path):
     monkeypatch.chdir(checkout.root)
     monkeypatch.setenv("DATABASE_URL", postgres.server_url)
-    monkeypatch.setenv("KONTRACT_SECRET", "5" * 64)
+    monkeypatch.setenv("KONTRACT_SECRET", SECRET)
     for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY"):
         monkeypatch.setenv(name, str(tmp_path / name))
 
@@ -50,7 +52,7 @@ async def test_it_has_a_database_of_its_own_until_it_is_removed(postgres, capfd)
     for name in ("SESSION_DO (KontractSessionDO)", 'KONTRACT_SECRET ("(hidden)")', 'DATABASE_URL ("(hidden)")'):
         assert f"env.{name}" in said.out
     assert "HYPERDRIVE (" not in said.out
-    assert "5" * 64 not in said.out + said.err
+    assert SECRET not in said.out + said.err
     assert postgres.cluster.password not in said.out + said.err
 
     for _ in range(2):  # a run that was repeated

@@ -11,6 +11,7 @@ from kontract.cli import deploy_check
 from kontract.cli.deploy_check import TOP_LEVEL
 from kontract.cli.toolchain import setup
 from kontract.gateway.config import read
+from support.sessions import SECRET
 
 SOURCE = Path(kontract.__file__).parents[1]
 MODULE = "kontract/cloudflare/crypto.js"
@@ -60,7 +61,12 @@ def test_no_secret_is_deployed_with_the_code(dry_run):
 def test_every_environment_says_who_may_sign_up(config):
     for environment in (config, *config["env"].values()):
         assert environment["vars"].keys() == {"KONTRACT_CORS_ORIGINS", "KONTRACT_OWNER", "KONTRACT_SIGN_UP"}
-        read({"KONTRACT_SECRET": "0" * 64, **environment["vars"]})
+        read(
+            {
+                "KONTRACT_SECRET": SECRET,
+                **environment["vars"],
+            }
+        )
 
 
 def test_the_worker_is_uploaded_and_the_tests_are_not(dry_run):

@@ -22,7 +22,7 @@ from support.deployment import (
 
 FINAL = stages((ROOT / "Dockerfile").read_text())[-1]
 IMAGE = {key: value for step in FINAL.all("ENV") for key, value in assignments(step.text).items()}
-SECRET = "0f" * 32
+SECRET = "c7d41f0a92be6835d1407ea9f3286bc50d9e71f8a4b36c2de580179fc46a3b92"
 URL = "postgresql://kontract:p@127.0.0.1:5432/kontract"
 FILES = [
     ROOT / "Dockerfile",

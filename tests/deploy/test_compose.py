@@ -9,10 +9,15 @@ import yaml
 
 from kontract.core import database_url
 from support.deployment import DEPLOY, ORDERLY_END_SECONDS, ROOT, compose, env_file, seconds
+from support.sessions import SECRET
 
 TOOLS = Path(sys.executable).parent
 FILE = ROOT / "compose.yaml"
-FILLED = {"KONTRACT_SECRET": "5" * 64, "POSTGRES_PASSWORD": "p", "GATEWAY_PASSWORD": "g"}
+FILLED = {
+    "KONTRACT_SECRET": SECRET,
+    "POSTGRES_PASSWORD": "p",
+    "GATEWAY_PASSWORD": "g",
+}
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from kontract.server.system import SystemRandomness
 
 NOW = 1_800_000_000_000
 SECONDS = NOW // 1000
-SECRET, PREVIOUS, FORGOTTEN = (bytes([n]) * 32 for n in (1, 2, 3))
+SECRET, PREVIOUS, FORGOTTEN = (hashlib.sha256(bytes([n])).digest() for n in (1, 2, 3))
 RING = keys.ring(SECRET, PREVIOUS)
 ANN = Session("sid-1", "tenant-1", "ann", is_anonymous=False, ugroups=frozenset({"b", "a"}), perm=6)
 
@@ -274,6 +274,11 @@ def confusions() -> dict[str, str]:
     }
 
 
+def twice(name: str, value: str) -> bytes:
+    """The claims, with one more in front."""
+    return f'{{"{name}":{value},{json.dumps(CLAIMS)[1:]}'.encode()
+
+
 def other_claims() -> dict[str, str]:
     """What is signed with the right key and must not be taken for an access token of now."""
     missing = {f"without {name}": forge(**{name: None}) for name in CLAIMS if name != "perm"}
@@ -306,6 +311,13 @@ def other_claims() -> dict[str, str]:
         "true for exp": {"exp": True},
         "a text for iat": {"iat": str(SECONDS)},
         "a text for perm": {"perm": "7"},
+        "more permissions than there are": {"perm": 8},
+        "all bits for perm": {"perm": -1},
+        "a large perm": {"perm": 2**53},
+        "a refresh token of before the first": {"gen": -1},
+        "a ticket for a token that never was": {"until": -1},
+        "over before it began": {"iat": SECONDS + 30, "exp": SECONDS + 20},
+        "before there was time": {"iat": -1},
         "a number for jti": {"jti": 5},
         "one claim more": {"admin": True},
         "a claim of another standard": {"nbf": SECONDS - 1},
@@ -320,6 +332,15 @@ def other_claims() -> dict[str, str]:
         "not UTF-8": b'{"sub":"\xff"}',
         "deep": b"[" * 1000 + b"]" * 1000,
         "a number of many digits": b'{"exp":' + b"9" * 2000 + b"}",
+        "UTF-16": json.dumps(CLAIMS).encode("utf-16"),
+        "UTF-16, little end first": json.dumps(CLAIMS).encode("utf-16-le"),
+        "UTF-32": json.dumps(CLAIMS).encode("utf-32-be"),
+        "with a mark of its encoding": json.dumps(CLAIMS).encode("utf-8-sig"),
+        "a claim twice": twice("sub", '"eve"'),
+        "a claim twice, the same": twice("owner", '"tenant-1"'),
+        "a claim twice, once escaped": twice("\\u006fwner", '"tenant-2"'),
+        "an optional claim twice": twice("perm", "7"),
+        "a claim after its end": json.dumps(CLAIMS).encode() + b'{"sub":"eve"}',
     }
     return (
         missing

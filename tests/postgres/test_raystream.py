@@ -21,7 +21,7 @@ from support.api import Api, apis, check_error
 from support.sealed import SealedClient
 from support.sessions import ENVIRONMENT, SECRET, token
 
-OTHER_SECRET = "1" * 64
+OTHER_SECRET = "c7d41f0a92be6835d1407ea9f3286bc50d9e71f8a4b36c2de580179fc46a3b92"
 
 
 @backend(perm=perms.RW_)

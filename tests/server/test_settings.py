@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import ipaddress
+import secrets
 import socket
 import sys
 from pathlib import Path
 
 import pytest
 
+from kontract.core import keys
+from kontract.gateway import config
 from kontract.server import settings
 from kontract.server.serve import application
 from kontract.server.settings import SettingsError
 from support.serving import new_server
+from support.sessions import SECRET
 
-GOOD = {"DATABASE_URL": "postgresql://u:p4ss@db.example/app", "KONTRACT_SECRET": "0" * 64}
+GOOD = {
+    "DATABASE_URL": "postgresql://u:p4ss@db.example/app",
+    "KONTRACT_SECRET": SECRET,
+}
 
 
 def test_defaults():
@@ -146,3 +153,100 @@ def test_an_application_that_was_not_compiled_is_said(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "routes", raising=False)
     with pytest.raises(SettingsError, match="run: kontract build"):
         application()
+
+
+@pytest.mark.parametrize(
+    "networks",
+    ["0.0.0.0/0", "::/0", "10.0.0.0/8, 0.0.0.0/0", "0.0.0.0/1,128.0.0.0/1", "2000::/3", "64.0.0.0/2", "2000::/8"],
+)
+def test_proxies_that_are_nearly_everybody_are_refused(networks):
+    """Whoever is in it could claim any address, and so have any number of logins."""
+    with pytest.raises(SettingsError, match="far more than your proxies"):
+        settings.read(GOOD | {"KONTRACT_TRUSTED_PROXIES": networks})
+
+
+@pytest.mark.parametrize(
+    "networks", ["10.0.0.0/8", "173.245.48.0/20", "2400:cb00::/32", "fc00::/7", "fd00::/8", "fe80::/10"]
+)
+def test_networks_that_proxies_have_are_taken(networks):
+    assert len(settings.read(GOOD | {"KONTRACT_TRUSTED_PROXIES": networks}).trusted_proxies) == 1
+
+
+@pytest.mark.parametrize(
+    "public",
+    [
+        {"KONTRACT_HOST": "0.0.0.0"},
+        {"KONTRACT_HOST": "::"},
+        {"KONTRACT_HOST": "192.0.2.1"},
+        {"KONTRACT_TRUSTED_PROXIES": "10.0.0.0/8"},
+    ],
+)
+def test_errors_are_shown_on_this_machine_alone(public):
+    """Not where others can call; on the loopback without a proxy they may be."""
+    with pytest.raises(SettingsError, match="remove KONTRACT_SHOW_ERRORS"):
+        settings.read(GOOD | {"KONTRACT_SHOW_ERRORS": "1"} | public)
+    settings.read(GOOD | {"KONTRACT_SHOW_ERRORS": "0"} | public)
+    for host in ("127.0.0.1", "::1", "127.9.9.9"):
+        settings.read(GOOD | {"KONTRACT_SHOW_ERRORS": "1", "KONTRACT_HOST": host})
+
+
+@pytest.mark.parametrize("value", ["true", "yes", "2", "on"])
+def test_what_shows_no_errors_is_not_taken_for_it(value):
+    """A word that would do nothing is a mistake, not a setting."""
+    with pytest.raises(SettingsError, match="KONTRACT_SHOW_ERRORS"):
+        settings.read(GOOD | {"KONTRACT_SHOW_ERRORS": value})
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "0" * 64, "ff" * 32, "ab" * 32, "0123456789abcdef" * 4, "00112233445566778899aabbccddeeff" * 2,
+        bytes(range(32)).hex(), bytes(range(0, 64, 2)).hex(), bytes(range(32, 0, -1)).hex(),
+        b"password-password-password-passw".hex(), (b"x" * 20 + b"abcdefghijkl").hex(),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["KONTRACT_SECRET", "KONTRACT_SECRET_PREVIOUS"])
+def test_a_secret_that_is_a_pattern_is_refused(name, secret):
+    """Whoever guesses it makes tokens for every tenant."""
+    with pytest.raises(SettingsError, match=f"^{name} is a pattern that can be guessed") as caught:
+        settings.read(GOOD | {name: secret})
+    assert secret not in str(caught.value)
+
+
+def test_secrets_of_chance_are_taken():
+    for _ in range(2_000):
+        assert not keys.is_guessable(secrets.token_bytes(32))
+
+
+@pytest.mark.parametrize("previous", [SECRET, SECRET.upper()])
+def test_the_secret_before_is_another_one(previous):
+    """The same again looks like a rotation, and is none."""
+    with pytest.raises(SettingsError, match="nothing has been changed"):
+        settings.read(GOOD | {"KONTRACT_SECRET_PREVIOUS": previous})
+
+
+def test_what_functions_find_in_their_environment():
+    """Nothing of the gateway, its database and its tools, and no copy of a secret under another name."""
+    other = "9" + SECRET[1:]
+    given = GOOD | {
+        "KONTRACT_SECRET_PREVIOUS": other,
+        "KONTRACT_OWNER": "tenant-1",
+        "TIKV_KEY": "/etc/tikv.pem",
+        "TIKV_PD_ENDPOINT": "pd:2379",
+        "PGPASSWORD": "p4ss",
+        "CLOUDFLARE_API_TOKEN": "t",
+        "CLOUDFLARE_HYPERDRIVE_LOCAL_CONNECTION_STRING_HYPERDRIVE": "postgresql://u:p@h/d",
+        "WRANGLER_LOG": "debug",
+        "POSTGRES_URL": GOOD["DATABASE_URL"],
+        "COPY": f"secret={SECRET}",
+        "COPY_OF_THE_OLD": other,
+        "MAIL_KEY": "m-1",
+        "PAGE_SIZE": "20",
+        "DATABASE_URL_OF_THE_SHOP": "postgresql://shop@elsewhere/shop",
+        "EMPTY": "",
+    }
+    seen = config.read(settings.read(given).environment).application
+    own = ("MAIL_KEY", "PAGE_SIZE", "DATABASE_URL_OF_THE_SHOP", "EMPTY")
+    assert dict(seen) == {name: given[name] for name in own}
+    with pytest.raises(TypeError):
+        seen["MAIL_KEY"] = "changed"

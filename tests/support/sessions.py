@@ -13,7 +13,7 @@ from kontract.gateway.context import Session
 from kontract.gateway.tokens import Kind, Tokens
 from kontract.server.system import SystemRandomness
 
-SECRET = "0" * 64
+SECRET = "5ee1f7a9c04b2d86e3319a7c55d0f4b8127e6c9da38b40f1d6c2975e0b84a13f"
 OWNER = "tenant-1"
 USER = "developer"
 ENVIRONMENT = {"KONTRACT_SECRET": SECRET, "KONTRACT_OWNER": OWNER, "KONTRACT_SIGN_UP": "anonymous register"}

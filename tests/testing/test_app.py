@@ -22,6 +22,7 @@ from kontract.client import Client, Retries
 from kontract.gateway.routes import Registry, Route
 from kontract.testing.app import URL, App
 from kontract.testing.database import put_back
+from support.sessions import SECRET
 
 ran = []
 signals = {}
@@ -236,7 +237,11 @@ async def test_a_change_that_never_comes_is_an_error(api, monkeypatch):
 
 async def test_what_a_caller_began_is_finished_before_the_test_ends(kontract_registry, kontract_database, app):
     """A call whose caller gave up does not reach into the next test."""
-    async with App(kontract_registry, kontract_database, {"KONTRACT_SECRET": "0" * 64}) as first:
+    async with App(
+        kontract_registry,
+        kontract_database,
+        {"KONTRACT_SECRET": SECRET},
+    ) as first:
         signals.update(begun=asyncio.Event(), left=asyncio.Event())
         call = asyncio.ensure_future(first.as_user().slow())
         await signals["begun"].wait()

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from kontract.core import hkdf
 
@@ -55,6 +56,13 @@ class KeyRing:
         yield self.current
         if self.previous is not None:
             yield self.previous
+
+
+def is_guessable(secret: bytes) -> bool:
+    """Whether a secret is a pattern: few different bytes, one half twice, or even steps. Chance makes no such thing."""
+    steps = {(after - before) % 256 for before, after in pairwise(secret)}
+    half = len(secret) // 2
+    return len(set(secret)) < half or secret[:half] == secret[half:] or len(steps) == 1
 
 
 def derive(secret: bytes) -> Keys:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from msgspec import Struct
 
@@ -18,6 +19,12 @@ OWNER = re.compile(r"[A-Za-z0-9.-][A-Za-z0-9_.-]{0,63}")
 WAYS_IN = frozenset({"anonymous", "register"})
 
 
+SECRETS = ("KONTRACT_SECRET", "KONTRACT_SECRET_PREVIOUS", "DATABASE_URL")
+
+OWN = re.compile(r"KONTRACT_|DATABASE_URL$|TIKV_|PG[A-Z]|CLOUDFLARE_|WRANGLER_|MINIFLARE_")
+"""Names of variables that are the gateway's, its database's or its tools'."""
+
+
 class ConfigurationError(Exception):
     """The environment is incomplete or wrong; the message says what to do and holds no secret."""
 
@@ -27,7 +34,8 @@ class Config(Struct, frozen=True):
 
     ``owner``: the tenant that callers join who sign up here, or who call public functions without a token; empty for
     none. ``sign_up``: how they may: "anonymous", "register". ``show_errors``: callers are told what an exception of the
-    application says, and where it was raised: for development alone.
+    application says, and where it was raised: for development alone. ``application``: what functions find in
+    ``ctx.env``.
     """
 
     owner: str
@@ -35,6 +43,7 @@ class Config(Struct, frozen=True):
     cors_origins: frozenset[str]
     keys: KeyRing
     show_errors: bool = False
+    application: Mapping[str, str] = {}
 
 
 def read_keys(environment: Mapping[str, str]) -> KeyRing:
@@ -48,6 +57,15 @@ def read_keys(environment: Mapping[str, str]) -> KeyRing:
         if not SECRET.fullmatch(value):
             message = f"{name} must be 64 hexadecimal digits (32 bytes); kontract keygen makes one"
             raise ConfigurationError(message)
+        if keys.is_guessable(bytes.fromhex(value)):
+            message = f"{name} is a pattern that can be guessed, not a secret; kontract keygen makes one"
+            raise ConfigurationError(message)
+    if previous.lower() == secret.lower():
+        message = (
+            "KONTRACT_SECRET_PREVIOUS is the same as KONTRACT_SECRET, so nothing has been changed: put what kontract "
+            "keygen prints into KONTRACT_SECRET, or remove KONTRACT_SECRET_PREVIOUS"
+        )
+        raise ConfigurationError(message)
     return keys.ring(bytes.fromhex(secret), bytes.fromhex(previous) if previous else None)
 
 
@@ -73,4 +91,22 @@ def read(environment: Mapping[str, str]) -> Config:
                 "https://app.example.com, without a path and without *"
             )
             raise ConfigurationError(message)
-    return Config(owner, sign_up, origins, ring, environment.get("KONTRACT_SHOW_ERRORS") == "1")
+    show_errors = environment.get("KONTRACT_SHOW_ERRORS", "").strip()
+    if show_errors not in ("", "0", "1"):
+        message = f"KONTRACT_SHOW_ERRORS is {show_errors!r:.40}: it takes 1, for development alone, or 0"
+        raise ConfigurationError(message)
+    return Config(owner, sign_up, origins, ring, show_errors == "1", application(environment))
+
+
+def application(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """Return what functions may see of the environment: nothing of the gateway's own, and no copy of its secrets.
+
+    Under another name, too: platforms hand out one database URL under several.
+    """
+    secrets = {environment.get(name, "") for name in SECRETS} - {""}
+    seen = {
+        name: value
+        for name, value in environment.items()
+        if not OWN.match(name) and not any(secret in value for secret in secrets)
+    }
+    return MappingProxyType(seen)

@@ -231,7 +231,7 @@ class RpcCall:
             route=self._endpoint.name,
             request_id=self._scope.request_id,
             perm=self._endpoint.meta.perm,
-            env=self._platform.environment,
+            env=self._scope.deployment.config.application,
             client=self._scope.request.client,
             shared=SharedStorage(shared, self._platform.kv, owner=self._session.owner, spawn=self._platform.spawn),
             counters=self._scope.counters(self._session.owner),

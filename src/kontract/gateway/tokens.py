@@ -1,8 +1,8 @@
 """Session tokens: JWT (RFC 7519) with HS256, made and read with PyJWT, under the rules of RFC 8725.
 
 One header is accepted, to the byte: ``{"alg":"HS256","typ":"JWT"}``. So nothing that a header could ask for (another
-algorithm, ``kid``, ``crit``, ``jku``, ``jwk``) is ever looked at. Every claim is required; the kind of a token is in
-``typ``, and one kind is never taken for another.
+algorithm, ``kid``, ``crit``, ``jku``, ``jwk``) is ever looked at. Claims are one object in UTF-8, each of them once and
+within its bounds. Every claim is required; the kind of a token is in ``typ``, and one kind is never taken for another.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import base64
 import hashlib
 from collections import OrderedDict
 from enum import Enum
+from typing import Annotated
 
 import jwt
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from kontract.core import limits
-from kontract.core.errors import UnauthorizedError
+from kontract.core import incoming, limits
+from kontract.core.errors import InvalidRequestError, UnauthorizedError
 from kontract.core.keys import KeyRing
 from kontract.core.perms import ALL
 from kontract.core.store import SYSTEM
@@ -56,10 +57,10 @@ class Claims(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
     exp: int
     jti: str
     typ: str
-    perm: int = ALL
-    gen: int = 0
+    perm: Annotated[int, Meta(ge=0, le=ALL)] = ALL
+    gen: Annotated[int, Meta(ge=0)] = 0
     account: str = ""
-    until: int = 0
+    until: Annotated[int, Meta(ge=0)] = 0
 
     @property
     def session(self) -> Session:
@@ -134,21 +135,31 @@ class Tokens:
             raise invalid_token()
         for keys in self._keys:
             try:
-                said = jwt.decode(
-                    token,
-                    keys.token,
-                    algorithms=[ALGORITHM],
-                    audience=AUDIENCE,
-                    issuer=ISSUER,
-                    # Times are compared by read(), at every use and with the platform's clock.
-                    options={"verify_exp": False, "verify_iat": False, "verify_nbf": False},
-                )
-                claims = msgspec.convert(said, Claims)
-            except (jwt.PyJWTError, msgspec.ValidationError, ValueError):
+                # The signature alone is PyJWT's: its reader of claims takes other encodings than UTF-8, and of two
+                # claims of one name the last. Times are compared by read(), at every use.
+                said = _SIGNATURES.decode(token, keys.token, algorithms=[ALGORITHM])
+            except jwt.PyJWTError:
                 continue
-            if claims.owner != SYSTEM and claims.owner and claims.sub and claims.sid:
+            claims = _decode(said)
+            if claims is not None and claims.owner != SYSTEM and claims.owner and claims.sub and claims.sid:
                 return claims
         raise invalid_token()
+
+
+def _decode(payload: bytes) -> Claims | None:
+    """Return the claims that a payload of ours holds; None for any other."""
+    try:
+        claims = _decode_claims(payload)
+        incoming.check(payload)
+    except (msgspec.DecodeError, InvalidRequestError, UnicodeDecodeError):
+        return None
+    good = claims.iss == ISSUER and claims.aud == AUDIENCE and 0 <= claims.iat <= claims.exp
+    return claims if good else None
+
+
+_SIGNATURES = jwt.PyJWS()
+
+_decode_claims = msgspec.json.Decoder(Claims).decode
 
 
 def _canonical(part: str) -> bool:

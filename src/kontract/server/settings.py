@@ -1,7 +1,6 @@
 """What `kontract serve` is told: flags, environment and an env file, checked once, before anything is started.
 
-Flags win over the environment, which wins over the file. Everything that the application may see as ``ctx.env`` is in
-:attr:`Settings.environment`.
+Flags win over the environment, which wins over the file.
 """
 
 from __future__ import annotations
@@ -34,6 +33,8 @@ MOST_WORKERS = 256
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
+_PRIVATE_IPV6 = (ipaddress.IPv6Network("fc00::/7"), ipaddress.IPv6Network("fe80::/10"))
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -48,7 +49,8 @@ class Settings(Struct, frozen=True):
     """Checked settings.
 
     ``drain_seconds``: how long connections are still accepted after SIGTERM, while ``/ready`` says no. ``metrics``:
-    address and port of ``/metrics``, None for none. ``environment``: all variables, for the gateway and ``ctx.env``.
+    address and port of ``/metrics``, None for none. ``environment``: all variables, for the gateway;
+    functions see fewer (:func:`kontract.gateway.config.application`).
     """
 
     database_url: str
@@ -91,6 +93,14 @@ def read(environment: Mapping[str, str], flags: Mapping[str, str | None] | None 
         message = (
             f"KONTRACT_COORDINATION=memory is for one process, and --workers asks for {settings.workers}: leave one "
             "of them out (without KONTRACT_COORDINATION processes share their coordinators in PostgreSQL)"
+        )
+        raise SettingsError(message)
+    if values.get("KONTRACT_SHOW_ERRORS", "").strip() == "1" and (
+        settings.trusted_proxies or not ipaddress.ip_address(settings.host).is_loopback
+    ):
+        message = (
+            f"KONTRACT_SHOW_ERRORS shows callers the inside of the application, and --host {settings.host} or "
+            "KONTRACT_TRUSTED_PROXIES lets others than this machine call it: remove KONTRACT_SHOW_ERRORS"
         )
         raise SettingsError(message)
     if settings.coordination == "tikv" and not settings.tikv_pd_endpoint:
@@ -189,7 +199,20 @@ def _networks(values: Mapping[str, str], name: str) -> tuple[Network, ...]:
                 "10.0.0.0/8, 192.0.2.7"
             )
             raise SettingsError(message) from None
+        if _is_nearly_everybody(found[-1]):
+            message = (
+                f"{name} holds {text}, which is far more than your proxies: everybody in it could claim any address; "
+                "name the proxies themselves or their network, such as 10.0.0.0/8"
+            )
+            raise SettingsError(message)
     return tuple(found)
+
+
+def _is_nearly_everybody(network: Network) -> bool:
+    """Whether a network is too large to be that of proxies: larger than the largest one that anybody has."""
+    if isinstance(network, ipaddress.IPv4Network):
+        return network.prefixlen < 8
+    return network.prefixlen < 16 and not any(network.subnet_of(private) for private in _PRIVATE_IPV6)
 
 
 def _address(values: Mapping[str, str], name: str) -> tuple[str, int] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kontract.cli.toolchain.checkout import write_atomically
 from kontract.cli.toolchain.problem import Problem
+from kontract.core import keys
 
 SECRET_FORM = re.compile(r"[0-9a-fA-F]{64}")
 
@@ -62,6 +63,8 @@ def check(path: Path) -> None:
             f"{len(secret)} characters.",
             renew,
         )
+    if keys.is_guessable(bytes.fromhex(secret)):
+        raise Problem(f"KONTRACT_SECRET in {path.name} is a pattern that can be guessed, not a secret.", renew)
 
 
 def parse(text: str) -> dict[str, str]:
