@@ -27,7 +27,7 @@ export function parseServerTiming(header: string): Record<string, Timing>;
 
 /** What a call fails with: what the server answered, or why there was no answer. */
 export class KontractError extends Error {
-  /** The server's code, for example "NOT_FOUND"; or "NETWORK", "TIMEOUT", "UNSUPPORTED", "RAYSTREAM". */
+  /** The server's code, for example "NOT_FOUND"; or "NETWORK", "TIMEOUT", "UNSUPPORTED", "RAYSTREAM", "UNSAFE_INTEGER". */
   readonly code: string;
   /** Of HTTP, 0 when there was no answer. */
   readonly status: number;
@@ -73,6 +73,8 @@ export interface Options {
   timeout?: number;
   /** What stands for each argument that is undefined before a later one; `kontract generate ts` makes it. */
   defaults?: ReadonlyMap<string, readonly unknown[]>;
+  /** Integers beyond 2^53 come as BigInt, whatever a generated type says; without it they are an error. */
+  bigint?: boolean;
   fetch?: typeof fetch;
   backoff?: { first: number; last: number };
 }

@@ -9,6 +9,7 @@
 
 import { CallInfo, delay, exchange, keyForOneCall, parseServerTiming, pause, repeatable } from "./kontract/call.js";
 import { KontractError, errorOf, report } from "./kontract/errors.js";
+import { decode, encode } from "./kontract/json.js";
 import { Auth, browserStorage, memoryStorage } from "./kontract/session.js";
 import { ChangeStream } from "./kontract/stream.js";
 
@@ -33,6 +34,8 @@ const BACKOFF = { first: 100, last: 5_000 }; // milliseconds, doubled each time 
  * - `attempts`, `timeout`: how often a call is tried at most (5), and the milliseconds that each try may take (30,000).
  * - `defaults`: a Map from names of functions to what stands for each argument that is `undefined` before a later one;
  *   `kontract generate ts` makes it. Without it that is null, as everywhere in JSON.
+ * - `bigint`: integers beyond 2^53, which a number cannot hold, come as BigInt. Without it they are a KontractError
+ *   with the code "UNSAFE_INTEGER", of a call and of a stream. A BigInt is sent as an integer in any case.
  * - `fetch`, `backoff`: other implementations, other pauses.
  */
 export function connect(options = {}) {
@@ -99,7 +102,7 @@ class Client {
     const request = {
       name,
       headers,
-      body: JSON.stringify(args),
+      body: encode(args),
       timeout: timeout ?? this.#options.timeout ?? TIMEOUT_MS,
     };
     const info = new CallInfo(name, args);
@@ -126,7 +129,8 @@ class Client {
 
   /** See ChangeStream. */
   stream(tables, how = {}) {
-    return new ChangeStream(this.url, this.#fetch, this.auth, [tables].flat(), how);
+    const { bigint } = this.#options;
+    return new ChangeStream(this.url, this.#fetch, this.auth, [tables].flat(), { bigint, ...how });
   }
 
   async #once(request, signal, info) {
@@ -140,7 +144,7 @@ class Client {
       return this.#once(request, signal, info);
     }
     if (answer.status < 200 || answer.status > 299) throw errorOf(answer.status, answer.header, answer.text);
-    return answer.text === "" ? null : JSON.parse(answer.text).result;
+    return answer.text === "" ? null : decode(answer.text, this.#options.bigint).result;
   }
 
   #plain = async ({ name, headers, body, timeout }, token, signal) => {

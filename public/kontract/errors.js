@@ -2,7 +2,8 @@
  * What a call fails with: what the server answered, or why there was no answer.
  *
  * - `code`: the server's, for example "NOT_FOUND", or "NETWORK" (no connection), "TIMEOUT" (no answer in time),
- *   "UNSUPPORTED" (this browser cannot), "RAYSTREAM" (the other side is not who it should be).
+ *   "UNSUPPORTED" (this browser cannot), "RAYSTREAM" (the other side is not who it should be), "UNSAFE_INTEGER" (the
+ *   answer has an integer that a number cannot hold).
  * - `message`: a sentence for people.
  * - `status`: of HTTP, 0 when there was no answer. `requestId`: under which the server's log has the story.
  * - `details`: an object that some codes bring; for "CONFLICT" it has function, table, key and attempts.

@@ -1,5 +1,6 @@
 import { delay, pause } from "./call.js";
 import { KontractError, errorOf, errorOfFetch, report } from "./errors.js";
+import { decode } from "./json.js";
 import { EventStreamParser } from "./sse.js";
 
 const SILENCE_MS = 45_000; // the server sends something every 15 s: after three times that, nobody is there
@@ -180,7 +181,8 @@ export class ChangeStream {
     let opened = false;
     let behind = false;
     let ended = null;
-    await hear(`${this.#url.replace(/^http/, "ws")}/stream?${query}`, signal, (message) => {
+    const parse = (text) => decode(text, this.#how.bigint);
+    await hear(`${this.#url.replace(/^http/, "ws")}/stream?${query}`, signal, parse, (message) => {
       opened = true;
       silence.heard();
       if (message.event === "change") this.#pending.push(message.change);
@@ -209,7 +211,7 @@ export class ChangeStream {
       onId: (id) => this.#closing.signal.aborted || this.#deliver(id),
       onEvent: ({ type, data }) => {
         if (this.#closing.signal.aborted) return;
-        if (type === "message") this.#pending.push(JSON.parse(data));
+        if (type === "message") this.#pending.push(decode(data, this.#how.bigint));
         else if (type === "ready") this.#ready(JSON.parse(data));
         else if (type === "reset") this.#reset(JSON.parse(data).reason);
         else if (type === "end") ended = JSON.parse(data).reason;
@@ -290,7 +292,7 @@ export class ChangeStream {
 }
 
 /** Hands messages to `take` until it returns false, or the WebSocket ends for whatever reason, or `signal` aborts. */
-function hear(url, signal, take) {
+function hear(url, signal, parse, take) {
   return new Promise((resolve, reject) => {
     const socket = new WebSocket(url);
     const leave = () => {
@@ -301,7 +303,7 @@ function hear(url, signal, take) {
     };
     socket.onmessage = ({ data }) => {
       try {
-        if (!take(JSON.parse(data))) leave();
+        if (!take(parse(data))) leave();
       } catch (error) {
         reject(error);
         leave();

@@ -44,7 +44,7 @@ export async function serve(t, answer, upgrade = null) {
 
 /**
  * Starts a server like `serve` that takes WebSockets as well: `converse(number, request, peer)` plays connection
- * `number`, counted from 1. `peer` has `send(...messages)` for JSON, `end()` and `gone`, a promise; `converse` returns
+ * `number`, counted from 1. `peer` has `send(...messages)` for JSON, `sendText(text)`, `end()` and `gone`, a promise; `converse` returns
  * false to refuse. No more of the protocol (RFC 6455) than that needs.
  */
 export async function serveSockets(t, answer, converse) {
@@ -55,6 +55,7 @@ export async function serveSockets(t, answer, converse) {
     upgrades.push(request);
     const peer = {
       send: (...messages) => socket.write(Buffer.concat(messages.map((one) => textFrame(JSON.stringify(one))))),
+      sendText: (text) => socket.write(textFrame(text)),
       end: () => socket.end(Buffer.from([0x88, 0])),
       gone: new Promise((resolve) => socket.on("close", resolve)),
     };

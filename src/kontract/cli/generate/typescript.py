@@ -21,8 +21,8 @@ _FOOTER = """\
 /** A client of this backend: each function under its own name, and what every client has. */
 export type Api = Omit<Functions, keyof Client<Rows>> & Client<Rows>;
 
-/** Returns a client; see `connect` of kontract.js. */
-export function connect(options: Options = {}): Api {
+/** Returns a client; see `connect` of kontract.js. An integer that a number cannot hold is an error, never rounded. */
+export function connect(options: Omit<Options, "bigint"> = {}): Api {
   return open({ defaults: DEFAULTS, ...options }) as unknown as Api;
 }
 """
@@ -45,7 +45,7 @@ def render(document: dict[str, Any]) -> str:
     defaults: list[str] = []
     for function in functions(document):
         arguments = [
-            f"{_parameter(argument.name)}{'' if argument.required else '?'}: {_type(argument.schema)}"
+            f"{_parameter(argument.name)}{'' if argument.required else '?'}: {_sent(argument.schema)}"
             for argument in function.arguments
         ]
         lines += _words(_described(function), "  ")
@@ -120,6 +120,15 @@ def _type(schema: Any) -> str:
         case str(kind):
             return _PLAIN.get(kind, "unknown")
     return "unknown"
+
+
+def _sent(schema: Any) -> str:
+    """Return the type of an argument: integers that a number does not hold can be sent as BigInt."""
+    kinds = _type(schema).split(" | ")
+    whole = {one.get("type") for one in choices(schema) or [schema]}
+    if "integer" in whole and "number" not in whole and "number" in kinds:
+        kinds.insert(kinds.index("number") + 1, "bigint")
+    return " | ".join(kinds)
 
 
 def _key(name: str) -> str:
