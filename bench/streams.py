@@ -3,7 +3,10 @@
 Beside it, in the same run, one client that polls as fast as it gets answers: what the same news would cost without a
 stream. The listeners are of several users, because one user may have 64 streams.
 
-Run: .venv/bin/python bench/streams.py [--streams 1000] [--commits 30]
+--idle measures what streams cost that have nothing to hear: the processor time of a commit to another table beside that
+of the same commit without any stream, and what they cost while nothing happens at all.
+
+Run: .venv/bin/python bench/streams.py [--streams 1000] [--commits 30] [--idle]
 """
 
 from __future__ import annotations
@@ -25,15 +28,16 @@ from kontract.core import limits
 class Listener:
     """One stream, read byte by byte without a client library: a thousand of them share this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, table: str = "tasks") -> None:
         """Nothing is opened yet."""
+        self.table = table
         self.heard: dict[str, float] = {}
         self.ready = asyncio.Event()
 
     async def run(self, port: int, bearer: str) -> None:
         """Listen until cancelled."""
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        head = f"GET /stream?table=tasks HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {bearer}"
+        head = f"GET /stream?table={self.table} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {bearer}"
         writer.write(f"{head}\r\n\r\n".encode())
         try:
             while line := await reader.readline():
@@ -72,11 +76,11 @@ def memory(server: Server) -> int:
     return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
 
 
-async def measure(server: Server, streams: int, commits: int) -> list[Record]:
-    """Open the streams, commit, and report."""
-    users = [server.token(f"user-{n}") for n in range(-(-streams // limits.STREAMS_PER_USER))]
-    before = memory(server)
-    listeners = [Listener() for _ in range(streams)]
+async def opened(
+    server: Server, streams: int, users: list[str], table: str = "tasks"
+) -> tuple[list[Listener], list[asyncio.Future[None]]]:
+    """Open so many streams."""
+    listeners = [Listener(table) for _ in range(streams)]
     running = []
     for number, listener in enumerate(listeners):
         bearer = users[number // limits.STREAMS_PER_USER]
@@ -84,6 +88,53 @@ async def measure(server: Server, streams: int, commits: int) -> list[Record]:
         if number % 20 == 19:
             await asyncio.gather(*(one.ready.wait() for one in listeners[: number + 1]))
     await asyncio.gather(*(one.ready.wait() for one in listeners))
+    return listeners, running
+
+
+def bearers(server: Server, streams: int) -> list[str]:
+    """Tokens of as many users as it takes."""
+    return [server.token(f"user-{n}") for n in range(-(-streams // limits.STREAMS_PER_USER))]
+
+
+async def idle(server: Server, streams: int, commits: int) -> list[Record]:
+    """Measure commits without streams and beside idle ones, and the idle ones alone."""
+    users = bearers(server, streams)
+
+    async def commit() -> float:
+        before = server.cpu_seconds()
+        for number in range(commits):
+            await call(server.ask_port, users[0], "create_task", f"news {number}")
+        return (server.cpu_seconds() - before) / commits
+
+    await commit()
+    alone = await commit()
+    _, running = await opened(server, streams, users, "accounts")
+    before, seconds = server.cpu_seconds(), 2 * limits.STREAM_HEARTBEAT_MS / 1000
+    await asyncio.sleep(seconds)
+    silent = (server.cpu_seconds() - before) / seconds
+    beside = await commit()
+    for task in running:
+        task.cancel()
+    print(f"{streams} idle streams, {commits} commits to another table; processor time of workerd")
+    print(f"  a commit         {1000 * alone:.1f} ms without streams, {1000 * beside:.1f} ms beside them")
+    print(f"  nothing happens  {100 * silent:.1f} % of a processor")
+    return [
+        Record(
+            f"a commit beside {streams:,} streams of another table",
+            beside / alone,
+            TIMES,
+            peer="without streams",
+            behind=f"{1000 * beside:.1f} ms of a processor beside {1000 * alone:.1f}",
+        ),
+        Record(f"{streams:,} streams while nothing happens", 100 * silent, "% of a processor"),
+    ]
+
+
+async def measure(server: Server, streams: int, commits: int) -> list[Record]:
+    """Open the streams, commit, and report."""
+    users = bearers(server, streams)
+    before = memory(server)
+    listeners, running = await opened(server, streams, users)
     after = memory(server)
     polled: dict[str, float] = {}
     polling = asyncio.ensure_future(poll(server.ask_port, users[0], polled))
@@ -134,6 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--commits", type=int, default=30)
+    parser.add_argument("--idle", action="store_true", help="streams that have nothing to hear instead")
     records.add_option(parser)
     options = parser.parse_args()
     with Stage.opened() as stage:
@@ -143,7 +195,8 @@ def main() -> None:
         server.start()
         server.find_direct()
         print(conditions(stage.checkout, None))
-        records.write(options.records, asyncio.run(measure(server, options.streams, options.commits)))
+        work = idle if options.idle else measure
+        records.write(options.records, asyncio.run(work(server, options.streams, options.commits)))
 
 
 if __name__ == "__main__":

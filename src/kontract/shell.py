@@ -11,15 +11,16 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from kontract.core import limits, recovery
+from kontract.core.audience import Subscriber
 from kontract.core.collection import Collection, Mark
 from kontract.core.coordinator import Coordinator
 from kontract.core.events import End, Page
-from kontract.core.hub import Hub, LogHead, Subscriber
+from kontract.core.hub import Hub, LogHead
 from kontract.core.idempotency import began_at
 from kontract.core.messages import Answer, Begin, EndSession, Prepare, Request, Unready
 from kontract.core.phases import ProtocolError
 from kontract.core.phases import Stage as CoordinatorStage
-from kontract.core.records import Effects, JournalEntry, Record
+from kontract.core.records import Drop, Effects, JournalEntry, Record
 from kontract.core.recovery import Saved
 from kontract.ports import (
     Clock,
@@ -67,6 +68,14 @@ class Journal(Protocol):
 
     def committed(self, after: int, up_to: int) -> list[Record]:
         """Return the first committed records above ``after`` up to ``up_to``: see kontract.core.hub.EventLog."""
+        ...
+
+    def published(self) -> int:
+        """Return what :meth:`write_published` has kept: see kontract.core.hub.EventLog."""
+        ...
+
+    def write_published(self, txid: int) -> None:
+        """Keep up to where all lines were up to date; :meth:`start` forgets it."""
         ...
 
     def marks(self) -> list[Mark]:
@@ -193,7 +202,6 @@ class CoordinatorShell:
 
     def _tick(self, coordinator: Coordinator) -> None:
         self._run(lambda: coordinator.tick(self._clock.now()))
-        self.hub.trim(coordinator.watermark)
         due = self._next_collection
         if due is not None and due <= self._clock.now():
             self._collecting = True
@@ -265,16 +273,22 @@ class CoordinatorShell:
             self._spawn(self._resolve(self._coordinator, question.sid, question.txid))
         if effects.check_epoch:
             self._spawn(self._check_epoch())
-        self._publish(effects.published)
+        self._publish(effects.published, forgets=any(type(entry) is Drop for entry in effects.journal))
         self._observe()
         self._set_timer()
 
-    def _publish(self, records: list[Record]) -> None:
+    def _publish(self, records: list[Record], *, forgets: bool) -> None:
+        """Tell those who listen. ``forgets``: the journal has dropped what is old."""
         coordinator = self._coordinator
         if coordinator is None:
             return
         if coordinator.stage is CoordinatorStage.SERVING:
-            self.hub.publish(records, coordinator.watermark)
+            try:
+                self.hub.publish(records, coordinator.watermark)
+                if forgets:
+                    self.hub.note(coordinator.watermark)
+            except Exception as error:  # noqa: BLE001 - as in _run
+                self._abandon("coordinator_failed", error)
             self._let_wait_no_longer()
         elif coordinator.stage is CoordinatorStage.FENCED:
             self.hub.end_all("fenced")

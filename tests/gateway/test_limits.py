@@ -12,8 +12,11 @@ import pytest
 import pytest_asyncio
 
 from kontract.core import limits
+from kontract.core.events import Subscription
 from kontract.core.hub import Hub
 from kontract.gateway.http import Request
+from kontract.server.feed import LocalFeed
+from kontract.server.journal import MemoryJournal
 from support.api import Api, apis, check_error
 from support.apps.odd import Odd, ask, change, echo, fill, find, headers, past, put
 from support.auth import Clock
@@ -324,12 +327,13 @@ async def test_the_time_of_a_ticket_for_a_stream(api, monkeypatch):
 async def test_the_streams_of_an_owner(monkeypatch):
     """All users together; there is room again when one goes."""
     monkeypatch.setattr(limits, "STREAMS", 3)
-    hub = Hub.__new__(Hub)
-    hub._subscribers = {n: SimpleNamespace(subscription=SimpleNamespace(user=f"user-{n}")) for n in range(2)}
-    assert hub.has_room("ann")
-    hub._subscribers[2] = hub._subscribers[1]
+    hub = Hub(MemoryJournal())
+    feeds = [LocalFeed(SimpleNamespace(hub=hub), Subscription(["odds"], f"user-{n}", "s")) for n in range(3)]
+    for feed in feeds:
+        assert hub.has_room("ann")
+        hub.add(feed)
     assert not hub.has_room("ann")
-    del hub._subscribers[0]
+    feeds[0].close()
     assert hub.has_room("ann")
 
 

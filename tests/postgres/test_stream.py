@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from types import SimpleNamespace
 from typing import Annotated
 
 import pytest
@@ -16,12 +17,14 @@ from kontract.core.messages import EndSession, Finish, Prepare, Write
 from kontract.core.sql import ApplyPlan
 from kontract.core.store import SqlStore
 from kontract.core.types import TableKind, TablePointer
+from kontract.gateway.http import Request
+from kontract.ports import CoordinatorUnavailableError, RuntimeAdapter
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.journal import MemoryJournal
 from kontract.server.runtime import SingleProcess
 from kontract.shell import CoordinatorShell
 from support.api import apis, check_error
-from support.listening import listen, talk
+from support.listening import Listener, listen, talk
 from support.sessions import ENVIRONMENT, OWNER, bearer
 
 SESSION = "s-listener"
@@ -356,6 +359,112 @@ async def test_what_a_client_says_wrong_is_said_and_changes_nothing(api, message
 # --- slow and gone clients -------------------------------------------------------------------------------------------
 
 
+async def test_changes_of_tables_are_throttled_and_made_together(api, monkeypatch):
+    """100 of them without a pause open a few lines, not 100; what comes out is what was asked for last."""
+    monkeypatch.setattr(limits, "STREAM_CHANGE_MS", 200)
+    opened: list[list[str]] = []
+    open_feed = api.platform.open_feed
+
+    async def count(owner, subscription):
+        opened.append(subscription.tables)
+        return await open_feed(owner, subscription)
+
+    monkeypatch.setattr(api.platform, "open_feed", count)
+    _, talker = await talk(api, "table=tasks")
+    for number in range(100):
+        talker.say({"subscribe": ["accounts"]} if number % 2 else {"unsubscribe": ["accounts"]})
+    talker.say({"subscribe": ["diary"]})
+    last = ["accounts", "diary", "tasks"]
+    await talker.until(lambda one: one.messages[-1].get("tables") == last)
+    assert opened[-1] == last
+    assert len(opened) <= 1 + limits.STREAM_CHANGES_AT_ONCE + 2
+    task = await api.result("create_task", "still heard")
+    await talker.until(lambda one: one.messages[-1]["event"] == "change")
+    assert talker.messages[-1]["change"]["data"]["id"] == task["id"]
+    talker.hang_up()
+    await talker.task
+
+
+async def test_a_client_that_leaves_while_its_change_waits_is_let_go(api, monkeypatch):
+    monkeypatch.setattr(limits, "STREAM_CHANGE_MS", 3_600_000)
+    monkeypatch.setattr(limits, "STREAM_CHANGES_AT_ONCE", 1)
+    _, talker = await talk(api, "table=tasks")
+    for _ in range(2):
+        talker.say({"subscribe": ["accounts"]})
+    await talker.until(lambda one: one.named == ["ready", "ready"])
+    talker.hang_up()
+    async with asyncio.timeout(10):
+        await talker.task
+    assert len(api.platform._shells[OWNER].hub) == 0
+
+
+@pytest.mark.parametrize(("token", "phase"), [(0, 1 / 256), (127, 1 / 2), (255, 1)])
+async def test_streams_that_begin_together_do_not_beat_together(api, monkeypatch, token, phase):
+    """A thousand heartbeats in one moment let everybody else wait."""
+    monkeypatch.setattr(limits, "STREAM_HEARTBEAT_MS", 1000)
+    clock = SimpleNamespace(now=api.platform.clock.now, elapsed=api.platform.clock.elapsed)
+    monkeypatch.setattr(api.platform, "random", SimpleNamespace(token=lambda size: bytes([token]) * size))
+    began = clock.elapsed()
+    _, listener = await listen(api, "table=tasks")
+    opened = clock.elapsed()
+    beats = []
+    while len(beats) < 2:
+        count = listener.text.count(": heartbeat")
+        await listener.until(lambda one, count=count: one.text.count(": heartbeat") > count)
+        beats.append(clock.elapsed())
+    assert began + 1000 * phase <= beats[0]
+    assert beats[1] - beats[0] > 600
+    assert began - opened + 1000 <= beats[1] - began
+    listener.task.cancel()
+
+
+async def test_one_address_has_so_many_streams(api, monkeypatch):
+    """Whoever the users are; 429 says so, and a place that was given back is free."""
+    monkeypatch.setattr(limits, "STREAMS_PER_ADDRESS", 2)
+
+    async def opens(user: str, client: str) -> int:
+        request = Request("GET", "/stream", bearer(user=user), no_body, "table=tasks", client=client)
+        response = await api.gateway.handle(request, api.platform)
+        if response.stream is not None:
+            tasks.append(asyncio.ensure_future(response.stream(Listener())))
+            await asyncio.sleep(0)
+        return response.status
+
+    tasks: list[asyncio.Future] = []
+    addresses = ["203.0.113.7", "203.0.113.7", "203.0.113.7", "203.0.113.8", "::ffff:203.0.113.7", ""]
+    statuses = [await opens(f"u{n}", address) for n, address in enumerate(addresses)]
+    assert statuses == [200, 200, 429, 200, 429, 200]
+    tasks[0].cancel()
+    await asyncio.wait([tasks[0]])
+    assert await opens("again", "203.0.113.7") == 200
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert not api.gateway._deployment.holdings.streams
+
+
+async def no_body(_: int) -> bytes:
+    return b""
+
+
+async def test_a_stream_that_is_refused_takes_no_place(api):
+    """Else a client whose requests fail would lock its address out."""
+    for _ in range(3):
+        request = Request("GET", "/stream", bearer(), no_body, "table=tasks", client="203.0.113.7")
+        broken = SimpleNamespace(**{name: getattr(api.platform, name) for name in RUNTIME})
+        broken.open_feed = unavailable
+        assert (await api.gateway.handle(request, broken)).status == 503
+    assert not api.gateway._deployment.holdings.streams
+
+
+RUNTIME = [name for name in vars(RuntimeAdapter) if not name.startswith("_")]
+RUNTIME += [name for name in RuntimeAdapter.__annotations__ if name not in RUNTIME]
+
+
+async def unavailable(*_: object) -> None:
+    raise CoordinatorUnavailableError
+
+
 async def test_a_client_that_does_not_read_is_cut_and_resumes(api, monkeypatch):
     """What waits for it is bounded; what it missed it gets when it comes back."""
     monkeypatch.setattr(limits, "STREAM_BACKLOG_BYTES", 2_000)
@@ -376,7 +485,6 @@ async def test_a_client_that_does_not_read_is_cut_and_resumes(api, monkeypatch):
 async def test_a_client_that_has_left_is_noticed_by_the_heartbeat(api, monkeypatch):
     """Silence is broken every so often, and what it costs to listen is given back."""
     monkeypatch.setattr(limits, "STREAM_HEARTBEAT_MS", 60)
-    monkeypatch.setattr(limits, "STREAM_BEAT_MS", 10)
     _, listener = await listen(api, "table=tasks")
     await listener.until(lambda one: one.text.count(": heartbeat\n\n") >= 2)
     listener.gone = True

@@ -40,6 +40,7 @@ class Journal:
         self.ended: dict[str, int] = {}
         self.order: dict[str, int] = {}
         self.order_known = False
+        self.up_to = 0
         self.started = False
         self.head = LogHead("", 0)
         self.written_by: Process | None = None
@@ -56,6 +57,13 @@ class Journal:
         self.head = LogHead(generation, last_txid)
         self.records, self.dropped, self.marks, self.ended = {}, {}, {}, dict(ended)
         self.order, self.order_known = {}, False
+        self.up_to = 0
+
+    def published(self) -> int:
+        return self.up_to
+
+    def write_published(self, txid: int) -> None:
+        self.up_to = txid
 
     def write(self, entries: list[JournalEntry]):
         for entry in entries:
@@ -114,6 +122,12 @@ class _Life:
     def committed(self, after: int, up_to: int) -> list[Record]:
         records = sorted(self._node.journal.records.items())
         return [record for txid, record in records if after < txid <= up_to and record.phase == "committed"]
+
+    def published(self) -> int:
+        return self._node.journal.published()
+
+    def write_published(self, txid: int):
+        self._write("published", [txid], lambda _: self._node.journal.write_published(txid))
 
     def start(self, epoch: int, last_txid: int, generation: str, ended: Mapping[str, int]):
         self._write("start", [None], lambda _: self._node.journal.start(epoch, last_txid, generation, ended))

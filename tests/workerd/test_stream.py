@@ -86,7 +86,7 @@ async def test_what_one_client_does_another_sees(api):
         assert (change["type"], change["oldData"]) == ("delete", task)
 
 
-async def test_clients_that_leave_are_noticed_within_a_heartbeat(api, worker):
+async def test_clients_that_leave_are_noticed_by_the_heartbeat(api, worker):
     """64 streams of one user and no more; when they are left without a word, their places are free again soon."""
     api.headers.update(bearer_for(worker, user="with-many-streams"))
     kept = []  # httpx closes a response whose reader is collected
@@ -96,7 +96,7 @@ async def test_clients_that_leave_are_noticed_within_a_heartbeat(api, worker):
             await kept[-1]()
         refused = await api.get("/stream?table=tasks")
         assert (refused.status_code, refused.json()["error"]) == (429, "RATE_LIMITED")
-    async with asyncio.timeout(120):  # 15 s on a quiet machine
+    async with asyncio.timeout(120):  # 30 s on a quiet machine
         while await first_status(api) == 429:
             await asyncio.sleep(0.5)
 

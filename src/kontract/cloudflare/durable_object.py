@@ -17,8 +17,8 @@ from kontract.cloudflare.journal import SqliteJournal
 from kontract.cloudflare.runtime import WorkerClock, log_line
 from kontract.cloudflare.shared import SqliteCounters, SqliteRows
 from kontract.core import shared
+from kontract.core.audience import Subscriber
 from kontract.core.events import End, Page, Resume, Subscription
-from kontract.core.hub import Subscriber
 from kontract.core.messages import decode_request, encode
 from kontract.core.shared import SharedState
 from kontract.ports import CoordinatorUnavailableError

@@ -28,7 +28,7 @@ _encode = msgspec.json.encode
 
 
 class SocketSubscriber:
-    """The object's end. Implements :class:`kontract.core.hub.Subscriber`."""
+    """The object's end. Implements :class:`kontract.core.audience.Subscriber`."""
 
     def __init__(self, socket: Any, subscription: Subscription) -> None:
         """Use a WebSocket that the object has accepted."""
@@ -94,6 +94,7 @@ class SocketFeed:
     def close(self) -> None:
         """Hang up."""
         self._closed = True
+        self._something.set()
         for proxy in self._proxies:
             proxy.destroy()
         self._proxies = []

@@ -31,6 +31,7 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS row_order (ptr TEXT PRIMARY KEY, last INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS ended (session TEXT PRIMARY KEY, until INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS log (one INTEGER PRIMARY KEY, generation TEXT NOT NULL, floor INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS published (one INTEGER PRIMARY KEY CHECK (one = 1), txid INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS marks (watermark INTEGER PRIMARY KEY, time INTEGER NOT NULL, stage INTEGER NOT NULL)",
 )
 
@@ -69,6 +70,7 @@ class SqliteJournal:
         self._sql.exec("DELETE FROM records")
         self._sql.exec("DELETE FROM marks")
         self._sql.exec("DELETE FROM row_order")
+        self._sql.exec("DELETE FROM published")
 
     def write(self, entries: list[JournalEntry]) -> None:
         """Write entries; the runtime makes all writes up to the next await one transaction."""
@@ -142,6 +144,14 @@ class SqliteJournal:
             if size >= limits.EVENT_PAGE_BYTES:
                 break
         return page
+
+    def published(self) -> int:
+        """Return up to where all lines were up to date."""
+        return int(self._rows("SELECT coalesce(max(txid), 0) FROM published")[0][0])
+
+    def write_published(self, txid: int) -> None:
+        """Keep that."""
+        self._sql.exec("INSERT OR REPLACE INTO published (one, txid) VALUES (1, ?)", txid)
 
     def marks(self) -> list[Mark]:
         """Return the collection's marks."""

@@ -62,7 +62,10 @@ class Resume(Struct, frozen=True, tag="resume", omit_defaults=True):
 
 
 class Subscription(Struct):
-    """Who listens to what. ``last``: the newest transaction that was sent; ``live``: batches are sent as they come."""
+    """Who listens to what. ``last``: the newest transaction that was sent; ``live``: batches are sent as they come.
+
+    ``own``: places in ``tables`` of those whose rows only their owner sees; of these, ``user`` hears of its own rows.
+    """
 
     tables: list[str]
     user: str
@@ -70,6 +73,15 @@ class Subscription(Struct):
     number: int = 0
     live: bool = False
     last: int = 0
+    own: list[int] = []
+
+    def hears(self, table: str, owner: str) -> bool:
+        """Whether a change of a row of ``owner`` concerns it."""
+        try:
+            place = self.tables.index(table)
+        except ValueError:
+            return False
+        return place not in self.own or owner == self.user
 
 
 Frame: TypeAlias = Page | Batch | End

@@ -5,6 +5,8 @@ journal. When a page reaches the present it goes *live*: from then on it is sent
 in txid order. What was sent last is kept with the subscription (on Cloudflare in the attachment of a hibernating
 WebSocket), so that an object which starts again goes on exactly there.
 
+A commit visits those who listen to what it changed, and nobody else (:class:`Audience`).
+
 Publishing follows the watermark. After a start the coordinator does not know in detail what had finished before, so the
 hub waits until it serves and then reads the log from each live subscriber's last transaction on.
 """
@@ -17,6 +19,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from kontract.core import limits
+from kontract.core.audience import Audience, Subscriber
 from kontract.core.events import (
     Batch,
     End,
@@ -51,23 +54,17 @@ class EventLog(Protocol):
         """
         ...
 
-
-class Subscriber(Protocol):
-    """A connection to somebody who listens."""
-
-    subscription: Subscription
-
-    def send(self, text: str) -> None:
-        """Send a frame; never raises, a connection that is gone says so elsewhere."""
+    def published(self) -> int:
+        """Return up to which transaction all lines were up to date; 0 when that is not known."""
         ...
 
-    def keep(self) -> None:
-        """Keep ``subscription`` where it survives the process, if the connection does."""
+    def write_published(self, txid: int) -> None:
+        """Keep that, for as long as lines may live; a journal that starts over forgets it."""
         ...
 
-    def close(self) -> None:
-        """End the connection; it will be removed."""
-        ...
+
+PUBLISHED_EVERY = 64
+"""Transactions after which it is written down that they were published: an object that wakes reads so many at most."""
 
 
 class Hub:
@@ -76,40 +73,39 @@ class Hub:
     def __init__(self, log: EventLog) -> None:
         """Nobody listens yet."""
         self._log = log
-        self._subscribers: dict[int, Subscriber] = {}
+        self._audience = Audience()
         self._last_number = 0
         self._caught_up = False
+        self._noted = 0
 
     def __len__(self) -> int:
         """Count the subscribers."""
-        return len(self._subscribers)
+        return len(self._audience)
 
     def has_room(self, user: str) -> bool:
         """Whether ``user`` may open another stream."""
-        mine = sum(other.subscription.user == user for other in self._subscribers.values())
-        return mine < limits.STREAMS_PER_USER and len(self._subscribers) < limits.STREAMS
+        return self._audience.of_user(user) < limits.STREAMS_PER_USER and len(self) < limits.STREAMS
 
     def add(self, subscriber: Subscriber) -> None:
         """Take a new subscriber."""
         self._last_number += 1
         subscriber.subscription.number = self._last_number
-        self._subscribers[self._last_number] = subscriber
+        self._audience.add(subscriber)
         subscriber.keep()
 
     def restore(self, subscribers: Iterable[Subscriber]) -> None:
         """Take subscribers whose connections have outlived an earlier life of this object."""
         for subscriber in subscribers:
-            number = subscriber.subscription.number
-            self._subscribers[number] = subscriber
-            self._last_number = max(self._last_number, number)
+            self._audience.add(subscriber)
+            self._last_number = max(self._last_number, subscriber.subscription.number)
 
     def remove(self, number: int) -> None:
         """Forget a subscriber that has gone."""
-        self._subscribers.pop(number, None)
+        self._audience.remove(number)
 
     def find(self, number: int) -> Subscriber | None:
         """Return a subscriber by its number."""
-        return self._subscribers.get(number)
+        return self._audience.find(number)
 
     def page(self, subscriber: Subscriber, since: str | None, watermark: int) -> Page:
         """Return what comes after ``since`` (None: nothing, only what comes later), and go live at its end."""
@@ -125,7 +121,7 @@ class Hub:
         records = self._log.committed(after, watermark)
         if not records:
             return self._live(subscriber, Page(position(head.generation, watermark), live=True), watermark)
-        batches = [batch for record in records if (batch := _relevant(record, subscription.tables)) is not None]
+        batches = [batch for record in records if (batch := _relevant(record, subscription)) is not None]
         return Page(position(head.generation, records[-1].txid), batches)
 
     def publish(self, records: list[Record], watermark: int) -> None:
@@ -134,23 +130,9 @@ class Hub:
             self._caught_up = True
             self._catch_up(watermark)
             return
-        if not records or not self._subscribers:
-            return
-        texts: dict[frozenset[str], str | None] = {}
-        for record in records:
-            texts.clear()
-            for subscriber in list(self._subscribers.values()):
-                subscription = subscriber.subscription
-                if not subscription.live or subscription.last >= record.txid:
-                    continue
-                tables = frozenset(subscription.tables)
-                if tables not in texts:
-                    texts[tables] = _text(_relevant(record, subscription.tables))
-                text = texts[tables]
-                if text is not None:
-                    subscription.last = record.txid
-                    subscriber.keep()
-                    subscriber.send(text)
+        self._send(records)
+        if watermark - self._noted >= PUBLISHED_EVERY:
+            self.note(watermark)
 
     def interrupt(self) -> None:
         """Prepare for another coordinator, which starts from the journal: publish nothing until it serves."""
@@ -158,57 +140,72 @@ class Hub:
 
     def end_session(self, session: str) -> None:
         """End the streams of a session that was ended."""
-        self._end(lambda subscription: subscription.session == session, "session")
+        for subscriber in self._audience.of_session(session):
+            self._end(subscriber, "session")
 
     def cut(self) -> None:
         """Close every stream without a word: whoever listens comes back, and resumes where it was."""
-        for number, subscriber in list(self._subscribers.items()):
-            subscriber.close()
-            self.remove(number)
+        for subscriber in self._audience:
+            self._close(subscriber)
 
     def end_all(self, reason: str) -> None:
         """End every stream: the coordinator has stopped, and another one publishes."""
-        self._end(lambda _: True, reason)
+        for subscriber in self._audience:
+            self._end(subscriber, reason)
 
-    def trim(self, watermark: int) -> None:
-        """Note for all who are up to date that they are, before the log forgets what did not concern them."""
-        if not self._caught_up:
-            return
-        for subscriber in self._subscribers.values():
-            subscription = subscriber.subscription
-            if subscription.live and subscription.last < watermark:
-                subscription.last = watermark
-                subscriber.keep()
+    def note(self, watermark: int) -> None:
+        """Write down that all lines are up to date: before the log forgets what did not concern them, and now and then.
 
-    def _end(self, chosen: object, reason: str) -> None:
-        assert callable(chosen)
-        for number, subscriber in list(self._subscribers.items()):
-            if chosen(subscriber.subscription):
-                subscriber.send(encode_frame(End(reason)).decode())
-                subscriber.close()
-                self.remove(number)
+        It is one mark for all of them. What was sent to a line after that stands with its subscription.
+        """
+        if self._caught_up and watermark > self._noted:
+            self._noted = watermark
+            self._log.write_published(watermark)
+
+    def _send(self, records: list[Record]) -> None:
+        for record in records:
+            listeners = self._audience.of(record.writes)
+            texts: dict[object, str | None] = {}  # most of them are sent the same
+            for subscriber in listeners:
+                subscription = subscriber.subscription
+                if not subscription.live or subscription.last >= record.txid:
+                    continue
+                same = (tuple(subscription.tables), subscription.user if subscription.own else None)
+                if same not in texts:
+                    texts[same] = _text(_relevant(record, subscription))
+                text = texts[same]
+                if text is not None:
+                    subscription.last = record.txid
+                    subscriber.keep()
+                    subscriber.send(text)
+
+    def _end(self, subscriber: Subscriber, reason: str) -> None:
+        subscriber.send(encode_frame(End(reason)).decode())
+        self._close(subscriber)
+
+    def _close(self, subscriber: Subscriber) -> None:
+        subscriber.close()
+        self.remove(subscriber.subscription.number)
 
     def _catch_up(self, watermark: int) -> None:
-        """Send live subscribers what they have missed between two lives of this object."""
-        head = self._log.log_head()
-        for number, subscriber in list(self._subscribers.items()):
+        """Send what was missed between two lives of this object. The log is read once, for all lines together."""
+        floor, published = self._log.log_head().floor, self._log.published()
+        after = watermark
+        for subscriber in self._audience:
             subscription = subscriber.subscription
             if not subscription.live:
                 continue
-            if subscription.last < head.floor or subscription.last > watermark:
-                subscriber.send(encode_frame(End("restart")).decode())  # it comes back with its own position
-                subscriber.close()
-                self.remove(number)
-                continue
-            after = subscription.last
-            while records := self._log.committed(after, watermark):
-                for record in records:
-                    text = _text(_relevant(record, subscription.tables))
-                    if text is not None:
-                        subscriber.send(text)
-                after = records[-1].txid
-            subscription.last = watermark
-            subscriber.keep()
+            last = max(subscription.last, published)
+            if last < floor or last > watermark:
+                self._end(subscriber, "restart")  # it comes back with its own position
+            else:
+                subscription.last = last
+                after = min(after, last)
+        while records := self._log.committed(after, watermark):
+            self._send(records)
+            after = records[-1].txid
+        self._noted = published
+        self.note(watermark)
 
     @staticmethod
     def _live(subscriber: Subscriber, page: Page, watermark: int) -> Page:
@@ -222,9 +219,9 @@ class Hub:
         return self._live(subscriber, Page(at, live=True, reset=reason), watermark)
 
 
-def _relevant(record: Record, tables: list[str]) -> Batch | None:
-    """Return the changes of a record to these tables; None when there are none."""
-    writes = [write for write in record.writes if write.table in tables]
+def _relevant(record: Record, subscription: Subscription) -> Batch | None:
+    """Return the changes of a record that concern a subscription; None when there are none."""
+    writes = [write for write in record.writes if subscription.hears(write.table, write.owner or "")]
     return batch_of(record.txid, writes) if writes else None
 
 

@@ -317,23 +317,40 @@ EVENT_PAGE_BYTES = 262_144
 STREAMS_PER_USER = 64
 """Open streams of one user: a browser has six connections to a host, and some people have many tabs."""
 
+STREAMS_PER_ADDRESS = 1_000
+"""Open streams from one network address in a process: a school or an office may share one. Behind a proxy that is not
+named in KONTRACT_TRUSTED_PROXIES all callers do."""
+
 STREAMS = 10_000
 """Open streams of one owner. Cloudflare lets a Durable Object hold 32,768 WebSockets."""
 
 STREAM_BACKLOG_BYTES = 1024 * 1024
 """What may wait for a client that reads slowly. Then its stream is cut; it comes back and resumes at its own pace."""
 
-STREAM_HEARTBEAT_MS = 15_000
-"""Silence on a stream after which a comment is sent: proxies cut silent connections, often after 30 or 60 seconds."""
+STREAM_USER_BACKLOG_BYTES = 4 * 1024 * 1024
+"""What may wait for all streams of one user in a process. An isolate has 128 MB."""
 
-STREAM_BEAT_MS = 1_000
-"""Between the two beats of a heartbeat."""
+STREAM_ADDRESS_BACKLOG_BYTES = 16 * 1024 * 1024
+"""What may wait for all streams from one network address in a process: several users may share one."""
+
+STREAM_SHARE_BYTES = 32 * 1024
+"""Bytes that may wait for one stream however much waits for others: those of a client that reads are never cut."""
+
+STREAM_HEARTBEAT_MS = 15_000
+"""How often a stream is sent a comment: proxies cut silent connections, often after 30 or 60 seconds. In workerd it is
+the second one that fails after a client has left."""
 
 STREAM_TABLES = 32
 """Tables of one stream."""
 
 STREAM_NAMES_BYTES = 1_200
 """Bytes of the names of one stream's tables: they stand in the attachment of its WebSocket, which takes 2 KiB."""
+
+STREAM_CHANGES_AT_ONCE = 8
+"""Changes of its tables that a WebSocket may make at once, as a page does that is being built."""
+
+STREAM_CHANGE_MS = 1_000
+"""Between two changes in the long run; what comes sooner is made together. A change costs as much as a call."""
 
 STREAM_MESSAGE_BYTES = 4_096
 """Bytes of a message that a client sends over a stream's WebSocket: a choice of STREAM_TABLES tables has 3,000."""

@@ -12,6 +12,7 @@ from kontract.gateway.hashing import HashLine
 from kontract.gateway.http import Request
 from kontract.gateway.liveness import LiveSessions, SessionCoordinator
 from kontract.gateway.meter import Meter, MeteredCoordinator
+from kontract.gateway.outbox import Holdings
 from kontract.gateway.routes import Registry
 from kontract.gateway.tokens import Tokens
 from kontract.ports import CoordinatorStub, RuntimeAdapter
@@ -36,6 +37,7 @@ class Deployment:
     counters: LocalCounters = field(default_factory=LocalCounters)
     hashing: HashLine = field(default_factory=HashLine)
     tidying: Tidying = field(default_factory=Tidying)
+    holdings: Holdings = field(default_factory=Holdings)
 
 
 @dataclass(frozen=True, slots=True)

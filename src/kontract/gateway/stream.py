@@ -7,13 +7,15 @@ A stream is filtered by the rules of reads, for each change as it is sent: the t
 Two tasks run while a stream is open. One takes frames from the owner's object, filters and encodes them into an outbox;
 the other writes the outbox to the client. While the stream catches up, the first waits for the second; once it is live
 it cannot, and a client that is too slow is cut.
+
+A stream that has nothing to hear costs a heartbeat, at times that differ from stream to stream: a thousand that were
+opened at once must not all beat in the same moment.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
@@ -24,15 +26,18 @@ from kontract.core.errors import InvalidRequestError, NotFoundError, Unavailable
 from kontract.core.events import Batch, Change, End, Page, RowChange, Subscription, kind, parse_position, position
 from kontract.core.fields import redact
 from kontract.core.messages import SessionEnded
+from kontract.core.pace import Pace
 from kontract.core.perms import READ
 from kontract.core.rows import RowType
 from kontract.core.store import SqlStore, TableMissingError
 from kontract.core.transaction import refusal
 from kontract.core.types import Version
 from kontract.gateway import sse
+from kontract.gateway.addresses import subscriber
 from kontract.gateway.context import Session
 from kontract.gateway.http import JSON, Response, encode_json
 from kontract.gateway.meter import MeteredDatabase
+from kontract.gateway.outbox import Holding, Outbox, TooSlowError
 from kontract.gateway.scope import Scope
 from kontract.gateway.sessions import authenticate, ensure_live, required
 from kontract.gateway.tokens import Kind
@@ -114,12 +119,13 @@ class Rule:
 
     def __init__(self, rows: RowType, user: str) -> None:
         """See rows as the application does; of tables of ``rows="own"`` those of ``user``."""
+        self.own = rows.own
         self._rows = rows
         self._user = user
 
     def change(self, change: RowChange, txid: int) -> Change | None:
         """Return what the caller is told; None when it may not see the row."""
-        if self._rows.own and change.owner != self._user:
+        if self.own and change.owner != self._user:
             return None
         return Change(
             type=kind(change),
@@ -155,11 +161,12 @@ class Stream:
         self._rules_until = 0.0
         self._generation = ""
         self._position = ""
-        self._outbox: deque[bytes] = deque()
-        self._waiting_bytes = 0
-        self._filled = asyncio.Event()
-        self._emptied = asyncio.Event()
+        self._pace = Pace(limits.STREAM_CHANGES_AT_ONCE, 1000 / limits.STREAM_CHANGE_MS, self._platform.clock.elapsed())
+        self._hearing: asyncio.Future[str] | None = None
+        self._holding: Holding | None = None
         self._opened = self._platform.clock.elapsed()
+        phase = (1 + self._platform.random.token(1)[0]) / 256
+        self._beat_at = self._opened + limits.STREAM_HEARTBEAT_MS * phase
         self._changes = 0
 
     async def open(self, since: str | None) -> tuple[Feed, Page]:
@@ -168,7 +175,9 @@ class Stream:
         Raises UnauthorizedError for a session that was ended, UnavailableError, RateLimitedError.
         """
         await self._refresh_rules()
-        subscription = Subscription(sorted(self._rules), self._session.user, self._session.sid)
+        tables = sorted(self._rules)
+        own = [place for place, table in enumerate(tables) if self._rules[table].own]
+        subscription = Subscription(tables, self._session.user, self._session.sid, own=own)
         feed = await self._platform.open_feed(self._session.owner, subscription)
         try:
             await feed.resume(since)
@@ -190,29 +199,27 @@ class Stream:
 
     async def run(self, outlet: Outlet, encoder: Encoder, feed: Feed, first: Page) -> None:
         """Send until the client leaves, the stream has to end, or something breaks."""
-        writer = asyncio.ensure_future(self._write(outlet))
+        outbox = Outbox(outlet, self._hold(), feed.close)
         reason = _CLOSED
         try:
-            self._put(encoder.opening())
-            reason = await self._serve(encoder, feed, first, writer)
+            outbox.put(encoder.opening())
+            reason = await self._serve(encoder, feed, first, outbox)
         except (ClientGoneError, FeedClosedError, asyncio.CancelledError) as end:
             reason = _reason(end)
         except Exception as error:  # noqa: BLE001 - the answer has begun: there is nobody to tell but the log
             reason = self._log_failure(error)
         finally:
-            self._log_end(reason)
-            writer.cancel()
-            await outlet.close()
+            await self._end(reason, outbox)
 
     async def converse(self, socket: Socket, feed: Feed, first: Page) -> None:
         """Send likewise over a WebSocket, whose client may change the tables that it listens to."""
         encoder = MessageEncoder()
-        writer = asyncio.ensure_future(self._write(socket))
+        outbox = Outbox(socket, self._hold(), lambda: feed.close())  # noqa: PLW0108 - of the feed there is then
         reason = _CLOSED
         try:
             while True:
-                serving: asyncio.Future[str] = asyncio.ensure_future(self._serve(encoder, feed, first, writer))
-                asking: asyncio.Future[Any] = asyncio.ensure_future(self._next_choice(socket, encoder))
+                serving: asyncio.Future[str] = asyncio.ensure_future(self._serve(encoder, feed, first, outbox))
+                asking: asyncio.Future[Any] = asyncio.ensure_future(self._next_choice(socket, encoder, outbox))
                 try:
                     await asyncio.wait([serving, asking], return_when=asyncio.FIRST_COMPLETED)
                     if serving.done():
@@ -231,40 +238,76 @@ class Stream:
         except Exception as error:  # noqa: BLE001 - as in run
             reason = self._log_failure(error)
         finally:
-            self._log_end(reason)
-            writer.cancel()
-            await socket.close()
+            if self._hearing is not None:
+                self._hearing.cancel()
+            await self._end(reason, outbox)
 
-    async def _next_choice(self, socket: Socket, encoder: Encoder) -> list[str]:
-        """Wait until the client asks for other tables and return them all; raises ClientGoneError."""
+    async def _end(self, reason: str, outbox: Outbox) -> None:
+        self._log_end(reason)
+        try:
+            await outbox.close()
+        finally:
+            self.give_back()
+
+    async def _next_choice(self, socket: Socket, encoder: Encoder, outbox: Outbox) -> list[str]:
+        """Wait until the client asks for other tables and return them all; raises ClientGoneError.
+
+        A change costs as much as a call. Those that come faster than STREAM_CHANGE_MS are made together.
+        """
+        wanted, until = self._tables, None
         while True:
-            text = (await socket.receive()).encode(errors="replace")
+            text = await self._hear(socket, until)
+            if text is None:
+                return wanted
             try:
-                choice = incoming.decode(text, _decode_choice, "the message")
-            except (msgspec.ValidationError, InvalidRequestError) as error:
-                self._put(
-                    encoder.note("error", {"message": f"send {{subscribe: [..]}} or {{unsubscribe: [..]}}: {error}"})
-                )
-                continue
-            tables = sorted((set(self._tables) | set(choice.subscribe)) - set(choice.unsubscribe))
-            try:
-                check_tables(tables)
+                tables = _chosen(wanted, text)
             except InvalidRequestError as error:
-                self._put(encoder.note("error", {"message": error.message}))
-            else:
-                return tables
+                outbox.put(encoder.note("error", {"message": error.message}))
+                continue
+            wanted = tables
+            if until is None:
+                now = self._platform.clock.elapsed()
+                pause = self._pace.spend(now)
+                if not pause:
+                    return wanted
+                until = now + pause
 
-    async def _serve(self, encoder: Encoder, feed: Feed, first: Page, writer: asyncio.Future[None]) -> str:
+    async def _hear(self, socket: Socket, until: float | None) -> str | None:
+        """Return the client's next message; None when there is none ``until`` then."""
+        if self._hearing is None:
+            self._hearing = asyncio.ensure_future(socket.receive())
+        timeout = None if until is None else max(0.0, until - self._platform.clock.elapsed()) / 1000
+        heard, _ = await asyncio.wait([self._hearing], timeout=timeout)
+        if not heard:
+            return None
+        hearing, self._hearing = self._hearing, None
+        return hearing.result()
+
+    async def _serve(self, encoder: Encoder, feed: Feed, first: Page, outbox: Outbox) -> str:
         """Return why the stream ends, as the client was told."""
         try:
-            reason = await self._produce(encoder, feed, first, writer)
-            self._put(encoder.note("end", {"reason": reason}))
+            reason = await self._produce(encoder, feed, first, outbox)
+            outbox.put(encoder.note("end", {"reason": reason}))
             with contextlib.suppress(TimeoutError, ClientGoneError):
                 async with asyncio.timeout(2):
-                    await self._drained(writer)
+                    await outbox.drained()
         finally:
             feed.close()
         return reason
+
+    def hold(self, holding: Holding) -> None:
+        """Take a part of what all streams hold; it is given back at the end."""
+        self._holding = holding
+
+    def give_back(self) -> None:
+        """Give it back."""
+        if self._holding is not None:
+            self._holding.close()
+            self._holding = None
+
+    def _hold(self) -> Holding:
+        assert self._holding is not None
+        return self._holding
 
     def _log_failure(self, error: Exception) -> str:
         self._platform.log("error", "stream", request_id=self._scope.request_id, error=repr(error))
@@ -285,61 +328,61 @@ class Stream:
 
     # --- taking ------------------------------------------------------------------------------------------------------
 
-    async def _produce(self, encoder: Encoder, feed: Feed, page: Page, writer: asyncio.Future[None]) -> str:
+    async def _produce(self, encoder: Encoder, feed: Feed, page: Page, outbox: Outbox) -> str:
         denied = sorted(set(self._tables) - self._rules.keys())
         if page.reset:
-            self._put(encoder.note("reset", {"reason": page.reset}))
+            outbox.put(encoder.note("reset", {"reason": page.reset}))
         start = page.position if not page.batches else _before(page)
         self._position = start
-        self._put(encoder.note("ready", {"tables": sorted(self._rules), "denied": denied}, start))
-        await self._take_page(encoder, page)
+        outbox.put(encoder.note("ready", {"tables": sorted(self._rules), "denied": denied}, start))
+        await self._take_page(encoder, page, outbox)
         while not page.live:
-            await self._drained(writer)
+            await outbox.drained()
             await feed.resume(page.position)
-            answer = await self._next(feed, writer, FIRST_PAGE_MS)
+            answer = await self._next(feed, outbox, FIRST_PAGE_MS)
             if not isinstance(answer, Page):
                 return answer.reason if isinstance(answer, End) else _UNAVAILABLE
             page = answer
-            await self._take_page(encoder, page)
-        beats = 0
+            await self._take_page(encoder, page, outbox)
         while True:
             left = self._time_left()
             if left <= 0:
                 return "expired"
-            # Two beats, soon after one another: it is the second write that fails after a client has left.
-            pause = limits.STREAM_BEAT_MS if beats % 2 else limits.STREAM_HEARTBEAT_MS - limits.STREAM_BEAT_MS
-            frame = await self._next(feed, writer, min(pause, left))
+            until_beat = self._beat_at - self._platform.clock.elapsed()
+            if until_beat <= 0:
+                self._beat_at += limits.STREAM_HEARTBEAT_MS * (1 - until_beat // limits.STREAM_HEARTBEAT_MS)
+                outbox.beat(encoder.heartbeat())
+                continue
+            frame = await self._next(feed, outbox, min(until_beat, left))
             if isinstance(frame, Batch):
-                await self._take(encoder, frame)
+                await self._take(encoder, frame, outbox)
             elif isinstance(frame, End):
                 return frame.reason
-            elif frame is None:
-                beats += 1
-                if not self._outbox:
-                    self._put(encoder.heartbeat())
-            if self._waiting_bytes > limits.STREAM_BACKLOG_BYTES:
-                self._platform.log("info", "stream_cut", user=self._session.user, bytes=self._waiting_bytes)
-                raise _TooSlowError
+            self._check_pace(outbox, limits.STREAM_BACKLOG_BYTES)
 
-    async def _next(self, feed: Feed, writer: asyncio.Future[None], milliseconds: float) -> Any:
-        """Return the next frame, None when none comes in time; raises what the writer met."""
-        taking: asyncio.Future[Any] = asyncio.ensure_future(feed.next(milliseconds))
+    async def _next(self, feed: Feed, outbox: Outbox, milliseconds: float) -> Any:
+        """Return the next frame, None when none comes in time; raises what the writing met, which closes the feed."""
         try:
-            await asyncio.wait([taking, writer], return_when=asyncio.FIRST_COMPLETED)
-            if writer.done() and not taking.done():
-                writer.result()
-                raise ClientGoneError
-            return await taking
-        finally:
-            taking.cancel()
+            return await feed.next(milliseconds)
+        except FeedClosedError:
+            outbox.check_writer()
+            raise
 
-    async def _take_page(self, encoder: Encoder, page: Page) -> None:
+    def _check_pace(self, outbox: Outbox, at_most: int | None = None) -> None:
+        try:
+            outbox.check_pace(at_most)
+        except TooSlowError:
+            self._platform.log("info", "stream_cut", user=self._session.user, bytes=outbox.waiting_bytes)
+            raise
+
+    async def _take_page(self, encoder: Encoder, page: Page, outbox: Outbox) -> None:
         self._generation = page.position.rpartition("-")[0]
         for batch in page.batches:
-            await self._take(encoder, batch)
+            await self._take(encoder, batch, outbox)
+            self._check_pace(outbox)
         self._position = page.position
 
-    async def _take(self, encoder: Encoder, batch: Batch) -> None:
+    async def _take(self, encoder: Encoder, batch: Batch, outbox: Outbox) -> None:
         await self._refresh_rules()
         shown: list[Change] = []
         for change in batch.changes:
@@ -352,7 +395,7 @@ class Stream:
         at = self._position = position(self._generation, batch.txid)
         self._changes += len(shown)
         for number, told in enumerate(shown, 1):
-            self._put(encoder.change(told, at if number == len(shown) else ""))
+            outbox.put(encoder.change(told, at if number == len(shown) else ""))
 
     async def _refresh_rules(self) -> None:
         """Look again what the caller may see: a permission that is taken away counts within seconds."""
@@ -378,48 +421,10 @@ class Stream:
     def _time_left(self) -> float:
         return self._session.expires_at * 1000 - self._platform.clock.now()
 
-    # --- writing -----------------------------------------------------------------------------------------------------
-
-    def _put(self, text: str) -> None:
-        if text:
-            data = text.encode()
-            self._outbox.append(data)
-            self._waiting_bytes += len(data)
-            self._filled.set()
-
-    async def _write(self, outlet: Outlet) -> None:
-        while True:
-            while self._outbox:
-                data = self._outbox.popleft()
-                if not outlet.separate:  # one write for all there is
-                    data += b"".join(self._outbox)
-                    self._outbox.clear()
-                await outlet.write(data)
-                self._waiting_bytes -= len(data)
-            self._emptied.set()
-            self._filled.clear()
-            await self._filled.wait()
-            self._emptied.clear()
-
-    async def _drained(self, writer: asyncio.Future[None]) -> None:
-        """Wait until the client has taken everything; raises ClientGoneError."""
-        while self._outbox or self._waiting_bytes:
-            self._emptied.clear()
-            emptied: asyncio.Future[Any] = asyncio.ensure_future(self._emptied.wait())
-            await asyncio.wait([emptied, writer], return_when=asyncio.FIRST_COMPLETED)
-            emptied.cancel()
-            if writer.done():
-                writer.result()
-                raise ClientGoneError
-
-
-class _TooSlowError(ClientGoneError):
-    """The client does not take what it is sent, and is cut."""
-
 
 def _reason(end: BaseException) -> str:
     """Return the word for the log."""
-    if isinstance(end, _TooSlowError):
+    if isinstance(end, TooSlowError):
         return "slow"
     return _UNAVAILABLE if isinstance(end, FeedClosedError) else _CLOSED
 
@@ -463,7 +468,12 @@ async def handle(scope: Scope) -> Response:
     session = required(bearer)
     scope.log["owner"], scope.log["user"], scope.log["tables"] = session.owner, session.user, wanted.tables
     stream = Stream(scope, session, wanted.tables, wanted.ids)
-    feed, first = await stream.open(wanted.since)
+    stream.hold(scope.deployment.holdings.open(session.owner, session.user, subscriber(request.client)))
+    try:
+        feed, first = await stream.open(wanted.since)
+    except BaseException:
+        stream.give_back()
+        raise
     if request.headers.get("upgrade", "").lower() == "websocket":
 
         async def converse(socket: Socket) -> None:
@@ -484,6 +494,19 @@ def check_tables(tables: list[str]) -> None:
         most, size = limits.STREAM_TABLES, limits.STREAM_NAMES_BYTES
         message = f"stream: at most {most} tables, whose names have {size} bytes together"
         raise InvalidRequestError(message)
+
+
+def _chosen(tables: list[str], message: str) -> list[str]:
+    """Return the tables that a client wants after its message; raises InvalidRequestError."""
+    text = message.encode(errors="replace")
+    try:
+        choice = incoming.decode(text, _decode_choice, "the message")
+    except (msgspec.ValidationError, InvalidRequestError) as error:
+        told = f"send {{subscribe: [..]}} or {{unsubscribe: [..]}}: {error}"
+        raise InvalidRequestError(told) from None
+    chosen = sorted((set(tables) | set(choice.subscribe)) - set(choice.unsubscribe))
+    check_tables(chosen)
+    return chosen
 
 
 class Choice(msgspec.Struct, forbid_unknown_fields=True):

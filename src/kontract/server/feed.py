@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from kontract.core.audience import Subscriber
 from kontract.core.events import End, Frame, Page, Subscription, decode_frame, encode_frame
-from kontract.core.hub import Hub, Subscriber
+from kontract.core.hub import Hub
 from kontract.ports import CoordinatorUnavailableError, FeedClosedError
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right, insort
 from collections.abc import Mapping
 
 import msgspec
@@ -21,10 +22,12 @@ class MemoryJournal:
         """Start as a coordinator that has never run."""
         self._head: tuple[int, int] | None = None
         self._records: dict[int, bytes] = {}
+        self._txids: list[int] = []  # those of the records, in order: a page is found without looking at all
         self._marks: dict[int, Mark] = {}
         self._ended: dict[str, int] = {}
         self._order: dict[str, int] = {}
         self._order_known = False
+        self._published = 0
         self._log_head = LogHead("g0", 0)
 
     def load(self) -> Saved | None:
@@ -40,7 +43,9 @@ class MemoryJournal:
         self._head = (epoch, last_txid)
         self._log_head = LogHead(generation, last_txid)
         self._records.clear()
+        self._txids.clear()
         self._marks.clear()
+        self._published = 0
         self._ended = dict(ended)
         self._order.clear()
         self._order_known = False
@@ -51,6 +56,8 @@ class MemoryJournal:
             match entry:
                 case PutRecord():
                     # Encoded at once: the coordinator goes on changing its record.
+                    if entry.record.txid not in self._records:
+                        insort(self._txids, entry.record.txid)
                     self._records[entry.record.txid] = msgspec.json.encode(entry.record)
                 case PutBlock():
                     assert self._head is not None
@@ -68,6 +75,7 @@ class MemoryJournal:
                             self._log_head = LogHead(self._log_head.generation, max(self._log_head.floor, txid))
                         if _expired(record, entry):
                             del self._records[txid]
+                    self._txids = sorted(self._records)
 
     def newest(self, call: str) -> Record | None:
         """Return the newest record of a call."""
@@ -82,7 +90,8 @@ class MemoryJournal:
         """Return committed records in txid order."""
         page: list[Record] = []
         size = 0
-        for txid in sorted(txid for txid in self._records if after < txid <= up_to):
+        first, last = bisect_right(self._txids, after), bisect_right(self._txids, up_to)
+        for txid in self._txids[first:last]:
             record = self._decode(self._records[txid])
             if record.phase == Phase.COMMITTED.value:
                 page.append(record)
@@ -90,6 +99,14 @@ class MemoryJournal:
             if len(page) >= limits.EVENT_PAGE_TRANSACTIONS or size >= limits.EVENT_PAGE_BYTES:
                 break
         return page
+
+    def published(self) -> int:
+        """Return up to where all lines were up to date."""
+        return self._published
+
+    def write_published(self, txid: int) -> None:
+        """Keep that."""
+        self._published = txid
 
     def marks(self) -> list[Mark]:
         """Return the collection's marks."""

@@ -44,6 +44,13 @@ class History:
         """Return a page of committed transactions, which must be in memory."""
         return [self._cache[place.txid][0] for place in self._machine().committed(after, up_to)]
 
+    def published(self) -> int:
+        """0: lines live as long as this process does, so they never come back."""
+        return 0
+
+    def write_published(self, txid: int) -> None:
+        """Nothing, likewise."""
+
     # --- for the replica ---------------------------------------------------------------------------------------------
 
     def missing(self, since: str | None, watermark: int) -> list[Place]:

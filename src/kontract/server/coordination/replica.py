@@ -14,9 +14,10 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from kontract.core import recovery
+from kontract.core.audience import Subscriber
 from kontract.core.errors import PayloadTooLargeError
 from kontract.core.events import End, Page
-from kontract.core.hub import Hub, Subscriber
+from kontract.core.hub import Hub
 from kontract.core.messages import Answer, Begin, CheckSession, EndSession, Prepare, Replayed, Request, Unready
 from kontract.core.phases import Stage as CoordinatorStage
 from kontract.core.records import Record
@@ -477,7 +478,6 @@ class Replica:
         self._unpublished += published
         if stage is CoordinatorStage.SERVING:
             self.hub.publish(self._unpublished, watermark)
-            self.hub.trim(watermark)
             self._unpublished = []
         elif stage is CoordinatorStage.FENCED:
             self.hub.end_all("fenced")
