@@ -39,8 +39,8 @@ $(READY): pyproject.toml uv.lock $(BOOTSTRAP)
 dev: $(READY)
 	@exec $(BIN)/kontract dev
 
-# Without workerd: only what the lock file brings, and the route table.
-serve: build
+# Without workerd: only what the lock file brings. It builds the route table, now and whenever src/app changes.
+serve: $(READY)
 	@exec $(BIN)/kontract serve --local
 
 setup: $(READY)

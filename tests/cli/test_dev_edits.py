@@ -1,17 +1,21 @@
 """Editing the application under `make dev`: what is saved shows in the next calls, mistakes in it too."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
+import httpx
 import pytest
 
 from kontract.cli.toolchain import setup
-from kontract.cli.toolchain.processes import free_port, wait_until
+from kontract.cli.toolchain.processes import free_port, table, wait_until
 from support.dev import dev
 from support.scratch import product_checkout
 
@@ -47,14 +51,18 @@ SECONDS = 60
 """For what takes about one; a busy machine is not a defect."""
 
 
-@pytest.fixture(scope="module")
+SERVE = (sys.executable, "-m", "kontract.cli.main", "serve", "--local")
+
+
+@pytest.fixture
 def product(checkout, tmp_path_factory):
     """The product in a folder of its own, whose `make build` is the real one."""
     setup.prepare(checkout)  # with its snapshot, which is used for the copy
     made = product_checkout(checkout, tmp_path_factory.mktemp("edits") / "product")
     (made.root / "Makefile").write_text(f"build:\n\t@{sys.executable} -m kontract.cli.main build\n")
-    (made.root / "sql").unlink()
-    shutil.copytree(checkout.root / "sql", made.root / "sql")
+    for name in ("sql", "public"):
+        (made.root / name).unlink()
+        shutil.copytree(checkout.root / name, made.root / name)
     return made
 
 
@@ -71,14 +79,21 @@ def call(port):
         return None, {}
 
 
+def file(port, path):
+    """Status and body of a file of public/."""
+    answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=30, trust_env=False)
+    return answer.status_code, answer.text
+
+
 @pytest.mark.timeout(600)
-def test_what_is_saved_shows_in_the_next_calls_mistakes_too(product, capsys):
+@pytest.mark.parametrize("command", [(), SERVE], ids=["dev", "serve"])
+def test_what_is_saved_shows_in_the_next_calls_mistakes_too(product, command, capsys):
     """A function, a syntax error, a wrong declaration, a module that fails, an exception; and each time back."""
     port = free_port()
     path = product.root / "src" / "app" / "greeting.py"
     path.write_text(MODULE.format(body='return "one"'))
     took = []
-    with dev(product.root, port=port) as running:
+    with dev(product.root, port=port, command=command) as running:
         running.wait_for("Kontract is ready on")
 
         def shows(text, status, *parts):
@@ -116,6 +131,45 @@ def test_what_is_saved_shows_in_the_next_calls_mistakes_too(product, capsys):
         running.wait_for("Applied 0002_by_hand")
         (product.root / "sql" / "migrations" / "0003_wrong.sql").write_text("SELECT wrong;\n")
         running.wait_for('column "wrong" does not exist')
+
+        (product.root / "public" / "new.txt").write_text("new")
+        assert wait_until(lambda: file(port, "/new.txt") == (200, "new"), SECONDS)
+        (product.root / "public" / "new.txt").unlink()
+        assert wait_until(lambda: file(port, "/new.txt")[0] == 404, SECONDS)
         assert running.process.poll() is None
     with capsys.disabled():
         print("\nseconds from saving to the answer:", *(f"{seconds:.1f}" for seconds in took))
+
+
+def servers(product):
+    """The process ids of what answers calls: servers of `serve --local`, by where they run."""
+    return [one.pid for one in table() if "serve --parent" in one.command and str(product.root) in cwd(one.pid)]
+
+
+def cwd(pid):
+    try:
+        return str(Path(f"/proc/{pid}/cwd").readlink())
+    except OSError:
+        return ""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="whose process it is, is read from /proc (Linux)")
+def test_a_server_that_dies_is_said_and_comes_back_with_the_next_edit(product):
+    """Callers get the gateway's kind of error meanwhile; with the command its server ends, too, whatever ended it."""
+    port = free_port()
+    path = product.root / "src" / "app" / "greeting.py"
+    path.write_text(MODULE.format(body='return "one"'))
+    with dev(product.root, port=port, command=SERVE) as running:
+        running.wait_for("Kontract is ready on")
+        assert call(port) == (200, {"result": "one"})
+        [server] = servers(product)
+        os.kill(server, signal.SIGKILL)
+        running.wait_for("The server ended.")
+        status, told = call(port)
+        assert (status, told["error"]) == (503, "UNAVAILABLE")
+        path.write_text(MODULE.format(body='return "two"'))
+        assert wait_until(lambda: call(port) == (200, {"result": "two"}), SECONDS)
+        [server] = servers(product)
+        os.kill(running.process.pid, signal.SIGKILL)
+        assert wait_until(lambda: servers(product) == [], SECONDS)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
-from types import FrameType
+from contextlib import ExitStack
 
-from kontract.cli.build import ANSWER, scan
+from kontract.cli.build import ANSWER
+from kontract.cli.local import LOOK_SECONDS, Schema, changed, greet, quiet, sources, stopping_on_signals
 from kontract.cli.toolchain import database_url, dev_vars, local_state, ports, setup
 from kontract.cli.toolchain.checkout import Checkout, write_atomically
 from kontract.cli.toolchain.front import Front
@@ -24,13 +21,12 @@ from kontract.cli.toolchain.hosts import Hosts
 from kontract.cli.toolchain.postgres import DATABASE, Cluster, create_database
 from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.processes import free_port, group_members, is_running, stop_group
-from kontract.cli.toolchain.progress import say, step, warn
+from kontract.cli.toolchain.progress import say, step
 from kontract.cli.toolchain.pyodide_bundle import mode
 from kontract.cli.toolchain.reaper import Reaper
 from kontract.cli.toolchain.wrangler import DevServer
 
 DEFAULT_PORT = 8787
-_LOOK_SECONDS = 0.3
 _MEND = "Everything else keeps running; save a corrected file below src/ and it starts again. (Ctrl-C stops all.)"
 _RESTARTS, _RESTARTS_SECONDS = 5, 60.0  # more often within that time, and something else is wrong
 
@@ -44,12 +40,12 @@ def run(args: argparse.Namespace) -> int:
     port = _port(args.port)
     say(f"Kontract: setting up {checkout.root}")
     with ExitStack() as stack:
-        stack.enter_context(_stopping_on_signals())
+        stack.enter_context(stopping_on_signals())
         lock = stack.enter_context(checkout.running())
         try:
             return _run(checkout, port, stack, lock)
         finally:
-            _quiet()  # before the stack stops what was started
+            quiet()  # before the stack stops what was started
 
 
 def _run(checkout: Checkout, port: int, stack: ExitStack, lock: int) -> int:
@@ -184,86 +180,15 @@ def _start_postgres(checkout: Checkout, stack: ExitStack, reaper: Reaper) -> Clu
     return cluster
 
 
-class Schema:
-    """Applies sql/ when `make dev` starts and whenever it changes; tells of structs without a migration, once each."""
-
-    def __init__(self, checkout: Checkout, url: str) -> None:
-        self._checkout = checkout
-        self._url = url
-        self._told: set[str] = set()
-        self._sql = self._app = 0
-
-    def apply(self) -> None:
-        """Raises Problem; what could not be applied is not tried again before sql/ changes."""
-        from kontract.cli.migrate import migrate
-
-        self._sql = _changed(self._checkout.root / "sql")
-        asyncio.run(migrate(self._url, lambda text: say(f"    {text}"), skip_unfinished=True))
-        self._tell()
-
-    def look(self) -> None:
-        """Apply again if something below sql/ or src/app has changed."""
-        try:
-            if _changed(self._checkout.root / "sql") != self._sql:
-                say("Something changed in sql/: applying it ...")
-                self.apply()
-            elif _changed(self._checkout.root / "src" / "app") != self._app:
-                self._tell()
-        except Problem as problem:
-            say(problem.render())
-
-    def _tell(self) -> None:
-        from kontract.cli.migrate import unmigrated
-
-        self._app = _changed(self._checkout.root / "src" / "app")
-        try:
-            sentences = unmigrated(self._checkout.root)
-        except Problem:
-            return  # `kontract build` has told it
-        for sentence in sentences:
-            if sentence not in self._told:
-                warn(f"    {sentence} There is no migration for it yet: .venv/bin/kontract migrate new NAME")
-        self._told = set(sentences)
-
-
-def greet(port: int) -> None:
-    """Say where it answers, and what to try."""
-    base = f"http://localhost:{port}"
-    call = 'curl -s -H "Authorization: Bearer $TOKEN" --json'
-    tries = "\n  ".join(f"{call} '{arguments}' {base}/rpc/{name}" for name, arguments in _examples())
-    say(
-        f"""
-Kontract is ready on {base}  (Ctrl-C stops it; the data stays in .kontract/)
-
-  curl -s {base}/health
-  TOKEN=$(curl -s -X POST {base}/auth/anonymous | sed 's/.*"token":"\\([^"]*\\)".*/\\1/')
-  {tries}
-"""
-    )
-
-
-def _examples() -> list[tuple[str, str]]:
-    """Return functions to try, with arguments: the demo's, or the first one that needs none."""
-    try:
-        functions = [one for one in scan(Checkout.find().root / "src") if one.kind == "backend"]
-    except Problem:
-        return []  # it has been told
-    demo = [("create_task", '["Buy milk"]'), ("list_tasks", "[]")]
-    if {name for name, _ in demo} <= {one.name for one in functions}:
-        return demo
-    easy = [one.name for one in functions if not any(argument.required for argument in one.arguments)]
-    return [(name, "[]") for name in easy[:1]]
-
-
 def _watch(checkout: Checkout, server: DevServer, front: Front, cluster: Cluster | None, schema: Schema) -> int:
     """Until a signal ends it (KeyboardInterrupt). The runtime may stop and comes back; PostgreSQL may not."""
     parent = os.getppid()
     under_make = "MAKELEVEL" in os.environ
     runtime = Runtime(checkout, server, front)
-    public = _changed(checkout.root / "public")
+    public = changed(checkout.root / "public")
     try:
         while True:
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(LOOK_SECONDS)
             if cluster and not is_running(cluster.pid):
                 raise Problem(
                     "PostgreSQL stopped by itself.", f"Its log is {cluster.log}; start again with `make dev`."
@@ -271,8 +196,8 @@ def _watch(checkout: Checkout, server: DevServer, front: Front, cluster: Cluster
             if under_make and os.getppid() != parent:
                 return 1  # make was killed and passed no signal on
             schema.look()
-            if _changed(checkout.root / "public") != public:
-                public = _changed(checkout.root / "public")
+            if changed(checkout.root / "public") != public:
+                public = changed(checkout.root / "public")
                 # wrangler lists the files of public/ when it starts a Worker, and watches src/ alone.
                 os.utime(checkout.root / "src" / "entry.py")
             runtime.look()
@@ -298,7 +223,7 @@ class Runtime:
     def look(self) -> None:
         """Start it again if it has to be."""
         if self._broken_at is not None:
-            if _sources(self._checkout) != self._broken_at:
+            if sources(self._checkout) != self._broken_at:
                 say("A file changed: starting the gateway again ...")
                 self._start()
         elif self._server.running() and (self._listener is None or is_running(self._listener)):
@@ -321,10 +246,10 @@ class Runtime:
     def _stop(self) -> None:
         self._front.open = False
         self._server.stop()
-        self._broken_at = _sources(self._checkout)
+        self._broken_at = sources(self._checkout)
 
     def _start(self) -> None:
-        self._broken_at = _sources(self._checkout)
+        self._broken_at = sources(self._checkout)
         try:
             self._server.start()
         except Problem as problem:
@@ -340,41 +265,3 @@ def _show(line: str) -> None:
     """Wrangler's and the Worker's output, without the table of every module at every reload."""
     if not line.startswith(("┌", "├", "│", "└", "Attaching additional modules")):
         say(line)
-
-
-def _sources(checkout: Checkout) -> int:
-    """A number that changes when a source file or wrangler.toml does."""
-    return hash((_changed(checkout.root / "src"), checkout.wrangler_toml.stat().st_mtime_ns))
-
-
-def _changed(folder: Path) -> int:
-    """A number that changes when a file below the folder does."""
-    found = []
-    for path in folder.rglob("*"):
-        with suppress(OSError):  # it was there a moment ago
-            if path.suffix != ".pyc" and path.is_file():
-                found.append((str(path), path.stat().st_mtime_ns))
-    return hash(tuple(sorted(found)))
-
-
-@contextmanager
-def _stopping_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the command as Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        raise KeyboardInterrupt
-
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _quiet() -> None:
-    """No second Ctrl-C into the stopping: it takes a few seconds and leaves nothing behind."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    sys.stdout.flush()

@@ -117,11 +117,14 @@ class LineLog:
                 sys.stdout.flush()
 
 
-def application() -> tuple[Registry, Path]:
-    """Return what `kontract build` has compiled, and the folder with public/ in it; raises SettingsError."""
+def application(*, development: bool = False) -> tuple[Registry, Path, str]:
+    """Return what `kontract build` has compiled, the folder with public/ in it, and why there is no application.
+
+    The last is empty but in ``development``: elsewhere that raises SettingsError.
+    """
     source = Path.cwd() / "src"
-    if importlib.util.find_spec("routes") is None and (source / "routes.py").is_file():
-        sys.path.insert(0, str(source))
+    if (source / "routes.py").is_file():
+        sys.path.insert(0, str(source))  # before any other application that this Python has
     try:
         compiled = importlib.import_module("routes")
     except ModuleNotFoundError as error:
@@ -129,10 +132,11 @@ def application() -> tuple[Registry, Path]:
             raise
         message = "no functions are compiled: there is no src/routes.py; run: kontract build"
         raise SettingsError(message) from None
-    if getattr(compiled, "BROKEN", ""):
-        message = f"the application was not built. {compiled.BROKEN}"
+    broken = str(getattr(compiled, "BROKEN", ""))
+    if broken and not development:
+        message = f"the application was not built. {broken}"
         raise SettingsError(message)
-    return Registry(compiled.ROUTES, compiled.TABLES), Path(str(compiled.__file__)).resolve().parents[1]
+    return Registry(compiled.ROUTES, compiled.TABLES), Path(str(compiled.__file__)).resolve().parents[1], broken
 
 
 def check_port(host: str, port: int, name: str = "PORT") -> None:
@@ -193,7 +197,7 @@ class ServerProcess:
     async def run(self) -> int:
         """Serve until a signal and return the exit code; raises SettingsError when it cannot start."""
         settings = self._settings
-        registry, root = application()
+        registry, root, broken = application(development=settings.development)
         log = LineLog(settings.log_level)
         pool = Pool(settings.database_url, settings.pool, settings.prepared)
         try:
@@ -203,10 +207,10 @@ class ServerProcess:
             metrics = Metrics(self._worker, registry.names())
             log.observe = metrics.observe
             http = Http(
-                Gateway(registry),
+                Gateway(registry, broken),
                 platform,
                 Clients(settings.trusted_proxies),
-                Assets(root / "public"),
+                Assets(root / "public", watched=settings.development),
                 PeerSockets(settings.port),
             )
             metrics.gauges += [http.gauges, lambda: _pool_gauges(pool)]
@@ -286,6 +290,10 @@ class ServerProcess:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
+        if self._settings.development:
+            # Ctrl-C reaches the command that started this one, too; it decides.
+            loop.remove_signal_handler(signal.SIGINT)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def _signalled(self, number: int) -> None:
         if self._stop.is_set():
@@ -329,7 +337,7 @@ def run(settings: Settings, ready: Ready | None = None) -> int:
         return _run(ServerProcess(settings, ready=ready).run)
 
     async def parent() -> int:
-        application()
+        application(development=settings.development)
         pool = Pool(settings.database_url, 1, settings.prepared)
         try:
             await check_database(pool, settings.coordination)

@@ -26,6 +26,9 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 DEFAULT_PORT = 8787
 
+DEVELOPMENT = "KONTRACT_BUILD_ANSWER"
+"""Set by the commands for local use: mistakes of the application are answered to callers, and files read again."""
+
 DEFAULT_POOL = 10
 """Connections of one process. A request has one only while a statement runs, so a few serve hundreds of requests."""
 
@@ -49,8 +52,9 @@ class Settings(Struct, frozen=True):
     """Checked settings.
 
     ``drain_seconds``: how long connections are still accepted after SIGTERM, while ``/ready`` says no. ``metrics``:
-    address and port of ``/metrics``, None for none. ``environment``: all variables, for the gateway;
-    functions see fewer (:func:`kontract.gateway.config.application`).
+    address and port of ``/metrics``, None for none. ``development``: a server of ``kontract serve --local``, which
+    answers with what is wrong with the application. ``environment``: all variables, for the gateway; functions see
+    fewer (:func:`kontract.gateway.config.application`).
     """
 
     database_url: str
@@ -65,6 +69,7 @@ class Settings(Struct, frozen=True):
     metrics: tuple[str, int] | None = None
     drain_seconds: float = 0.0
     log_level: str = "info"
+    development: bool = False
     environment: Mapping[str, str] = {}
 
 
@@ -87,6 +92,7 @@ def read(environment: Mapping[str, str], flags: Mapping[str, str | None] | None 
         metrics=_address(values, "KONTRACT_METRICS"),
         drain_seconds=_number(values, "KONTRACT_DRAIN_SECONDS", 0, 0, 600, "seconds"),
         log_level=_choice(values, "KONTRACT_LOG_LEVEL", LOG_LEVELS, "info"),
+        development=bool(values.get(DEVELOPMENT)),
         environment=values,
     )
     if settings.coordination == "memory" and settings.workers > 1:

@@ -23,7 +23,7 @@ from kontract.cli.toolchain.progress import say
 __all__ = ["ANSWER", "Declared", "render", "scan"]
 
 ANSWER = "KONTRACT_BUILD_ANSWER"
-"""Set by `kontract dev`: what is wrong is told in the terminal, and to whoever calls, until it is corrected."""
+"""Set by `kontract dev` and `kontract serve --local`: what is wrong is told in the terminal, and to callers."""
 
 CACHE = "build.json"
 
