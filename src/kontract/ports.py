@@ -287,6 +287,11 @@ class Crypto(Protocol):
         """How many :meth:`scrypt` may run at the same time in one process without keeping others from working."""
         ...
 
+    @property
+    def hash_rest_ms(self) -> int:
+        """How long others get to work between two of them: 0 where they do so beside it."""
+        ...
+
     def x25519_public(self, private: bytes) -> bytes:
         """Return the public key (32 bytes) of a private key (any 32 bytes; RFC 7748, section 6.1)."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -107,8 +108,8 @@ async def test_whoever_fails_leaves_the_line(auth, make, slow):
     assert line.places == []
 
 
-def platform(clock: Clock, at_once: int = 1) -> SimpleNamespace:
-    return SimpleNamespace(clock=clock, crypto=SimpleNamespace(hashes_at_once=at_once))
+def platform(clock: Clock, at_once: int = 1, rest: int = 0) -> SimpleNamespace:
+    return SimpleNamespace(clock=clock, crypto=SimpleNamespace(hashes_at_once=at_once, hash_rest_ms=rest))
 
 
 async def test_it_is_the_turn_of_who_came_first_and_is_ready():
@@ -146,3 +147,42 @@ async def test_a_request_that_was_dropped_without_a_word_leaves_the_line():
     clock.later_ms += 5_001
     await asyncio.gather(*turns)
     line.enter(there)
+
+
+class Sleeps(Clock):
+    """Time that passes when somebody sleeps, and no other way."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def elapsed(self) -> float:
+        return self.time
+
+    async def sleep(self, milliseconds: float) -> None:
+        wakes = self.time + milliseconds
+        await asyncio.sleep(0)
+        self.time = max(self.time, wakes)
+
+
+async def test_where_a_hash_stops_everybody_there_is_a_rest_between_two():
+    """Nobody's first login waits, and a single one after a while does not."""
+    clock = Sleeps()
+    line, there = HashLine(), platform(clock, rest=250)
+    began: list[float] = []
+
+    async def work() -> None:
+        began.append(clock.time)
+        clock.time += 300
+
+    async def login() -> None:
+        async with line.enter(there) as place:
+            await place.hash(work)
+
+    await login()
+    assert began == [0]
+    await asyncio.gather(*(login() for _ in range(3)))
+    assert all(after - before >= 300 + 250 for before, after in pairwise(began)), began
+    clock.time += 5_000
+    alone = clock.time
+    await login()
+    assert began[-1] == alone

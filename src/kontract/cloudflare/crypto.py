@@ -23,6 +23,8 @@ class NativeCrypto:
     """Implements :class:`kontract.ports.Crypto`. Usable inside a request only: JavaScript modules load there."""
 
     hashes_at_once = 1
+    hash_rest_ms = 250
+    """Nearly as long as a hash, so that passwords take half of the thread at most."""
 
     def x25519_public(self, private: bytes) -> bytes:
         """Return the public key."""

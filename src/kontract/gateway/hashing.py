@@ -1,7 +1,9 @@
 """Who may have a password hashed: a short line, and everybody behind it is told at once to come back.
 
 A hash takes a third of a second on purpose, and a Worker does it on the thread that serves everybody else. So few run
-at a time (one in a Worker), few wait, and a flood of logins costs the calls beside it no more than that.
+at a time (one in a Worker), few wait, and a flood of logins costs the calls beside it no more than that. Between two
+hashes a Worker rests: a request that arrives during a hash needs many turns of the event loop until it is answered, and
+without the rest the next hash would come after the first of them.
 
 Nobody waits here for somebody else's task: in a Worker, what one request awakes would run in the other's name. Each
 looks by itself, now and then, whether it is its turn. A request that a platform drops without a word leaves the line
@@ -21,7 +23,10 @@ from kontract.ports import RuntimeAdapter
 T = TypeVar("T")
 
 POLL_MS = 20
-"""How often somebody who waits looks. In the pauses a Worker serves others."""
+"""How often somebody who waits looks."""
+
+RECENTLY_MS = 2_000
+"""A hash that began longer ago needs no rest after it."""
 
 
 class HashLine:
@@ -30,6 +35,8 @@ class HashLine:
     def __init__(self) -> None:
         """Begin with nobody."""
         self.places: list[Place] = []
+        self.started_at = -float(RECENTLY_MS)
+        self.has_rested = True
 
     def enter(self, platform: RuntimeAdapter) -> Place:
         """Return a place, to be used with ``async with``; raises UnavailableError when the line is full.
@@ -72,14 +79,24 @@ class Place:
         """Wait for the turn, then await ``work()``."""
         clock = self._platform.clock
         self.waits = True
-        while not self._is_next():
-            await clock.sleep(POLL_MS)
-            self.seen_at = clock.elapsed()
+        line, rest = self._line, self._platform.crypto.hash_rest_ms
+        while True:
+            while not self._is_next():
+                await self._sleep(POLL_MS)
+            if line.has_rested or not rest or clock.elapsed() - line.started_at >= RECENTLY_MS:
+                break
+            await self._sleep(rest)
+            line.has_rested = True
+        line.has_rested, line.started_at = False, clock.elapsed()
         self.waits, self.runs, self.seen_at = False, True, clock.elapsed()
         try:
             return await work()
         finally:
             self.runs = False
+
+    async def _sleep(self, milliseconds: float) -> None:
+        await self._platform.clock.sleep(milliseconds)
+        self.seen_at = self._platform.clock.elapsed()
 
     def _is_next(self) -> bool:
         now = self._platform.clock.elapsed()

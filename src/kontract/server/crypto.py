@@ -24,6 +24,8 @@ class NativeCrypto:
     hashes_at_once = max(1, min(4, (os.cpu_count() or 1) - 1))
     """Each takes a processor and 32 MiB; one processor is left to everybody else."""
 
+    hash_rest_ms = 0
+
     def x25519_public(self, private: bytes) -> bytes:
         """Return the public key."""
         return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
