@@ -545,7 +545,7 @@ def test_only_what_changed_is_read_again(app, tmp_path, monkeypatch):
     kept = tmp_path / "state" / "build.json"
     read = []
     really = build.read
-    monkeypatch.setattr(build, "read", lambda text, module, shown: read.append(shown) or really(text, module, shown))
+    monkeypatch.setattr(build, "read", lambda *given: read.append(given[2]) or really(*given))
     source = app(**{f"m{n}": f"@backend()\nasync def f{n}(x: int): ..." for n in range(9)}, wrong="def f(:")
     with pytest.raises(Problem) as first:
         scan(source, kept)
@@ -625,3 +625,49 @@ def test_a_server_does_not_start_with_a_table_of_another_day(app, tmp_path, monk
     app(one=GOOD + '\n    @middleware(egroup=None, prefixurl="/rpc")\n    async def guard(ctx, call_next): ...\n')
     assert main(["serve"]) == 1
     assert "src/routes.py is not what src/app declares" in capsys.readouterr().err
+
+
+ORDERS = """
+    from decimal import Decimal
+    from typing import Annotated, Any
+    from msgspec import Struct
+    from kontract import Context, backend, primkey, table
+    from app.models import Money
+
+    @table("things")
+    class Thing(Struct):
+        id: Annotated[str, primkey]
+        price: Decimal | None = None
+        tags: list[str] = []
+        cost: Money | None = None
+        free: Any = None
+        size: "Width | None" = None
+
+    Width = int
+"""
+
+QUERIES = """
+    from kontract import Context, backend
+
+    @backend()
+    async def f(ctx: Context, field: str) -> None:
+        things = ctx.storage.things
+        async for _ in ctx.storage.things.query({}, order_by="price"): ...
+        async for _ in ctx.storage.things.query(order_by="tags"): ...
+        async for _ in ctx.storage["things"].query(order_by="cost", limit=5): ...
+        async for _ in ctx.storage.things.query(order_by="free"): ...
+        async for _ in ctx.storage.things.query(order_by="size"): ...
+        async for _ in ctx.storage.others.query(order_by="tags"): ...
+        async for _ in ctx.storage.things.query(order_by=field): ...
+"""
+
+
+def test_an_order_that_cannot_be_right_is_refused_where_it_is_written(app):
+    """By the type of the field, which another module may define; what is no literal is left to the call."""
+    money = "from msgspec import Struct\nclass Money(Struct):\n    amount: int\n"
+    with pytest.raises(Problem) as problem:
+        scan(app(aa=QUERIES, models=money, tables=ORDERS))
+    told = problem.value.render()
+    assert "src/app/aa.py:8: rows of table 'things' cannot be ordered by 'tags', whose type has no order." in told
+    assert "src/app/aa.py:9: rows of table 'things' cannot be ordered by 'cost'" in told
+    assert told.count("cannot be ordered") == 2

@@ -98,6 +98,8 @@ class Signature:
             given = self._decode(text, passing)
         except msgspec.ValidationError as error:
             raise InvalidRequestError(self._explain(str(error), text, passing)) from None
+        except TypeError as error:  # a list within a set, where anything was declared
+            raise InvalidRequestError(f"{self.name}: {error}") from None
         if values.LONG.search(text):
             self._check_digits(text)
         bound = {parameter: getattr(given, parameter) for parameter in self.parameters}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime, time
 from decimal import Decimal
 from typing import Any, Self
 
@@ -20,7 +20,7 @@ import msgspec
 
 from kontract.core import limits
 
-NATIVE = (Decimal, datetime, date, time)
+NATIVE = (Decimal, datetime, time)
 """What :func:`plain` leaves as it is, for :func:`spell`."""
 
 LONG = re.compile(rb"[0-9.]{17}|[0-9.][eE]")
@@ -110,7 +110,7 @@ def with_numbers(value: Any, digits: dict[int, str]) -> Any:
         return value
     if isinstance(value, dict):
         return {key: with_numbers(item, digits) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [with_numbers(item, digits) for item in value]
     return Number(digits[id(value)]) if id(value) in digits else value
 
@@ -119,7 +119,7 @@ def has_spellings(value: Any) -> bool:
     """Whether a value as :func:`plain` returns it holds something that others may spell otherwise in JSON."""
     if isinstance(value, dict):
         return any(map(has_spellings, value.values()))
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return any(map(has_spellings, value))
     return isinstance(value, (Decimal, datetime, time))
 
@@ -128,19 +128,16 @@ class UnspeakableError(ValueError):
     """A value that has no normal form; the sentence says why, with a question mark for its place."""
 
 
-def spell(value: Any) -> str:
-    """Return the normal text of a Decimal, datetime, date or time; raises UnspeakableError."""
+def spell(value: Decimal | datetime | time) -> str:
+    """Return the normal text of a value; raises UnspeakableError."""
     if isinstance(value, Decimal):
         return _decimal(value)
     if isinstance(value, datetime):
         return _datetime(value)
-    if isinstance(value, time):
-        if value.tzinfo is not None:
-            message = "? is a time with an offset, which has no order; use a datetime, or a time without an offset"
-            raise UnspeakableError(message)
-        return value.isoformat("microseconds")
-    text: str = value.isoformat()
-    return text
+    if value.tzinfo is not None:
+        message = "? is a time with an offset, which has no order; use a datetime, or a time without an offset"
+        raise UnspeakableError(message)
+    return value.isoformat("microseconds")
 
 
 def _decimal(value: Decimal) -> str:

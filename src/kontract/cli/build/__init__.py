@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from kontract.cli.build.cache import Cache
-from kontract.cli.build.declared import Declared, Mistake
+from kontract.cli.build.declared import Declared, Mistake, Ordered
 from kontract.cli.build.module import read
 from kontract.cli.build.table import render, render_broken
 from kontract.cli.toolchain.checkout import Checkout, write_atomically
@@ -83,6 +83,16 @@ def scan(source: Path, kept: Path | None = None) -> list[Declared]:
     ``kept``: a file that remembers what was read, for the next time.
     """
     cache = Cache(kept)
+    orders: list[Ordered] = []
+
+    def others(module: str) -> str | None:
+        """Return the text of another module of the application."""
+        place = source.joinpath(*module.split("."))
+        for path in (place.with_suffix(".py"), place / "__init__.py"):
+            if module and path.is_file():
+                return path.read_text(encoding="utf-8", errors="replace")
+        return None
+
     declared: list[Declared] = []
     mistakes: list[Mistake] = []
     for path in sorted(path for path in (source / "app").rglob("*.py") if path.is_file()):
@@ -93,11 +103,13 @@ def scan(source: Path, kept: Path | None = None) -> list[Declared]:
         except UnicodeDecodeError:
             mistakes.append(Mistake(f"{shown}:1", "the file is not UTF-8.", "Save it as UTF-8."))
             continue
-        found = cache.get(shown, text) or cache.put(shown, text, read(text, module, shown))
+        found = cache.get(shown, text) or cache.put(shown, text, read(text, module, shown, others))
         declared += found.declared
+        orders += found.orders
         mistakes += found.mistakes
     cache.write()
     named, middleware = _named(declared, mistakes)
+    mistakes += _without_order(named, orders)
     if not mistakes:  # a function that cannot be read would be missed by the middleware that names it
         mistakes += _lost(named, middleware)
     if mistakes:
@@ -117,6 +129,20 @@ def _named(declared: list[Declared], mistakes: list[Mistake]) -> tuple[list[Decl
             what = f"there are two of {one.kind} {one.name!r}; the other is at {earlier.where}."
             mistakes.append(Mistake(one.where, what, "Rename one of them."))
     return list(found.values()), [one for one in declared if one.kind == "middleware"]
+
+
+def _without_order(named: list[Declared], orders: list[Ordered]) -> list[Mistake]:
+    """Orders by fields whose values have none: each such call would be refused."""
+    tables = {one.name: one for one in named if one.kind == "table"}
+    return [
+        Mistake(
+            order.where,
+            f"rows of table {order.table!r} cannot be ordered by {order.field!r}, whose type has no order.",
+            "Order by a str, int, float, bool, Decimal, datetime, date, time, UUID or Enum.",
+        )
+        for order in orders
+        if order.table in tables and order.field in tables[order.table].unordered
+    ]
 
 
 def _lost(named: list[Declared], middleware: list[Declared]) -> list[Mistake]:

@@ -35,7 +35,7 @@ class Declared(msgspec.Struct, frozen=True):
 
     ``kind``: backend, table or middleware. ``where``: file and line. Of a function: ``egroup``, ``ugroup``, ``perm``
     (bits), ``public``, ``arguments``; of middleware: ``around``; of a table: ``arguments`` are its fields, ``rows`` and
-    ``stream`` as declared.
+    ``stream`` as declared, ``unordered`` the fields that rows cannot be ordered by.
     """
 
     kind: str
@@ -51,6 +51,15 @@ class Declared(msgspec.Struct, frozen=True):
     arguments: tuple[Argument, ...] = ()
     rows: str = "all"
     stream: bool = True
+    unordered: tuple[str, ...] = ()
+
+
+class Ordered(msgspec.Struct, frozen=True):
+    """A query whose table and order are literals: ``ctx.storage.tasks.query(order_by="title")``."""
+
+    table: str
+    field: str
+    where: str
 
 
 class Mistake(msgspec.Struct, frozen=True):
@@ -70,6 +79,7 @@ class Read(msgspec.Struct, frozen=True):
 
     declared: list[Declared]
     mistakes: list[Mistake]
+    orders: list[Ordered] = []
 
 
 class WrongError(Exception):

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from kontract.cli.build import literals
-from kontract.cli.build.declared import Argument, Around, Declared, Mistake, Read, WrongError
+from kontract.cli.build.declared import Argument, Around, Declared, Mistake, Ordered, Read, WrongError
 from kontract.cli.build.literals import READ_NOT_RUN, called_name
 from kontract.cli.build.marks import Marks, unquoted
 from kontract.cli.build.names import Names
+from kontract.cli.build.types import TypeFlawError, Types
 from kontract.core import limits
 from kontract.core.perms import NAMES, may_write, name_of
 
@@ -25,11 +26,18 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 T = TypeVar("T")
 
 
-def read(text: str, module: str, shown: str) -> Read:
-    """Read the text of a module; ``shown`` is its path as people know it."""
+def nowhere(_module: str) -> None:
+    """Know no other module."""
+
+
+def read(text: str, module: str, shown: str, source: Callable[[str], str | None] = nowhere) -> Read:
+    """Read the text of a module; ``shown`` is its path as people know it.
+
+    ``source`` returns the text of another module of the application, whose classes may be part of types.
+    """
     try:
         tree = ast.parse(text, filename=shown)
-        return _Module(tree, module, shown).read()
+        return _Module(tree, module, shown, Types(tree, module, source)).read()
     except SyntaxError as error:
         fix = "Correct the line and save; it is built again."
         return Read([], [Mistake(f"{shown}:{error.lineno or 1}", f"{error.msg}.", fix)])
@@ -39,8 +47,9 @@ def read(text: str, module: str, shown: str) -> Read:
 
 
 class _Module:
-    def __init__(self, tree: ast.Module, module: str, shown: str) -> None:
+    def __init__(self, tree: ast.Module, module: str, shown: str, kinds: Types) -> None:
         self._tree = tree
+        self._types = kinds
         self._module = module
         self._shown = shown
         self._names = Names(tree)
@@ -64,7 +73,13 @@ class _Module:
                     found = declare.get(called_name(decorator))
                     if found is not None:
                         self._try(lambda f=found, n=node, d=decorator: f(n, d))  # type: ignore[misc]
-        return Read(self._declared, self._mistakes)
+        return Read(self._declared, self._mistakes, [*self._orders()])
+
+    def _orders(self) -> Iterator[Ordered]:
+        for node in ast.walk(self._tree):
+            found = _ordered(node)
+            if found is not None:
+                yield Ordered(*found, self._where(node.lineno))  # type: ignore[attr-defined]
 
     def _try(self, declare: Callable[[], Declared | None]) -> None:
         known = len(self._mistakes)
@@ -146,9 +161,23 @@ class _Module:
         for argument in _parameters(node.args):
             if argument.annotation is not None:
                 what = f"parameter {argument.arg} of {node.name}"
-                yield from self._names.check(argument.annotation, argument.lineno, what)
+                wrong = [*self._names.check(argument.annotation, argument.lineno, what)]
+                if not wrong and not _is_context(argument):
+                    wrong += self._wrong_type(argument.annotation, argument.lineno, what)
+                yield from wrong
         if node.returns is not None:
-            yield from self._names.check(node.returns, node.lineno, f"what {node.name} returns")
+            what = f"what {node.name} returns"
+            wrong = [*self._names.check(node.returns, node.lineno, what)]
+            yield from wrong or self._wrong_type(node.returns, node.lineno, what, returned=True)
+
+    def _wrong_type(
+        self, annotation: ast.expr, line: int, what: str, *, stored: bool = False, returned: bool = False
+    ) -> Iterator[WrongError]:
+        """A type that msgspec cannot read and write, or whose values would not come back as they were."""
+        try:
+            self._types.check(annotation, stored=stored, returned=returned)
+        except TypeFlawError as flaw:
+            yield WrongError(line, f"{what}: {ast.unparse(annotation)}: {flaw}.", "Use another type.")
 
     # --- tables ------------------------------------------------------------------------------------------------------
 
@@ -179,6 +208,13 @@ class _Module:
                 Argument(field.target.id, ast.unparse(field.annotation), field.value is None)
                 for field in node.body
                 if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+            ),
+            unordered=tuple(
+                field.target.id
+                for one in self._family(node)[0]
+                for field in one.body
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+                if not self._types.order_of(field.annotation)
             ),
         )
 
@@ -229,7 +265,8 @@ class _Module:
 
     def _wrong_field(self, node: ast.ClassDef, field: ast.AnnAssign) -> Iterator[WrongError]:
         what = f"field {ast.unparse(field.target)} of {node.name}"
-        yield from self._names.check(field.annotation, field.lineno, what)
+        wrong = [*self._names.check(field.annotation, field.lineno, what)]
+        yield from wrong or self._wrong_type(field.annotation, field.lineno, what, stored=True)
         if self._is_id(field.annotation) and self._marks.hides(field.annotation):
             yield WrongError(
                 field.lineno,
@@ -359,6 +396,21 @@ def _writes(node: Function, perm: int) -> Iterator[WrongError]:
                 f"{node.name} has perm=perms.{name_of(perm)} and writes: {ast.unparse(inner.func)}.",
                 "Give it perm=perms.RW_, or do not write; the call would be refused.",
             )
+
+
+def _ordered(node: ast.AST) -> tuple[str, str] | None:
+    """Return table and field of ``storage.tasks.query(order_by="title")``; None where they are not literals."""
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or node.func.attr != "query":
+        return None
+    table = node.func.value
+    holder = table.value if isinstance(table, (ast.Attribute, ast.Subscript)) else None
+    field = next((one.value for one in node.keywords if one.arg == "order_by"), None)
+    if not isinstance(holder, ast.Attribute) or holder.attr != "storage":
+        return None
+    name = table.attr if isinstance(table, ast.Attribute) else getattr(getattr(table, "slice", None), "value", None)
+    if not isinstance(name, str) or not isinstance(field, ast.Constant) or not isinstance(field.value, str):
+        return None
+    return name, field.value
 
 
 def _out_of_sight(tree: ast.Module) -> Iterator[WrongError]:
