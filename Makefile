@@ -100,5 +100,5 @@ docs: $(READY)
 	@echo "The site is docs/_build/html/index.html"
 
 clean:
-	rm -rf .venv node_modules python_modules .wrangler .venv-workers pylock.toml .kontract/stamps .kontract/pyodide \
+	rm -rf .venv node_modules python_modules .wrangler .kontract/stamps .kontract/pyodide \
 		.kontract/tmp .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build

@@ -86,8 +86,10 @@ class Runtime:
     async def on_own(self, _headers, _reader, writer):
         writer.write(b"HTTP/1.1 500 No\r\nContent-Type: text/html\r\nX-Request-Id: r1\r\nContent-Length: 3\r\n\r\nown")
 
-    async def on_large(self, _headers, _reader, writer):
+    async def on_large(self, _headers, reader, writer):
         writer.write(b"HTTP/1.1 413 Large\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+        while await reader.read(65_536):
+            pass  # or the connection is reset, and the answer lost on the way to whoever is before it
 
     async def on_hang(self, _headers, reader, _writer):
         if not await reader.read():

@@ -7,7 +7,6 @@ import tomllib
 
 import pytest
 
-from kontract.cli.toolchain import vendor
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.pyodide_bundle import mode, online
@@ -105,8 +104,8 @@ def test_the_wrapper_adds_the_bundle_to_serve_and_nothing_to_the_rest(checkout, 
     assert run("--version") == "--version"
 
 
-def test_online_keeps_the_flags_of_wrangler_toml(checkout):
-    """workerd downloads its runtime, into the folder that it is told, once."""
+def test_online_keeps_the_flags_of_wrangler_toml(checkout, monkeypatch):
+    monkeypatch.setattr(online, "prepare", lambda *_rest: None)
     runtime = mode.prepare(checkout, Source.ONLINE)
 
     assert runtime.arguments == ()
@@ -117,20 +116,3 @@ def test_wrangler_toml_carries_no_development_flag(checkout):
     assert not set(DEVELOPMENT_FLAGS) & set(mode._flags(checkout, Source.ONLINE))
     config = tomllib.loads(checkout.wrangler_toml.read_text())
     assert all("compatibility_flags" not in environment for environment in config["env"].values())
-
-
-def test_pywrangler_is_given_the_versions_of_uv_lock(checkout, tmp_path, monkeypatch):
-    """pywrangler resolves by itself, but keeps the pins of the lock file that it finds."""
-    calls = []
-    monkeypatch.setattr(online, "run_tool", lambda command, **_options: calls.append(command))
-    copy = Checkout(tmp_path)
-    for name in ("pyproject.toml", "uv.lock", "README.md"):
-        (tmp_path / name).write_bytes((checkout.root / name).read_bytes())
-    (tmp_path / "python_modules").mkdir()
-
-    online.sync(copy, lambda _text: None)
-    online.sync(copy, lambda _text: None)
-
-    assert [str(call[0]).rpartition("/")[2] for call in calls] == ["pywrangler"]
-    written = {one["name"]: one["version"] for one in tomllib.loads((tmp_path / "pylock.toml").read_text())["packages"]}
-    assert written == {pin.name: pin.version for pin in vendor.locked(checkout)}

@@ -1,4 +1,4 @@
-"""The set-up chooses between two ways of getting the Worker's packages, and the second catches the first."""
+"""The set-up: packages in one way, then the runtime, then the snapshot of it."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from kontract.cli.toolchain import node, setup, vendor
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.pyodide_bundle import mode, online
-from kontract.cli.toolchain.pyodide_bundle.mode import Runtime, Source
+from kontract.cli.toolchain.pyodide_bundle.mode import Source
 
 
 @pytest.fixture
@@ -15,47 +15,53 @@ def done(monkeypatch):
     steps = []
     monkeypatch.delenv("KONTRACT_PYODIDE", raising=False)
     monkeypatch.setattr(node, "install", lambda *_rest: steps.append("npm"))
-    monkeypatch.setattr(vendor, "install", lambda *_rest: steps.append("packages from PyPI"))
-    monkeypatch.setattr(online, "sync", lambda *_rest: steps.append("pywrangler"))
+    monkeypatch.setattr(vendor, "install", lambda *_rest: steps.append("packages"))
     monkeypatch.setattr(mode, "reachable", lambda _hosts: steps.append("probe") or True)
-    monkeypatch.setattr(mode, "prepare", lambda _checkout, source, _tell: Runtime(source))
+    monkeypatch.setattr(mode, "subject", lambda *_rest: None)
+    monkeypatch.setattr(mode, "_flags", lambda *_rest: [])
+    monkeypatch.setattr(mode, "_wrapper", lambda *_rest: "workerd")
+    monkeypatch.setattr(mode, "assemble", lambda *_rest: steps.append("assembled"))
+    monkeypatch.setattr(online, "prepare", lambda *_rest: steps.append("published"))
     monkeypatch.setattr(mode, "take_snapshot", lambda *_rest: steps.append("snapshot"))
     return steps
 
 
 def fails(*_rest):
-    raise Problem("pywrangler could not vendor the packages.", "Look.")
+    raise online.UnusableError("the host answers 404.")
 
 
-def test_with_a_network_it_goes_cloudflares_way(done, tmp_path):
+def test_with_a_network_the_runtime_is_the_published_one(done, tmp_path):
     assert setup.prepare(Checkout(tmp_path)).source is Source.ONLINE
-    assert done == ["npm", "probe", "pywrangler", "snapshot"]
+    assert done == ["npm", "packages", "probe", "published", "snapshot"]
 
 
-def test_without_one_the_packages_come_from_pypi(done, tmp_path, monkeypatch):
+def test_without_one_it_is_assembled_and_the_packages_are_the_same(done, tmp_path, monkeypatch):
     monkeypatch.setattr(mode, "reachable", lambda _hosts: False)
 
     assert setup.prepare(Checkout(tmp_path)).source is Source.OFFLINE
-    assert done == ["npm", "packages from PyPI", "snapshot"]
+    assert done == ["npm", "packages", "assembled", "snapshot"]
 
 
 def test_who_only_uploads_needs_no_snapshot(done, tmp_path):
     setup.prepare(Checkout(tmp_path), run=False)
-    assert done == ["npm", "probe", "pywrangler"]
+    assert done == ["npm", "packages", "probe", "published"]
 
 
-def test_a_network_that_fails_half_way_is_told_and_remembered(done, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(online, "sync", fails)
+def test_a_published_runtime_that_does_not_work_is_one_line_and_remembered(done, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(online, "prepare", fails)
 
     assert setup.prepare(Checkout(tmp_path)).source is Source.OFFLINE
-    assert "Falling back to packages from PyPI" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot be used (the host answers 404.): going on with one that is assembled" in line
     assert setup.prepare(Checkout(tmp_path)).source is Source.OFFLINE
-    assert done == ["npm", "probe", "packages from PyPI", "snapshot", "npm", "packages from PyPI", "snapshot"]
+    again = ["npm", "packages", "assembled", "snapshot"]
+    assert done == ["npm", "packages", "probe", "assembled", "snapshot", *again]
 
 
-def test_who_insists_on_the_network_is_told_why_it_fails(done, tmp_path, monkeypatch):
-    monkeypatch.setattr(online, "sync", fails)
+def test_who_insists_on_it_is_told_why_it_does_not_work(done, tmp_path, monkeypatch):
+    monkeypatch.setattr(online, "prepare", fails)
     monkeypatch.setenv("KONTRACT_PYODIDE", "online")
 
-    with pytest.raises(Problem, match="pywrangler could not"):
+    with pytest.raises(Problem, match="cannot be used: the host answers 404") as caught:
         setup.prepare(Checkout(tmp_path))
+    assert "unset it" in caught.value.fix

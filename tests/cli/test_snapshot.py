@@ -10,7 +10,7 @@ import pytest
 
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.problem import Problem
-from kontract.cli.toolchain.pyodide_bundle import mode, snapshot
+from kontract.cli.toolchain.pyodide_bundle import mode, online, snapshot
 from kontract.cli.toolchain.pyodide_bundle.mode import Source
 from support.scratch import product_checkout
 
@@ -46,6 +46,7 @@ def calls(copy, tmp_path, monkeypatch):
     workerd.chmod(0o755)
     monkeypatch.setattr(mode, "_workerd", lambda _checkout: workerd)
     monkeypatch.setattr(mode, "assemble", lambda _package, _folder: None)
+    monkeypatch.setattr(online, "prepare", lambda _subject, _tell: None)
 
     def read() -> list[str]:
         lines = told.read_text().splitlines() if told.is_file() else []

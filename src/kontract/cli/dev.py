@@ -89,7 +89,7 @@ def _run(checkout: Checkout, port: int, stack: ExitStack, lock: int) -> int:
     server.on_line = _show
     front.open = True
     greet(port)
-    if mode.wants_snapshot(checkout, runtime.source):
+    if mode.wants_snapshot(checkout, server.runtime.source):
         _set_up_beside(checkout, stack, reaper)
     try:
         return _watch(checkout, server, front, cluster, schema)

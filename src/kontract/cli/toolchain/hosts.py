@@ -6,13 +6,10 @@ server for that page's, and lets it read all answers. What gives it away is the 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 
 from kontract.cli.toolchain.problem import Problem
-
-VARIABLE = "KONTRACT_HOSTS"
 
 ALWAYS = ("localhost", "*.localhost", "127.0.0.1", "[::1]")
 
@@ -30,14 +27,14 @@ class Hosts:
         self._below = tuple(name[1:] for name in names if name.startswith("*."))
 
     @classmethod
-    def read(cls, environment: Mapping[str, str] = os.environ) -> Hosts:
+    def read(cls, environ: Mapping[str, str]) -> Hosts:
         """What KONTRACT_HOSTS adds: names separated by commas. Raises `Problem`."""
-        more = tuple(environment.get(VARIABLE, "").lower().replace(",", " ").split())
+        more = tuple(environ.get("KONTRACT_HOSTS", "").lower().replace(",", " ").split())
         for name in more:
             if not _NAME.fullmatch(name):
                 raise Problem(
-                    f"{VARIABLE} holds {name!r}, which is not the name of a host.",
-                    f"It takes names without port, separated by commas: {VARIABLE}=my-tunnel.example.com,*.test",
+                    f"KONTRACT_HOSTS holds {name!r}, which is not the name of a host.",
+                    "It takes names without port, separated by commas: KONTRACT_HOSTS=my-tunnel.example.com,*.test",
                 )
         return cls(more)
 
@@ -58,5 +55,5 @@ class Hosts:
         name = found[1][:100].lower()
         return (
             f"this server is for local development and does not answer to the name {name!r}; if it is yours (a tunnel, "
-            f"a container), start with {VARIABLE}={name}"
+            f"a container), start with KONTRACT_HOSTS={name}"
         )

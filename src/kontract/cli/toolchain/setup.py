@@ -7,8 +7,8 @@ import sys
 from kontract.cli.toolchain import node, vendor
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.problem import Problem
-from kontract.cli.toolchain.progress import Say, say, warn
-from kontract.cli.toolchain.pyodide_bundle import mode, online
+from kontract.cli.toolchain.progress import Say, say
+from kontract.cli.toolchain.pyodide_bundle import mode
 
 MINIMUM_PYTHON = (3, 11)
 
@@ -30,20 +30,8 @@ def prepare(checkout: Checkout, tell: Say = say, *, run: bool = True) -> mode.Ru
     check_python()
     with checkout.setting_up(tell):
         node.install(checkout, tell)
-        source = mode.choose(checkout)
-        if source is mode.Source.ONLINE:
-            try:
-                online.sync(checkout, tell)
-            except Problem as problem:
-                # The fallback stands in only where nobody insisted on the network.
-                if mode.forced():
-                    raise
-                warn(f"  {problem.what} Falling back to packages from PyPI.")
-                source = mode.Source.OFFLINE
-                mode.remember(checkout, source)  # and do not wait for the same failure at every start
-        if source is mode.Source.OFFLINE:
-            vendor.install(checkout, tell)
-        runtime = mode.prepare(checkout, source, tell)
+        vendor.install(checkout, tell)
+        runtime = mode.prepare(checkout, mode.choose(checkout), tell)
         if run:
-            mode.take_snapshot(checkout, source, tell)
+            mode.take_snapshot(checkout, runtime.source, tell)
         return runtime

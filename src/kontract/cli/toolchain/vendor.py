@@ -1,7 +1,8 @@
 """Fills python_modules/, the packages that are uploaded with the Worker, from uv.lock.
 
-Cloudflare's own way (`pywrangler sync`) needs Pyodide's index and interpreter; this one needs PyPI alone. Versions and
-hashes come from uv.lock; pip does the download, because it takes the Worker's platform tag as it is and checks hashes.
+Cloudflare's own way (`pywrangler sync`) needs Pyodide's index and interpreter; this one needs PyPI alone, so it is
+the way of every machine. Versions and hashes come from uv.lock; pip does the download, because it takes the Worker's
+platform tag as it is and checks hashes.
 """
 
 from __future__ import annotations
@@ -77,14 +78,13 @@ def locked(checkout: Checkout) -> list[Pin]:
     return pins(tomllib.loads(export(checkout)))
 
 
-def export(checkout: Checkout, to: Path | None = None) -> str:
-    """The Worker's part of uv.lock as a pylock.toml document (PEP 751), written to a file if one is named."""
+def export(checkout: Checkout) -> str:
+    """The Worker's part of uv.lock as a pylock.toml document (PEP 751)."""
     return run_tool(
         [
             uv(),
             *("export", "--quiet", "--locked", "--format", "pylock.toml", "--no-emit-project"),
             *("--no-default-groups", "--group", "worker"),
-            *(("--output-file", to) if to else ()),
         ],
         cwd=checkout.root,
         failed="uv could not read uv.lock.",

@@ -20,6 +20,7 @@ from kontract.cli.toolchain import node
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.processes import free_port, group_members, stop_group, wait_until
+from kontract.cli.toolchain.pyodide_bundle import mode
 from kontract.cli.toolchain.pyodide_bundle.mode import Runtime
 
 READY_SECONDS = 120.0  # 5 to 8 s on a quiet machine; a busy one with cold caches gets its time
@@ -99,7 +100,20 @@ class DevServer:
         ]
 
     def start(self) -> None:
-        """Start and return once GET /health answers 200. `Problem` with the log if it cannot."""
+        """Start and return once GET /health answers 200. `Problem` with the log if it cannot.
+
+        If the published Python runtime is to blame, the assembled one takes its place.
+        """
+        try:
+            self._start()
+        except Problem:
+            instead = mode.instead_of(self.checkout, self.runtime)
+            if instead is None:
+                raise
+            self.runtime = instead
+            self._start()
+
+    def _start(self) -> None:
         mark = len(self._lines)
         self.has_failed = False
         self._process = subprocess.Popen(

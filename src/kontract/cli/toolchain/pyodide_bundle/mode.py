@@ -15,13 +15,12 @@ from typing import Any
 
 from kontract.cli.toolchain.checkout import Checkout, write_atomically
 from kontract.cli.toolchain.problem import Problem
-from kontract.cli.toolchain.progress import Say, say
-from kontract.cli.toolchain.pyodide_bundle import snapshot
+from kontract.cli.toolchain.progress import Say, say, warn
+from kontract.cli.toolchain.pyodide_bundle import online, snapshot
 from kontract.cli.toolchain.pyodide_bundle.assemble import assemble
 from kontract.cli.toolchain.pyodide_bundle.snapshot import Wish
 
-# workerd's bundle, and the index and interpreter that pywrangler needs. All three, or none is of use.
-HOSTS = ("pyodide-capnp-bin.edgeworker.net", "index.pyodide.org", "github.com")
+HOSTS = ("pyodide-capnp-bin.edgeworker.net",)  # where workerd's runtime is published
 _PROBE_SECONDS = 2.5
 _CACHE = "pyodide-source"
 _REMEMBERED_SECONDS = 24 * 3600  # a laptop that was offline this morning need not be tomorrow
@@ -108,13 +107,33 @@ def _answers(host: str, seconds: float) -> bool:
 
 
 def prepare(checkout: Checkout, source: Source, tell: Say = say) -> Runtime:
-    """Make what the source needs and say how to start `wrangler dev` with it."""
+    """Make what the source needs and say how to start `wrangler dev` with it.
+
+    The published runtime is used where it ends in a Worker that answers; else the assembled one stands in, with a line.
+    Raises `Problem` for somebody who insists on the published one.
+    """
     folder = checkout.state / "pyodide"
     folder.mkdir(parents=True, exist_ok=True)
-    if source is Source.OFFLINE:
+    if source is Source.ONLINE:
+        try:
+            online.prepare(subject(checkout, source), tell)
+        except online.UnusableError as error:
+            if forced():
+                raise Problem(
+                    f"The Python runtime that Cloudflare publishes cannot be used: {error}",
+                    "KONTRACT_PYODIDE insists on it: unset it to go on with one that is assembled from npm's pyodide.",
+                ) from error
+            warn(
+                f"  The Python runtime that Cloudflare publishes cannot be used ({error}): going on with one that is "
+                "assembled from npm's pyodide."
+            )
+            source = Source.OFFLINE
+            remember(checkout, source)  # and do not wait for the same failure at every start
+            assemble(checkout.node_modules / "pyodide", folder)
+    elif source is Source.OFFLINE:
         tell(
-            "  Pyodide's downloads are out of reach: workerd's Python runtime is assembled from npm's pyodide "
-            "(KONTRACT_PYODIDE=online insists on the download)."
+            "  workerd's Python runtime is assembled from npm's pyodide: Cloudflare's download cannot be used here "
+            "(KONTRACT_PYODIDE=online insists on it)."
         )
         assemble(checkout.node_modules / "pyodide", folder)
     flags = tuple(_flags(checkout, source))
@@ -123,6 +142,19 @@ def prepare(checkout: Checkout, source: Source, tell: Say = say) -> Runtime:
         ("--compatibility-flags", *flags) if source is Source.OFFLINE else (),
         {"MINIFLARE_WORKERD_PATH": str(_wrapper(checkout, folder))},
     )
+
+
+def instead_of(checkout: Checkout, runtime: Runtime, tell: Say = say) -> Runtime | None:
+    """Return another runtime for one on which the Worker has not started; None when it was not the runtime's fault."""
+    if runtime.source is not Source.ONLINE:
+        return None
+    published = subject(checkout, Source.ONLINE)
+    try:
+        online.try_out(published)
+    except online.UnusableError:
+        online.forget(published)
+        return prepare(checkout, Source.ONLINE, tell)
+    return None
 
 
 def take_snapshot(checkout: Checkout, source: Source, tell: Say = say) -> None:

@@ -123,17 +123,17 @@ def take(subject: Subject, tell: Say) -> None:
             main = _WORKER % {"imports": "\n".join(imports(checkout)), "answer": READY}
             config = write_config(subject, made, modules, main)
             for how in ("--python-save-snapshot", f"--python-load-snapshot={NAME}"):
-                _ask(subject, made, config, how)
+                answers(subject, made, config, how, leaves=NAME)
             os.utime(made / NAME, (started, started))  # what is edited from now on is newer (mode.py compares)
             (made / NAME).replace(snapshot)
-        except _FailedError as error:
+        except NoAnswerError as error:
             tell(f"    No snapshot: {error} Starts and reloads take some seconds longer; nothing else is different.")
             return
     checkout.mark(_STAMP, made_from)
 
 
-class _FailedError(Exception):
-    """There is no snapshot, and why."""
+class NoAnswerError(Exception):
+    """A Worker did not answer, and why."""
 
 
 def sources(checkout: Checkout) -> list[Module]:
@@ -206,8 +206,8 @@ def command(subject: Subject, made: Path, config: Path, how: str, control: int) 
     ]
 
 
-def _ask(subject: Subject, made: Path, config: Path, how: str) -> None:
-    """Run workerd until its Worker has answered; raises _FailedError."""
+def answers(subject: Subject, made: Path, config: Path, how: str, leaves: str = "log") -> None:
+    """Run workerd until its Worker has answered; raises NoAnswerError: not at all, not in time, or no such file."""
     reading, writing = os.pipe()
     log = made / "log"
     try:
@@ -224,18 +224,18 @@ def _ask(subject: Subject, made: Path, config: Path, how: str) -> None:
         try:
             port = next(ports(reading), None)  # none when it has ended
             if port is None or _get(port) != READY:
-                raise _FailedError(_reason(log))
+                raise NoAnswerError(_reason(log))
         finally:
             process.kill()  # it holds nothing that could be lost
             process.wait()
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise _FailedError(_reason(log) if log.is_file() else f"{error}.") from error
+        raise NoAnswerError(_reason(log) if log.is_file() else f"{error}.") from error
     finally:
         for descriptor in (reading, writing):
             if descriptor >= 0:
                 os.close(descriptor)
-    if not (made / NAME).is_file():
-        raise _FailedError(_reason(log))
+    if not (made / leaves).is_file():
+        raise NoAnswerError(_reason(log))
 
 
 def ports(descriptor: int) -> Iterator[int]:
