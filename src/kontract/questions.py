@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from kontract.core import recovery
+from kontract.core import recovery, sqlstates
+from kontract.core.messages import Unready
 from kontract.core.store import SqlStore
-from kontract.ports import Database, Log
+from kontract.ports import Database, DatabaseError, DatabaseUnavailableError, Log
+
+
+def unready(error: DatabaseError | DatabaseUnavailableError) -> Unready:
+    """Return what callers of a coordinator are told that cannot start."""
+    if isinstance(error, DatabaseError):
+        return Unready(sqlstates.to_http_error(error.sqlstate).message)
+    return Unready("the database does not answer")
 
 
 class Questions:

@@ -17,7 +17,7 @@ from kontract.core.coordinator import Coordinator
 from kontract.core.events import End, Page
 from kontract.core.hub import Hub, LogHead
 from kontract.core.idempotency import began_at
-from kontract.core.messages import Answer, Begin, EndSession, Prepare, Request, Unready
+from kontract.core.messages import Answer, Begin, EndSession, Prepare, Request
 from kontract.core.phases import ProtocolError
 from kontract.core.phases import Stage as CoordinatorStage
 from kontract.core.records import Drop, Effects, JournalEntry, Record
@@ -30,7 +30,7 @@ from kontract.ports import (
     DatabaseUnavailableError,
     Log,
 )
-from kontract.questions import Questions
+from kontract.questions import Questions, unready
 from kontract.remover import Remover, SupersededError
 
 STARTS_AGAIN = "the coordinator starts again"
@@ -131,7 +131,7 @@ class CoordinatorShell:
                 await self._start()
             except (DatabaseError, DatabaseUnavailableError) as error:
                 self._log("error", "coordinator_start", owner=self._owner, error=str(error))
-                return Unready("the database does not answer, or its schema is missing (run: kontract migrate)")
+                return unready(error)
         coordinator = self._coordinator
         if coordinator is None:
             raise CoordinatorUnavailableError(STARTS_AGAIN)

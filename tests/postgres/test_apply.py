@@ -304,7 +304,7 @@ async def test_a_connection_that_is_cut_is_not_an_answer(versioned):
 
 async def test_no_error_of_the_driver_gets_through(versioned, monkeypatch):
     """asyncpg raises InternalClientError when the cut arrives between two statements; a resolve must survive that."""
-    await versioned.store.ping()
+    await versioned.store.ready()
 
     async def confused(*args, **more):
         raise asyncpg.InternalClientError("cannot switch to state 11; another operation (2) is in progress")

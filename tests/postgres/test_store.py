@@ -180,9 +180,9 @@ async def test_a_lookup_survives_a_stranger_in_the_catalog(versioned):
     assert (await world.store.lookup("tenant-1", "tasks")).kind.value == "versioned"
 
 
-async def test_ping(world):
+async def test_ready(world):
     """Answers when the database does."""
-    await world.store.ping()
+    await world.store.ready()
     fresh = SqlStore(AsyncpgDatabase(world.url))
-    await fresh.ping()
+    await fresh.ready()
     await fresh.aclose()

@@ -16,7 +16,7 @@ from pg8000.exceptions import InterfaceError
 from pyodide.ffi import JsException
 
 from kontract.cloudflare.wire import Connection, Tls, connect
-from kontract.core import database_url, limits
+from kontract.core import database_url, limits, sqlstates
 from kontract.core.database_url import DatabaseUrl, DatabaseUrlError
 from kontract.core.sql import Statement
 from kontract.ports import DatabaseError, DatabaseUnavailableError
@@ -67,8 +67,7 @@ class HyperdriveDatabase:
                 whole = True
             except PgDatabaseError as error:
                 refused = _database_error(error)
-                # After these the server closes the connection (PostgreSQL documentation, error class 57P).
-                whole = not refused.sqlstate.startswith(("57P", "08", "28", "53"))
+                whole = not sqlstates.ends_connection(refused.sqlstate)
                 raise refused from error
             except _BREAKS as error:
                 raise DatabaseUnavailableError(str(error)) from error

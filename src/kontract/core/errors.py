@@ -152,6 +152,10 @@ class UnavailableError(HttpError):
     code = Code.UNAVAILABLE
 
 
+class ReadOnlyError(UnavailableError):
+    """503: the database accepts no writes now. Nothing of this call was written."""
+
+
 class DeadlineExceededError(HttpError):
     """504: the transaction took longer than it may."""
 

@@ -94,8 +94,9 @@ def lookup(owner: str, name: str) -> Statement:
     return Statement(LOOKUP, (owner, name))
 
 
-PING = Statement("SELECT 1 WHERE now() IS NOT NULL")
-"""Does the database answer?"""
+READY = Statement("SELECT 1 FROM trxs WHERE sid = '' AND now() IS NOT NULL FOR SHARE")
+"""Does the database answer, and take writes? There is no such row, but PostgreSQL lets nobody lock it who could not
+write: it says 25006 on a standby and in a read-only session, 42P01 without the schema, 42501 without the rights."""
 
 
 # --- reading at a snapshot -------------------------------------------------------------------------------------------

@@ -47,9 +47,9 @@ class SqlStore:
         """Start connecting in the background."""
         self._database.warm()
 
-    async def ping(self) -> None:
-        """Ask the database for a sign of life; raises what the database raises."""
-        await self._database.run(sql.PING)
+    async def ready(self) -> None:
+        """Ask whether the database takes writes; raises what the database raises."""
+        await self._database.run(sql.READY)
 
     async def lookup(self, owner: str, name: str) -> TablePointer | None:
         """Find a logical table and what kind of table it is."""

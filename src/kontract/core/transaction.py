@@ -26,6 +26,7 @@ from kontract.core.errors import (
     HttpError,
     PayloadTooLargeError,
     PermissionDeniedError,
+    ReadOnlyError,
     UnauthorizedError,
     UnavailableError,
 )
@@ -60,6 +61,8 @@ from kontract.ports import (
     Clock,
     CoordinatorStub,
     CoordinatorUnavailableError,
+    DatabaseError,
+    DatabaseUnavailableError,
     Mutex,
     SnapshotTooOldError,
     Store,
@@ -450,6 +453,8 @@ class Transaction:
         if isinstance(answer, Replayed):
             raise ReplayedError(answer.txid, answer.result)
         fence = await self._store.resolve(prepared.sid, self.call.owner, prepared.txid)
+        if fence is None and refused is not None and isinstance(refused.answer, ReadOnlyError):
+            fence = await self._fence_that_cannot_be_written(prepared)
         if fence is None:
             message = (
                 "the outcome of this call is not known yet because the database does not answer; it is settled as soon "
@@ -463,6 +468,18 @@ class Transaction:
         if isinstance(answer, Fenced):
             raise refusal(answer)
         raise _never_applied(prepared, refused) from refused
+
+    async def _fence_that_cannot_be_written(self, prepared: Prepared) -> int | None:
+        """Read what there is of this call in a database that takes no writes; None when it cannot be read either.
+
+        It has said itself that it did not apply the transaction, and applies nothing for as long as it is read-only.
+        After that the coordinator writes the fence -T.
+        """
+        try:
+            found = await self._store.committed(self.call.id)
+        except (DatabaseError, DatabaseUnavailableError):
+            return None
+        return -prepared.txid if found is None else found[0]
 
     async def _tell(self, message: Finish) -> Answer | None:
         for trial in range(FINISH_TRIES):

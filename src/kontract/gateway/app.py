@@ -7,9 +7,9 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from kontract.core import headers as header_fields
-from kontract.core import trace
+from kontract.core import sqlstates, trace
 from kontract.core.catalog import Catalog
-from kontract.core.errors import Code, Fault, HttpError, InternalError, NotFoundError, UnavailableError
+from kontract.core.errors import Fault, HttpError, InternalError, NotFoundError, UnavailableError
 from kontract.core.store import SqlStore, TableMissingError
 from kontract.gateway import auth, methods, raystream, rpc, stream
 from kontract.gateway import config as configuration
@@ -32,19 +32,6 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id, traceparent, tracestate"
 EXPOSED_HEADERS = "X-Request-Id, X-Kontract-Txid, Server-Timing, Retry-After, Idempotency-Replayed"
-
-# SQLSTATE, exact code first, then class (PostgreSQL documentation, appendix A).
-SQLSTATES: dict[str, tuple[Code, str]] = {
-    "57014": (Code.DEADLINE_EXCEEDED, "the database took too long"),
-    "42P01": (Code.UNAVAILABLE, "a table of this application is missing; run: kontract migrate"),
-    "42501": (Code.INTERNAL, "the database refused"),
-    "08": (Code.UNAVAILABLE, "the database does not answer"),
-    "28": (Code.UNAVAILABLE, "the database does not let the gateway in"),
-    "53": (Code.UNAVAILABLE, "the database is out of resources"),
-    "57": (Code.UNAVAILABLE, "the database is shutting down or starting"),
-    "58": (Code.UNAVAILABLE, "the database does not work"),
-    "40": (Code.UNAVAILABLE, "the database could not run this now"),
-}
 
 
 class Gateway:
@@ -155,7 +142,7 @@ class Gateway:
     async def _ask_database(self, scope: Scope) -> None:
         store = SqlStore(MeteredDatabase(scope.platform.open_database(), scope.meter, scope.platform.clock))
         try:
-            await store.ping()
+            await store.ready()
         finally:
             scope.platform.spawn(store.aclose())
 
@@ -218,10 +205,9 @@ def to_http_error(error: Exception) -> HttpError:
         case DatabaseUnavailableError():
             return UnavailableError("the database does not answer", headers={"Retry-After": "1"})
         case DatabaseError():
-            code, message = SQLSTATES.get(error.sqlstate) or SQLSTATES.get(error.sqlstate[:2]) or (None, "")
-            if code is None:
-                return _internal()
-            return HttpError(message, code=code)
+            # Values are refused by commits, which say so themselves; elsewhere it is our statement that is wrong.
+            refused = sqlstates.meaning(error.sqlstate).fix is sqlstates.Fix.CALLER
+            return _internal() if refused else sqlstates.to_http_error(error.sqlstate)
         case TableMissingError():
             return UnavailableError("a table of this application cannot be used; run: kontract doctor")
         case _:

@@ -25,6 +25,13 @@ class Tidying:
     due: float = 0.0
 
 
+@dataclass(slots=True)
+class Writes:
+    """Whether the database took writes when it was last asked."""
+
+    refused: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Deployment:
     """What all requests of a process have in common: the application, the configuration, the keys."""
@@ -38,6 +45,7 @@ class Deployment:
     hashing: HashLine = field(default_factory=HashLine)
     tidying: Tidying = field(default_factory=Tidying)
     holdings: Holdings = field(default_factory=Holdings)
+    writes: Writes = field(default_factory=Writes)
 
 
 @dataclass(frozen=True, slots=True)

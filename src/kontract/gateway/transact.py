@@ -7,11 +7,12 @@ from types import TracebackType
 from typing import Self
 
 from kontract.core.attempts import Attempts, Outcome
+from kontract.core.errors import ReadOnlyError
 from kontract.core.perms import ALL
 from kontract.core.rows import RowType
 from kontract.core.storage import Storage
 from kontract.core.store import SqlStore
-from kontract.core.transaction import Call, Transaction
+from kontract.core.transaction import Call, RetryError, Transaction
 from kontract.gateway.meter import MeteredDatabase
 from kontract.gateway.scope import Scope
 from kontract.ports import Clock, Randomness
@@ -49,6 +50,8 @@ class Transactor:
         attempts = Attempts(call, self._platform, self._scope.coordinator(call.owner), self._store, max_attempts)
 
         async def attempt(transaction: Transaction) -> str:
+            if not call.read_only:
+                await self._check_writable(attempts.last_loss)
             if attempts.last_loss is not None and not attempts.last_loss.table:
                 # Not a conflict: perhaps a table has moved or changed its kind, and this attempt must know.
                 self._catalog.forget(call.owner)
@@ -57,6 +60,9 @@ class Transactor:
 
         try:
             outcome = await attempts.run(attempt, name)
+        except ReadOnlyError:
+            self._scope.deployment.writes.refused = True
+            raise
         finally:
             self._meter.attempts = attempts.number
             if attempts.last_loss is not None:
@@ -64,6 +70,17 @@ class Transactor:
                 self._catalog.forget(call.owner)
         self._meter.handler_ms = outcome.handler_ms
         return outcome
+
+    async def _check_writable(self, loss: RetryError | None) -> None:
+        """Ask the database whether it takes writes, where there is a reason to doubt it.
+
+        What was prepared for a read-only database blocks its rows until the database takes writes again: without this,
+        others would wait for it until their time is over, and not be told why. Raises what the database raises.
+        """
+        writes = self._scope.deployment.writes
+        if writes.refused or (loss is not None and not loss.table):
+            await self._store.ready()
+            writes.refused = False
 
     def new_id(self) -> str:
         """Return a UUID version 7 (RFC 9562): time in milliseconds, a counter within this call, random bits."""

@@ -24,7 +24,7 @@ from typing import Any
 import asyncpg
 from msgspec import Struct
 
-from kontract.core import limits
+from kontract.core import limits, sqlstates
 from kontract.core.sql import Statement
 from kontract.ports import DatabaseError, DatabaseUnavailableError
 from kontract.server.connect import connect
@@ -43,8 +43,12 @@ LIFE_SECONDS = 1_800.0
 CACHED_STATEMENTS = 500
 """Prepared statements of one connection. Each table has some ten; what is over is prepared again."""
 
+RENEW_SECONDS = 1.0
+"""All connections are replaced when one of them cannot write, but not more often than this: reads need them, too."""
+
 _LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
 _PROTOCOL_VIOLATION = "08P01"
+_READ_ONLY = "25006"
 _UNKNOWN_STATEMENT = ("26000", "42P05")
 """invalid_sql_statement_name, duplicate_prepared_statement: a pooler has changed the server under a prepared one."""
 
@@ -85,6 +89,10 @@ class AsyncpgDatabase:
                 return await _fetch(self._connection, statement, timeout)
             except DatabaseUnavailableError:
                 self._drop()
+                raise
+            except DatabaseError as error:
+                if sqlstates.ends_connection(error.sqlstate):
+                    self._drop()
                 raise
 
     async def aclose(self) -> None:
@@ -160,6 +168,7 @@ class Pool:
         self._open = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._sweeper: asyncio.Task[None] | None = None
+        self._renewed_at = 0.0  # connections opened before are not used again
         self._closed = False
 
     # --- what can be seen --------------------------------------------------------------------------------------------
@@ -200,6 +209,7 @@ class Pool:
 
     async def run(self, statement: Statement) -> Sequence[Sequence[Any]]:
         """Run one statement on a connection of the pool."""
+        began = time.monotonic()
         while True:
             held = await self._take()
             whole = False
@@ -210,8 +220,10 @@ class Pool:
                     # It has not run. A pooler that looked like PostgreSQL: go on without what it cannot do.
                     self._access = _WITHOUT_SESSIONS
                     continue
-                # The transaction is over, but after these the server closes the connection (classes 57P and 08).
-                whole = not error.sqlstate.startswith(("57P", "08"))
+                whole = not sqlstates.ends_connection(error.sqlstate)
+                if error.sqlstate == _READ_ONLY and held.opened < began:
+                    self._renew()
+                    continue  # it has not run either, and a new connection says how the database is now
                 raise
             else:
                 whole = True
@@ -239,13 +251,24 @@ class Pool:
                 raise DatabaseUnavailableError(message)
             while self._idle:
                 held = self._idle.pop()
-                if not held.connection.is_closed() and held.access is self._access:
+                fit = held.access is self._access and held.opened >= self._renewed_at
+                if fit and not held.connection.is_closed():
                     return held
                 self._open -= 1
                 held.connection.terminate()
             if self._open < self._size:
                 return await self._open_one()
             await self._wait()
+
+    def _renew(self) -> None:
+        """Have none of the connections of before.
+
+        A database that was read-only for a while leaves read-only sessions behind, and one that is a standby now leads
+        to where writing is not possible, although there may be a server that takes writes at the same address.
+        """
+        now = time.monotonic()
+        if now - self._renewed_at > RENEW_SECONDS:
+            self._renewed_at = now
 
     async def _wait(self) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -279,7 +302,7 @@ class Pool:
 
     def _give_back(self, held: _Held) -> None:
         now = time.monotonic()
-        if self._closed or now - held.opened > LIFE_SECONDS:
+        if self._closed or now - held.opened > LIFE_SECONDS or held.opened < self._renewed_at:
             self._lose(held)
             return
         held.idle_since = now

@@ -30,7 +30,7 @@ from kontract.ports import (
     DatabaseUnavailableError,
     Log,
 )
-from kontract.questions import Questions
+from kontract.questions import Questions, unready
 from kontract.remover import Remover, SupersededError
 from kontract.server.coordination.commands import (
     Ask,
@@ -139,7 +139,7 @@ class Replica:
             return await self._through_the_log(request)
         except (DatabaseError, DatabaseUnavailableError) as error:
             self._log_line("error", "coordinator_start", owner=self.owner, error=str(error))
-            return Unready("the database does not answer, or its schema is missing (run: kontract migrate)")
+            return unready(error)
         except StoppedError as stopped:
             return Unready(str(stopped))
         except LogUnavailableError as error:
