@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from kontract.cli.doctor.database import grants
 from kontract.cloudflare.journal import SqliteJournal
-from kontract.core import recovery
+from kontract.core import limits, recovery
 from kontract.core.attempts import Attempts
 from kontract.core.errors import UnavailableError
 from kontract.core.messages import ABSENT, Prepare, Prepared, Write
@@ -320,7 +320,7 @@ async def test_a_journal_that_the_release_before_has_written_to_is_not_believed(
     bench.journal = journal
     bench.restart()
     await bench.push("z")
-    assert journal.load().order[bench.ptr] == 64
+    assert journal.load().order[bench.ptr] == limits.ORDER_BLOCK
     disk.execute("UPDATE head SET last_txid = last_txid + 1024")  # what the release before does with its first commit
     assert journal.load().order is None
     await bench.sql.execute(f"SELECT setval(pg_get_serial_sequence('{bench.ptr}', '_order'), 100)")
@@ -328,7 +328,7 @@ async def test_a_journal_that_the_release_before_has_written_to_is_not_believed(
     bench.restart()
     await bench.push("x")
     assert await bench.order() == ["z", "y", "x"]
-    assert journal.load().order[bench.ptr] == 101 + 64
+    assert journal.load().order[bench.ptr] == 101 + limits.ORDER_BLOCK
 
 
 async def test_a_journal_of_the_release_before_is_gone_on_with(bench):
