@@ -18,7 +18,8 @@ const authorization = () => (token === "" ? {} : { Authorization: `Bearer ${toke
 
 /** A JSON Schema as somebody would write the type. */
 export function typeOf(schema) {
-  if (schema === true || schema === undefined) return "any";
+  if (schema === false) return "nothing";
+  if (typeof schema !== "object" || schema === null) return "any";
   if (schema.$ref) return schema.$ref.split("/").at(-1);
   if (schema.allOf?.length === 1) return typeOf(schema.allOf[0]);
   if (schema.const !== undefined) return JSON.stringify(schema.const);
@@ -26,11 +27,18 @@ export function typeOf(schema) {
   const choice = schema.anyOf ?? schema.oneOf;
   if (choice) return [...new Set(choice.map(typeOf))].join(" | ");
   if (schema.prefixItems) return `[${schema.prefixItems.map(typeOf).join(", ")}]`;
-  if (schema.type === "array") return schema.items ? `${wrapped(typeOf(schema.items))}[]` : "any[]";
+  if (schema.type === "array") return `${wrapped(typeOf(schema.items))}[]`;
+  if (schema.type === "object" && schema.properties) return fieldsOf(schema);
   const others = schema.type === "object" && schema.additionalProperties;
   if (others) return `{ name: ${typeOf(others)} }`;
   const kind = Array.isArray(schema.type) ? schema.type.join(" | ") : schema.type ?? "any";
   return schema.format ? `${kind} (${schema.format})` : kind;
+}
+
+function fieldsOf({ properties, required = [] }) {
+  const fields = Object.entries(properties).map(([name, kind]) =>
+    `${name}${required.includes(name) ? "" : "?"}: ${typeOf(kind)}`);
+  return fields.length > 0 ? `{ ${fields.join(", ")} }` : "{}";
 }
 
 const wrapped = (text) => (text.includes(" | ") ? `(${text})` : text);
@@ -44,16 +52,18 @@ const LIMITS = {
 function limitsOf(schema) {
   const parts = Object.entries(LIMITS).filter(([key]) => key in schema).map(([key, text]) => `${text} ${schema[key]}`);
   if ("default" in schema) parts.push(`default ${JSON.stringify(schema.default)}`);
+  if (schema.description) parts.push(schema.description);
   return parts.join(", ");
 }
 
 function exampleOf(schema) {
   if ("default" in schema) return schema.default;
-  const kind = (schema.anyOf ?? schema.oneOf)?.[0] ?? schema.allOf?.[0] ?? schema;
+  const kind = (schema.anyOf ?? schema.oneOf ?? schema.allOf)?.[0] ?? schema;
+  if (kind.anyOf ?? kind.oneOf ?? kind.allOf) return exampleOf(kind);
   if (kind.const !== undefined) return kind.const;
   if (kind.enum) return kind.enum[0];
   const empty = { string: "", integer: 0, number: 0, boolean: false, array: [], object: {} };
-  return empty[kind.type] ?? (kind.$ref ? {} : null);
+  return empty[[kind.type].flat()[0]] ?? (kind.$ref ? {} : null);
 }
 
 function table(caption, rows) {
@@ -64,45 +74,63 @@ function table(caption, rows) {
   return make("table", {}, make("caption", {}, caption), make("thead", {}, head), make("tbody", {}, ...body));
 }
 
+/** What a function answers when it succeeds: a type, or that there is none. */
+function answerOf(responses) {
+  const [, success] = Object.entries(responses).find(([status, one]) => status.startsWith("2") && one.content) ?? [];
+  const schema = success?.content["application/json"]?.schema;
+  return schema ? typeOf(schema.properties?.result) : "no body";
+}
+
 function functionOf(name, operation) {
-  const body = operation.requestBody.content["application/json"].schema;
-  const items = body.prefixItems ?? [];
-  const answer = Object.values(operation.responses)[0].content["application/json"].schema.properties.result;
+  const { properties = {}, required = [] } = operation.requestBody.content["application/json"].schema;
   const notes = [`permission ${operation["x-kontract-perm"]}`];
   if (operation["x-kontract-ugroup"]) notes.push(`group ${operation["x-kontract-ugroup"]}`);
   if (operation.security) notes.push("public");
-  const failures = Object.entries(operation.responses).filter(([status]) => status >= "400" && status < "6");
+  const statuses = Object.keys(operation.responses);
+  if (statuses.some((status) => status.startsWith("3"))) notes.push("chooses its status");
+  const failures = Object.entries(operation.responses).filter(([status]) => /^[45]/.test(status));
   const parts = [
-    make("h3", { id: name }, make("code", {}, name)),
     make("p", { className: "summary" }, operation.summary),
     ...(operation.description ? [make("p", { className: "more" }, operation.description)] : []),
     make("p", { className: "notes" }, notes.join(" · ")),
   ];
-  if (items.length > 0) {
-    parts.push(table("Arguments, in this order", items.map((item, at) =>
-      [item.title, typeOf(item), [at < body.minItems ? "" : "optional", limitsOf(item)].filter(Boolean).join(", ")])));
+  if (Object.keys(properties).length > 0) {
+    parts.push(table("Arguments", Object.entries(properties).map(([argument, schema]) =>
+      [argument, typeOf(schema), [required.includes(argument) ? "" : "optional", limitsOf(schema)].filter(Boolean).join(", ")])));
   }
-  parts.push(make("p", {}, "Returns ", make("code", {}, typeOf(answer))));
+  parts.push(make("p", { className: "returns" }, "Returns ", make("code", {}, answerOf(operation.responses))));
   parts.push(make("details", {}, make("summary", {}, "Errors"),
     make("ul", {}, ...failures.map(([status, { description }]) => make("li", {}, `${status} ${description}`)))));
-  parts.push(tryOf(name, items.slice(0, body.minItems)));
-  return make("article", { "aria-labelledby": name, className: "function" }, ...parts);
+  parts.push(tryOf(name, Object.fromEntries(required.map((argument) => [argument, exampleOf(properties[argument])]))));
+  return parts;
 }
 
-function tryOf(name, required) {
+/** An article about one function. What cannot be shown of it must not hide the others. */
+function articleOf(name, operation) {
+  let parts;
+  try {
+    parts = functionOf(name, operation);
+  } catch (error) {
+    parts = [make("p", { className: "notes" }, `This page cannot show all of it (${error.message}):`),
+      make("pre", { tabIndex: 0 }, JSON.stringify(operation, null, 2))];
+  }
+  return make("article", { "aria-labelledby": name, className: "function" },
+    make("h3", { id: name }, make("code", {}, name)), ...parts);
+}
+
+function tryOf(name, example) {
   const id = `try-${name}`;
-  const value = JSON.stringify(required.map(exampleOf));
-  const input = make("textarea", { id, rows: 2, spellcheck: false, value });
+  const input = make("textarea", { id, rows: 2, spellcheck: false, value: JSON.stringify(example) });
   const answer = make("pre", { tabIndex: 0, hidden: true, "aria-label": `Answer of ${name}` });
   const status = make("p", { "aria-live": "polite" });
-  const form = make("form", {}, make("label", { htmlFor: id }, "Arguments as JSON"), input,
+  const form = make("form", {}, make("label", { htmlFor: id }, "Arguments by name, as JSON"), input,
     make("button", {}, `Call ${name}`), status, answer);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     status.textContent = "Calling …";
     try {
       const headers = { "Content-Type": "application/json", ...authorization() };
-      const response = await fetch(`rpc/${name}`, { method: "POST", headers, body: input.value });
+      const response = await fetch(`call/${name}`, { method: "POST", headers, body: input.value });
       const text = await response.text();
       const [timing, commit] = ["Server-Timing", "X-Kontract-Txid"].map((name) => response.headers.get(name));
       const told = [`Status ${response.status}`, timing, commit && `commit ${commit}`];
@@ -139,10 +167,11 @@ function show(document_) {
   const gateway = [];
   for (const [path, methods] of Object.entries(document_.paths)) {
     for (const [method, operation] of Object.entries(methods)) {
-      if (!path.startsWith("/rpc/")) gateway.push([`${method.toUpperCase()} ${path}`, "", operation.summary]);
+      if (path.startsWith("/rpc/")) continue; // the same functions a second time, by position
+      if (!path.startsWith("/call/")) gateway.push([`${method.toUpperCase()} ${path}`, "", operation.summary]);
       else {
         const [group] = operation.tags;
-        groups.set(group, [...(groups.get(group) ?? []), functionOf(path.slice(5), operation)]);
+        groups.set(group, [...(groups.get(group) ?? []), articleOf(path.slice("/call/".length), operation)]);
       }
     }
   }
@@ -158,19 +187,17 @@ function show(document_) {
 
 async function load() {
   const mine = ++asked;
-  try {
-    const response = await fetch("openapi.json", { headers: authorization() });
-    const answer = await response.json();
-    if (mine !== asked) return;
-    if (!response.ok) {
-      byId("state").textContent = `${answer.message}.`;
-      return;
-    }
+  const response = await fetch("openapi.json", { headers: authorization() }).catch(() => null);
+  const answer = await response?.json().catch(() => null);
+  if (mine !== asked) return;
+  if (!answer) {
+    byId("state").textContent = "The server cannot be reached.";
+  } else if (!response.ok) {
+    byId("state").textContent = `${answer.message}.`;
+  } else {
     const count = show(answer);
     const whose = token === "" ? "without a token. With one there may be more" : "with this token";
     byId("state").textContent = `${count} ${count === 1 ? "function" : "functions"} may be called ${whose}.`;
-  } catch {
-    byId("state").textContent = "The server cannot be reached.";
   }
 }
 

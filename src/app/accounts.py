@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from kontract import Context, InvalidRequestError, NotFoundError, backend, perms, primkey, table
+from kontract import Context, InvalidRequestError, NotFoundError, RowId, backend, perms, primkey, table
 
 Amount = Annotated[int, Meta(ge=0, le=10**12)]
 
@@ -18,7 +18,7 @@ class Account(Struct):
 
 
 @backend(egroup="api-v1", perm=perms.RW_)
-async def open_account(ctx: Context, id: str, balance: Amount = 0) -> Account:
+async def open_account(ctx: Context, id: RowId, balance: Amount = 0) -> Account:
     """Open an account."""
     account = Account(id=id, balance=balance)
     await ctx.storage.accounts.insert(id, account)
@@ -26,7 +26,9 @@ async def open_account(ctx: Context, id: str, balance: Amount = 0) -> Account:
 
 
 @backend(egroup="api-v1", perm=perms.RW_)
-async def transfer(ctx: Context, src: str, dst: str, amount: Annotated[int, Meta(ge=1, le=10**12)]) -> dict[str, int]:
+async def transfer(
+    ctx: Context, src: RowId, dst: RowId, amount: Annotated[int, Meta(ge=1, le=10**12)]
+) -> dict[str, int]:
     """Move an amount between two accounts and return their balances."""
     if src == dst:
         raise InvalidRequestError("src and dst must be two accounts")
@@ -39,14 +41,14 @@ async def transfer(ctx: Context, src: str, dst: str, amount: Annotated[int, Meta
 
 
 @backend(egroup="api-v1", perm=perms.R__)
-async def balance(ctx: Context, id: str) -> int:
+async def balance(ctx: Context, id: RowId) -> int:
     """Return the balance of an account."""
     return (await _account(ctx, id)).balance
 
 
 @backend(egroup="api-v1", perm=perms.R__)
 async def list_accounts(
-    ctx: Context, limit: Annotated[int, Meta(ge=1, le=1000)] = 50, after: str | None = None
+    ctx: Context, limit: Annotated[int, Meta(ge=1, le=1000)] = 50, after: RowId | None = None
 ) -> list[Account]:
     """Return accounts in the order of their ids; `after` is the id of the last account of the page before."""
     return [account async for account in ctx.storage.accounts.query(limit=limit, after=after)]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from kontract import Context, NotFoundError, backend, perm, perms, primkey, table
+from kontract import Context, NotFoundError, RowId, backend, perm, perms, primkey, table
 
 Title = Annotated[str, Meta(min_length=1, max_length=200)]
 
@@ -27,7 +27,7 @@ async def create_task(ctx: Context, title: Title) -> Task:
 
 
 @backend(egroup="api-v1", perm=perms.R__)
-async def get_task(ctx: Context, id: str) -> Task:
+async def get_task(ctx: Context, id: RowId) -> Task:
     """Return one task."""
     task = await ctx.storage.tasks.get(id)
     if task is None:
@@ -40,7 +40,7 @@ async def list_tasks(
     ctx: Context,
     done: bool | None = None,
     limit: Annotated[int, Meta(ge=1, le=1000)] = 50,
-    after: str | None = None,
+    after: RowId | None = None,
 ) -> list[Task]:
     """Return tasks, oldest first; `after` is the id of the last task of the page before."""
     wanted = None if done is None else {"done": done}
@@ -48,19 +48,19 @@ async def list_tasks(
 
 
 @backend(egroup="api-v1", perm=perms.RW_)
-async def toggle_task(ctx: Context, id: str) -> Task:
+async def toggle_task(ctx: Context, id: RowId) -> Task:
     """Mark a task as done, or as not done."""
     task = await get_task(ctx, id)
     return await ctx.storage.tasks.update(id, done=not task.done)
 
 
 @backend(egroup="api-v1", perm=perms.RW_)
-async def rename_task(ctx: Context, id: str, title: Title) -> Task:
+async def rename_task(ctx: Context, id: RowId, title: Title) -> Task:
     """Give a task another title."""
     return await ctx.storage.tasks.update(id, title=title)
 
 
 @backend(egroup="api-v1", perm=perms.RW_)
-async def delete_task(ctx: Context, id: str) -> bool:
+async def delete_task(ctx: Context, id: RowId) -> bool:
     """Delete a task; false when there is none."""
     return await ctx.storage.tasks.delete(id)

@@ -1,6 +1,6 @@
 """Kontract: serializable backend functions on Cloudflare Workers or your own servers, over your own PostgreSQL."""
 
-from kontract.core.declare import backend, middleware, perm, primkey, table
+from kontract.core.declare import RowId, backend, middleware, perm, primkey, table
 from kontract.core.errors import (
     ConflictError,
     DeadlineExceededError,
@@ -32,6 +32,7 @@ __all__ = [
     "PayloadTooLargeError",
     "PermissionDeniedError",
     "RateLimitedError",
+    "RowId",
     "UnauthorizedError",
     "UnavailableError",
     "backend",

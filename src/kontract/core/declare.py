@@ -7,9 +7,9 @@ is the work of ``kontract build`` and of :mod:`kontract.core.signatures`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from kontract.core import limits, perms
 
@@ -29,6 +29,10 @@ class _PrimaryKey:
 
 
 primkey = _PrimaryKey()
+
+
+RowId = Annotated[str, Meta(min_length=1, max_length=limits.ROW_ID_BYTES // 4, pattern=r"^[^\x00\x01]")]
+"""The id of a row, as an argument: text that every table takes, whatever its characters."""
 
 
 class FieldPerm(Struct, frozen=True):

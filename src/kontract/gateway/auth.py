@@ -50,6 +50,9 @@ PREFIX = "/auth/"
 
 NAME = re.compile(rf"[a-z0-9][a-z0-9._@+-]{{0,{limits.NAME_LENGTH - 1}}}", re.ASCII)
 
+NAME_SENT = "^[A-Za-z0-9][A-Za-z0-9._@+-]*$"
+"""The same for the OpenAPI document: capital letters are taken for small ones."""
+
 WRONG = "the name or the password is wrong"
 
 

@@ -8,40 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import typing
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 
 from kontract.core import limits
 from kontract.core.errors import Code, HttpError
-from kontract.core.fields import without
-from kontract.core.perms import READ, WRITE, may_write, name_of
-from kontract.gateway import raystream
+from kontract.core.perms import may_write, name_of
+from kontract.gateway import own_paths, rpc
 from kontract.gateway.context import Session
-from kontract.gateway.http import JSON, OCTETS, Response, encode_json
+from kontract.gateway.http import JSON, Response, encode_json
+from kontract.gateway.own_paths import failures
 from kontract.gateway.routes import Endpoint, Registry
+from kontract.gateway.schemas import describe, no_array
 from kontract.gateway.sessions import authorize
-
-PATH = "/openapi.json"
 
 TITLE = "Backend functions"
 VERSION = "1"
 """Of the way in which functions are called. What an application calls its own releases is not known here."""
 
-_REFERENCE = "#/components/schemas/"
-ERROR = "kontract.Error"
-"""The schema of what the gateway answers when a call fails. A struct of the application may be called Error; its schema
-has a dot in its name only between its module and itself."""
-
-_SENT = "Input"
-"""After the name of a schema as callers send it, where that differs from the one that they are shown."""
-
 _ALWAYS = (
     Code.INVALID_REQUEST,
+    Code.UNAUTHORIZED,
     Code.NOT_FOUND,
     Code.PAYLOAD_TOO_LARGE,
+    Code.UNSUPPORTED_MEDIA_TYPE,
     Code.RATE_LIMITED,
     Code.INTERNAL,
     Code.UNAVAILABLE,
@@ -89,40 +80,43 @@ def document(registry: Registry, session: Session | None, *, rows: bool = False)
     arguments = [hint for endpoint in endpoints for _, hint, _ in endpoint.signature.fields]
     tables = {name: found.struct for name in sorted(registry.tables()) if rows and (found := registry.streamed(name))}
     results = [*(endpoint.result.hint for endpoint in endpoints), *tables.values()]
-    shown, sent, components = _schemas(results, arguments)
-    paths: dict[str, Any] = {}
+    shown, sent, components = describe(results, arguments)
+    named: dict[str, Any] = {}
+    positional: dict[str, Any] = {}
     taken = iter(sent)
     for endpoint, result in zip(endpoints, shown, strict=False):
-        schemas = [next(taken) for _ in endpoint.signature.fields]
-        paths[f"/rpc/{endpoint.name}"] = {"post": _operation(endpoint, schemas, result)}
+        fields = _fields(endpoint, [next(taken) for _ in endpoint.signature.fields])
+        required = endpoint.signature.required
+        operation = _operation(endpoint, result)
+        group = endpoint.meta.egroup or endpoint.function.__module__.rpartition(".")[2]
+        by_name = {"operationId": endpoint.name, "tags": [group]}
+        named[f"{rpc.NAMED}{endpoint.name}"] = {
+            "post": by_name | operation | _sent(_object(fields, required), required)
+        }
+        array = _array(fields, required, components)
+        positional[f"{rpc.PREFIX}{endpoint.name}"] = {
+            "post": {"tags": [BY_POSITION]} | operation | _sent(array, required)
+        }
     return ({"x-kontract-rows": dict(zip(tables, shown[len(endpoints) :], strict=True))} if rows else {}) | {
         "openapi": "3.1.0",
         "info": {"title": TITLE, "version": VERSION, "description": _ABOUT},
-        "paths": paths | _own_paths(),
+        "paths": named | positional | own_paths.paths(),
         "components": {
-            "schemas": {**dict(sorted(components.items())), ERROR: _ERROR},
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+            "schemas": {**dict(sorted(components.items())), own_paths.ERROR: own_paths.ERROR_SCHEMA},
+            "securitySchemes": own_paths.SCHEMES,
         },
-        "security": [{"token": []}],
+        "security": [{own_paths.BEARER: []}],
     }
 
 
-_ABOUT = (
-    "Each function is called with POST and the array of its arguments, and is one transaction. A call with an "
-    "Idempotency-Key may be repeated: it is applied once."
-)
+BY_POSITION = "by position"
+"""The tag of calls whose arguments are an array: the same functions a second time."""
 
-_ERROR = {
-    "type": "object",
-    "title": "What a call fails with",
-    "required": ["error", "message", "request_id"],
-    "properties": {
-        "error": {"type": "string", "enum": [code.name for code in Code]},
-        "message": {"type": "string"},
-        "request_id": {"type": "string", "description": "Under which the server's log has the story."},
-        "details": {"type": "object"},
-    },
-}
+_ABOUT = (
+    "Each function is called with POST, at /call with an object of its arguments by their names, or at /rpc with the "
+    "array of them, and is one transaction. A call with an Idempotency-Key may be repeated: it is applied once. Text "
+    "in a body has no NUL character, and half of a surrogate pair is no text."
+)
 
 
 def _callable(registry: Registry, session: Session | None) -> list[Endpoint]:
@@ -143,23 +137,17 @@ def _may_call(endpoint: Endpoint, session: Session | None) -> bool:
 # --- operations ------------------------------------------------------------------------------------------------------
 
 
-def _operation(endpoint: Endpoint, schemas: list[dict[str, Any]], result: dict[str, Any]) -> dict[str, Any]:
-    meta, fields = endpoint.meta, endpoint.signature.fields
+def _operation(endpoint: Endpoint, result: dict[str, Any]) -> dict[str, Any]:
+    """Return what both ways to call a function have in common."""
+    meta = endpoint.meta
     summary, _, description = inspect.cleandoc(endpoint.function.__doc__ or "").partition("\n")
     writes = may_write(meta.perm)
-    codes = [*_ALWAYS, *([Code.CONFLICT] if writes else [])]
-    codes += [] if meta.public else [Code.UNAUTHORIZED]
+    codes = [*_ALWAYS, *([Code.CONFLICT, Code.KEY_REUSED] if writes else [])]
     codes += [Code.PERMISSION_DENIED] if meta.ugroup is not None or not meta.public or writes else []
     operation: dict[str, Any] = {
-        "operationId": endpoint.name,
-        "tags": [meta.egroup or endpoint.function.__module__.rpartition(".")[2]],
         "summary": summary or endpoint.name,
         "parameters": [_idempotency(public=meta.public)] if writes else [],
-        "requestBody": {
-            "required": endpoint.signature.required > 0,
-            "content": {JSON: {"schema": _body(fields, schemas, endpoint.signature.required)}},
-        },
-        "responses": _success(endpoint, result, writes=writes) | _failures(codes),
+        "responses": _success(endpoint, result, writes=writes) | failures(codes),
         "x-kontract-perm": name_of(meta.perm),
     }
     if description.strip():
@@ -167,8 +155,12 @@ def _operation(endpoint: Endpoint, schemas: list[dict[str, Any]], result: dict[s
     if meta.ugroup is not None:
         operation["x-kontract-ugroup"] = meta.ugroup
     if meta.public:
-        operation["security"] = [{}, {"token": []}]
+        operation["security"] = [{}, {own_paths.BEARER: []}]
     return operation
+
+
+def _sent(schema: dict[str, Any], required: int) -> dict[str, Any]:
+    return {"requestBody": {"required": required > 0, "content": {JSON: {"schema": schema}}}}
 
 
 def _idempotency(*, public: bool) -> dict[str, Any]:
@@ -185,21 +177,38 @@ def _idempotency(*, public: bool) -> dict[str, Any]:
     }
 
 
-def _body(fields: Iterable[tuple[str, Any, Any]], schemas: list[dict[str, Any]], required: int) -> dict[str, Any]:
-    items = []
-    for (name, _, default), schema in zip(fields, schemas, strict=True):
-        item = {"title": name, **({"allOf": [schema]} if "$ref" in schema else schema)}
+def _fields(endpoint: Endpoint, schemas: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the arguments by their names, each with its default."""
+    fields: dict[str, dict[str, Any]] = {}
+    for (name, _, default), schema in zip(endpoint.signature.fields, schemas, strict=True):
+        field = fields[name] = {"allOf": [schema]} if "$ref" in schema else dict(schema)
         if default is not inspect.Parameter.empty:
             try:
-                item["default"] = msgspec.to_builtins(default)
+                field["default"] = msgspec.to_builtins(default)
             except (TypeError, ValueError):
-                item["description"] = "Optional."
-        items.append(item)
-    body: dict[str, Any] = {"type": "array", "minItems": required, "maxItems": len(items)}
-    if items:
-        body |= {"prefixItems": items, "items": False}
-        body["description"] = "The arguments in their order. One that is no array may stand by itself."
-    return body
+                field["description"] = "Optional."
+    return fields
+
+
+def _object(fields: dict[str, dict[str, Any]], required: int) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": list(fields)[:required],
+        "properties": fields,
+        "additionalProperties": False,
+    }
+
+
+def _array(fields: dict[str, dict[str, Any]], required: int, components: dict[str, Any]) -> dict[str, Any]:
+    # Without titles: generators would name classes after them, two alike where two functions name an argument alike.
+    items = list(fields.values())
+    array: dict[str, Any] = {"type": "array", "minItems": required, "maxItems": len(items)}
+    array |= {"prefixItems": items} if items else {"items": dict[str, Any]()}
+    words = f"In this order: {', '.join(fields)}." if items else "There are no arguments."
+    single = no_array(items[0], components) if items and required < 2 else None
+    if single is None:
+        return array | {"description": words}
+    return {"anyOf": [array, single], "description": f"{words} The first may stand by itself, if it is no array."}
 
 
 def _success(endpoint: Endpoint, result: dict[str, Any], *, writes: bool) -> dict[str, Any]:
@@ -214,227 +223,8 @@ def _success(endpoint: Endpoint, result: dict[str, Any], *, writes: bool) -> dic
     if endpoint.result.chooses_status:
         # The function chooses the status itself.
         return {
-            "2XX": {"description": "What it answers; 204 without a body.", "headers": headers, "content": content},
+            "2XX": {"description": "What it answers.", "headers": headers, "content": content},
+            "204": {"description": "The same, without a body.", "headers": headers},
             "3XX": {"description": "The answer is elsewhere.", "headers": headers},
         }
     return {"200": {"description": "The result.", "headers": headers, "content": content}}
-
-
-def _failures(codes: Iterable[Code]) -> dict[str, Any]:
-    named: dict[int, list[str]] = {}
-    for code in codes:
-        named.setdefault(code.status, []).append(code.name)
-    for code in Code:
-        if code.status in named and code.name not in named[code.status]:
-            named[code.status].append(code.name)
-    reference = {JSON: {"schema": {"$ref": f"{_REFERENCE}{ERROR}"}}}
-    return {
-        str(status): {"description": ", ".join(names), "content": reference} for status, names in sorted(named.items())
-    }
-
-
-# --- types -----------------------------------------------------------------------------------------------------------
-
-
-def _schemas(shown: list[Any], sent: list[Any]) -> tuple[list[Any], list[Any], dict[str, Any]]:
-    """Return the schemas of results, those of arguments, and the components that both refer to.
-
-    A component as callers send it lacks the fields that they may not write; as they are shown it, those that they may
-    not read. Where the two differ, the first one is called ``...Input``, and so is everything that refers to it.
-    """
-    hints = [hint if _is_described(hint) else Any for hint in (*shown, *sent)]
-    # All in one: structs of the same name, from different modules, must not be taken for one another.
-    schemas, components = msgspec.json.schema_components(hints, ref_template=_REFERENCE + "{name}")
-    names = _names(hints)
-    readable, writable = (_without(components, names, bit) for bit in (READ, WRITE))
-    differing = {name for name in components if readable[name] != writable[name]}
-    while more := {n for n in components if n not in differing and _refers(components[n], differing)}:
-        differing |= more
-    asked = _reached(schemas[len(shown) :], writable)
-    inputs = {f"{name}{_SENT}": _renamed(writable[name], differing) for name in differing & asked}
-    results = _reached(schemas[: len(shown)], readable) | (asked - differing)
-    return (
-        list(schemas[: len(shown)]),
-        [_renamed(schema, differing) for schema in schemas[len(shown) :]],
-        {name: readable[name] for name in results} | inputs,
-    )
-
-
-def _names(hints: list[Any]) -> dict[str, type]:
-    """Return the classes by the names of their components: of two that are called alike, msgspec says the module."""
-    kinds = list(_structs(hints))
-    references = msgspec.json.schema_components([*hints, *kinds], ref_template="{name}")[0][len(hints) :]
-    return {
-        reference["$ref"]: typing.get_origin(kind) or kind
-        for kind, reference in zip(kinds, references, strict=True)
-        if "$ref" in reference
-    }
-
-
-def _without(components: dict[str, Any], names: dict[str, type], bit: int) -> dict[str, Any]:
-    """Return the components without the fields whose permission lacks ``bit``."""
-    made = dict(components)
-    for name, struct in names.items():
-        hidden = without(struct, bit)
-        component = made[name]
-        if "properties" not in component:
-            if bit == READ and hidden:
-                made[name] = component | {"prefixItems": _nulled(component["prefixItems"], struct, hidden)}
-            continue
-        properties = {field: kind for field, kind in component["properties"].items() if field not in hidden}
-        required = [field for field in component.get("required", []) if field not in hidden]
-        if bit == READ and issubclass(struct, msgspec.Struct) and not struct.__struct_config__.omit_defaults:
-            # What is shown is whole, whatever may be left out when it is sent.
-            maybe = {field.encode_name for field in msgspec.structs.fields(struct) if field.default is msgspec.UNSET}
-            required = [field for field in properties if field not in maybe]
-        made[name] = component | {"properties": properties, "required": required}
-    return made
-
-
-def _nulled(items: list[Any], struct: type, hidden: frozenset[str]) -> list[Any]:
-    """Return the items of a struct that is an array; what is hidden in it is null."""
-    names = [field.encode_name for field in msgspec.structs.fields(struct)]
-    names = [""] * (len(items) - len(names)) + names  # a tag comes first
-    return [{"type": "null"} if name in hidden else item for name, item in zip(names, items, strict=True)]
-
-
-def _references(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if key == "$ref":
-                yield item.removeprefix(_REFERENCE)
-            else:
-                yield from _references(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _references(item)
-
-
-def _refers(value: Any, names: set[str]) -> bool:
-    return any(name in names for name in _references(value))
-
-
-def _reached(schemas: Iterable[Any], components: dict[str, Any]) -> set[str]:
-    """Return the names of all components that the schemas refer to, also by others."""
-    found: set[str] = set()
-    waiting = [name for schema in schemas for name in _references(schema)]
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting += _references(components[name])
-    return found
-
-
-def _renamed(value: Any, names: set[str]) -> Any:
-    """Return the value with references to ``names`` as callers send them."""
-    if isinstance(value, dict):
-        return {
-            key: f"{item}{_SENT}" if key == "$ref" and item.removeprefix(_REFERENCE) in names else _renamed(item, names)
-            for key, item in value.items()
-        }
-    return [_renamed(item, names) for item in value] if isinstance(value, list) else value
-
-
-def _is_described(hint: Any) -> bool:
-    """Whether msgspec can tell the schema of a type: results may be of types that it can only write."""
-    try:
-        msgspec.json.schema(hint)
-    except (TypeError, NotImplementedError):
-        return False
-    return True
-
-
-def _structs(hints: Iterable[Any]) -> Iterator[Any]:
-    """Every struct and dataclass within the types, once; of a generic one, as it is used."""
-    seen: set[int] = set()
-    waiting: list[Any] = list(msgspec.inspect.multi_type_info(hints))
-    while waiting:
-        kind = waiting.pop()
-        if id(kind) in seen:
-            continue
-        seen.add(id(kind))
-        if isinstance(kind, (msgspec.inspect.StructType, msgspec.inspect.DataclassType)):
-            yield kind.cls
-        for name in getattr(kind, "__struct_fields__", ()):
-            part = getattr(kind, name)
-            parts = part if isinstance(part, tuple) else (part,)
-            waiting += [getattr(one, "type", one) for one in parts if isinstance(one, msgspec.Struct)]
-
-
-# --- the gateway's own paths -----------------------------------------------------------------------------------------
-
-
-def _own_paths() -> dict[str, Any]:
-    credentials = _object(name={"type": "string"}, password={"type": "string", "format": "password"})
-    tokens = _object(
-        token={"type": "string"},
-        expires_in={"type": "integer", "description": "Seconds."},
-        refresh_token={"type": "string"},
-        owner={"type": "string"},
-        user={"type": "string"},
-    )
-    refused = (Code.INVALID_REQUEST, Code.UNAUTHORIZED, Code.RATE_LIMITED, Code.UNAVAILABLE)
-    return {
-        "/auth/anonymous": _own("post", "Sign up without an account", 201, tokens, refused, public=True),
-        "/auth/register": _own("post", "Sign up with an account", 201, tokens, refused, credentials, public=True),
-        "/auth/login": _own("post", "Get a token for an account", 200, tokens, refused, credentials, public=True),
-        "/auth/link": _own("post", "Give an anonymous user an account", 200, tokens, refused, credentials),
-        "/auth/refresh": _own(
-            "post", "Get the next token", 200, tokens, refused, _object(refresh_token={"type": "string"}), public=True
-        ),
-        "/auth/logout": _own("post", "End the session", 204, None, refused),
-        "/auth/me": _own("get", "Who the token stands for", 200, {"type": "object"}, refused),
-        "/stream": _own("get", "Changes of tables, as server-sent events or through a WebSocket", 200, None, refused),
-        "/stream/ticket": _own(
-            "post", "A ticket for EventSource, which cannot send a token", 200, {"type": "object"}, refused
-        ),
-        raystream.WELL_KNOWN: _own("get", "Raystream's keys and paths", 200, {"type": "object"}, (), public=True),
-        raystream.HANDSHAKE: _sealed("Begin with raystream, the encrypted way to call", limits.RAYSTREAM_HELLO_BYTES),
-        raystream.RPC: _sealed("Call a function through raystream", limits.RAYSTREAM_REQUEST_BYTES),
-        PATH: _own("get", "This document", 200, {"type": "object"}, (Code.UNAUTHORIZED,)),
-        "/health": _own("get", "Whether the gateway answers", 200, {"type": "object"}, (), public=True),
-        "/ready": _own("get", "Whether its database does, too", 200, {"type": "object"}, refused[3:], public=True),
-    }
-
-
-def _own(
-    method: str,
-    summary: str,
-    status: int,
-    answer: dict[str, Any] | None,
-    codes: Iterable[Code],
-    body: dict[str, Any] | None = None,
-    *,
-    public: bool = False,
-) -> dict[str, Any]:
-    success: dict[str, Any] = {"description": "Done."}
-    if answer is not None:
-        success["content"] = {JSON: {"schema": answer}}
-    operation: dict[str, Any] = {
-        "tags": ["gateway"],
-        "summary": summary,
-        "responses": {str(status): success} | _failures(codes),
-    }
-    if body is not None:
-        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": body}}}
-    if public:
-        operation["security"] = [{}]
-    return {method: operation}
-
-
-def _sealed(summary: str, most: int) -> dict[str, Any]:
-    """A path whose messages are bytes that raystream has sealed; the token, if there is one, is inside."""
-    message = {OCTETS: {"schema": _BYTES | {"maxLength": most}}}
-    codes = (Code.UNAUTHORIZED, Code.PAYLOAD_TOO_LARGE, Code.UNAVAILABLE)
-    made = _own("post", summary, 200, None, codes, public=True)
-    made["post"]["requestBody"] = {"required": True, "content": message}
-    made["post"]["responses"]["200"] = {"description": "Sealed, too.", "content": {OCTETS: {"schema": _BYTES}}}
-    return made
-
-
-_BYTES = {"type": "string", "format": "binary"}
-
-
-def _object(**properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "required": list(properties), "properties": properties}

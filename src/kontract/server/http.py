@@ -13,7 +13,7 @@ from typing import Any
 from granian.rsgi import ProtocolClosed, ProtocolError  # type: ignore[attr-defined]  # granian says so to nobody
 
 from kontract.core import limits
-from kontract.core.errors import InvalidRequestError, UnavailableError
+from kontract.core.errors import HttpError, InvalidRequestError, UnavailableError
 from kontract.core.messages import Answer, Prepare
 from kontract.core.messages import Request as CoordinatorRequest
 from kontract.gateway.app import Gateway
@@ -286,6 +286,10 @@ class Http:
     async def _handle(
         self, scope: Any, method: str, path: str, headers: Mapping[str, str], exchange: Exchange, body: Any
     ) -> Response:
+        for name in scope.headers.keys():  # noqa: SIM118 - no dict: it has names without values
+            if name in _NEVER_LOST and name not in headers:
+                error: HttpError = InvalidRequestError(f"the header {name} has a byte that is not ASCII")
+                return error_response(error, self._platform.random.token(12).hex())
         if self.draining and path == "/ready":
             error = UnavailableError("this server is shutting down", headers=_RETRY_LATER)
             return error_response(error, self._platform.random.token(12).hex())
@@ -400,6 +404,16 @@ class _Body:
 
 async def _no_body(_at_most: int) -> bytes:
     return b""
+
+
+_NEVER_LOST = frozenset(
+    {"authorization", "content-encoding", "idempotency-key", "last-event-id", "x-forwarded-for", "x-kontract-arguments"}
+)
+"""Headers that change what a request means.
+
+granian leaves out a value with a byte above 0x7f, without a word, and keeps its name. Of other headers (a User-Agent,
+somebody's cookies) nothing is lost by that.
+"""
 
 
 def _headers(items: list[tuple[str, str]]) -> dict[str, str]:

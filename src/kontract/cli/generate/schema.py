@@ -28,23 +28,20 @@ class Function(NamedTuple):
 def functions(document: dict[str, Any]) -> Iterator[Function]:
     """Every backend function, in order of name."""
     for path, methods in document["paths"].items():
-        if not path.startswith("/rpc/"):
+        if not path.startswith("/call/"):
             continue
         post = methods["post"]
         body = post["requestBody"]["content"]["application/json"]["schema"]
-        arguments = [
-            Argument(item["title"], {key: item[key] for key in item if key != "title"}, at < body["minItems"])
-            for at, item in enumerate(body.get("prefixItems", []))
-        ]
+        arguments = [Argument(name, field, name in body["required"]) for name, field in body["properties"].items()]
         answer = next(iter(post["responses"].values()))["content"]["application/json"]["schema"]
         words = "\n\n".join(filter(None, [post["summary"], post.get("description", "")]))
-        name = path.removeprefix("/rpc/")
+        name = path.removeprefix("/call/")
         yield Function(name, "" if words == name else words, arguments, answer["properties"]["result"])
 
 
 def components(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every schema of the application, by an identifier."""
-    from kontract.gateway.openapi import ERROR
+    from kontract.gateway.own_paths import ERROR
 
     for name, schema in document["components"]["schemas"].items():
         if name != ERROR:
