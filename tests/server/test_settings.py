@@ -129,12 +129,7 @@ def ends_with(server) -> str:
 
 
 def test_a_start_that_cannot_succeed_says_why(checkout, postgres, reaper, tmp_path):
-    """Exit code 2 and one sentence on standard error: no routes, no database, no tables, the port taken."""
-    nowhere = "postgresql://u:p4ss@127.0.0.1:1/d"
-    server = new_server(checkout, nowhere, tmp_path / "a", reaper)
-    text = ends_with(server)
-    assert "the database cannot be reached" in text
-    assert "p4ss" not in text
+    """Exit code 2 and one sentence on standard error: no tables, no such database, no URL, the port taken."""
     server = new_server(checkout, postgres.create_database(empty=True), tmp_path / "b", reaper)
     assert "run: kontract migrate" in ends_with(server)
     server.database_url = postgres.server_url.replace("/postgres", "/none-such")

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 from granian.constants import HTTPModes, Interfaces
 from granian.server.embed import Server as Granian
 
-from kontract.core import logs
+from kontract.core import logs, sqlstates
 from kontract.core.sql import Statement
 from kontract.gateway.app import Gateway
 from kontract.gateway.routes import Registry
@@ -44,6 +45,11 @@ FINISH_SECONDS = 20.0
 
 CLOSE_SECONDS = 5.0
 """How long work after the answers, and closing connections, may take then."""
+
+DATABASE_SECONDS = 60.0
+"""How long a start waits for a database that does not answer, or takes no connections yet."""
+
+DATABASE_PAUSE_SECONDS = 0.5
 
 CONNECTIONS = 65_536
 """Open connections of one process. Each costs some ten kilobytes; the system's limit of open files comes first."""
@@ -152,6 +158,28 @@ def check_port(host: str, port: int, name: str = "PORT") -> None:
             raise SettingsError(message) from None
 
 
+class DatabaseAwayError(SettingsError):
+    """The database does not answer, or does not take connections now: it may in a moment."""
+
+
+async def await_database(pool: Pool, coordination: str, log: LineLog) -> None:
+    """Check the database, and wait for it where that can help: servers and their databases start together."""
+    until = time.monotonic() + DATABASE_SECONDS
+    said = False
+    while True:
+        try:
+            return await check_database(pool, coordination)
+        except DatabaseAwayError as error:
+            if time.monotonic() + DATABASE_PAUSE_SECONDS > until:
+                message = f"{error}. This server has waited {DATABASE_SECONDS:.0f} s for it"
+                raise SettingsError(message) from None
+            if not said:
+                log("warning", "database_awaited", reason=str(error), seconds=DATABASE_SECONDS)
+                log.flush()
+                said = True
+            await asyncio.sleep(DATABASE_PAUSE_SECONDS)
+
+
 async def check_database(pool: Pool, coordination: str) -> None:
     """Raise SettingsError when the database does not let this server in, or has not been migrated."""
     try:
@@ -161,11 +189,14 @@ async def check_database(pool: Pool, coordination: str) -> None:
         )
         there, shared = all(row[0] for row in found[:2]), all(row[0] for row in found[2:])
     except DatabaseError as error:
+        if sqlstates.meaning(error.sqlstate).fix is sqlstates.Fix.RETRY:
+            message = f"the database takes no connections now (SQLSTATE {error.sqlstate}: {error.message})"
+            raise DatabaseAwayError(message) from None
         message = f"the database refuses (SQLSTATE {error.sqlstate}: {error.message}): check DATABASE_URL"
         raise SettingsError(message) from None
     except DatabaseUnavailableError as error:
         message = f"the database cannot be reached ({error}): check DATABASE_URL, and that PostgreSQL runs there"
-        raise SettingsError(message) from None
+        raise DatabaseAwayError(message) from None
     if not there:
         message = "the tables storage and trxs are missing from the database: run: kontract migrate"
         raise SettingsError(message)
@@ -201,7 +232,7 @@ class ServerProcess:
         log = LineLog(settings.log_level)
         pool = Pool(settings.database_url, settings.pool, settings.prepared)
         try:
-            await check_database(pool, settings.coordination)
+            await await_database(pool, settings.coordination, log)
             platform = open_platform(settings, pool, log)
             await platform.start()
             metrics = Metrics(self._worker, registry.names())
@@ -339,11 +370,11 @@ def run(settings: Settings, ready: Ready | None = None) -> int:
     async def parent() -> int:
         application(development=settings.development)
         pool = Pool(settings.database_url, 1, settings.prepared)
+        log = LineLog(settings.log_level)
         try:
-            await check_database(pool, settings.coordination)
+            await await_database(pool, settings.coordination, log)
         finally:
             await pool.aclose()
-        log = LineLog(settings.log_level)
         try:
             workers = Workers(settings, child_command(), log)
             return await workers.run(ready or _nothing, settings.drain_seconds + FINISH_SECONDS + 3 * CLOSE_SECONDS)
