@@ -36,6 +36,7 @@ from kontract.client import (
     Retries,
     UnknownCodeError,
 )
+from kontract.client.transport import Answer
 from kontract.core.errors import Code
 from kontract.gateway.http import Response
 from support.loopback import Fault
@@ -130,6 +131,19 @@ async def test_arguments_are_what_msgspec_can_encode():
     api, script, _ = scripted(ok())
     await api.f(Balance("a", 1), date(2027, 1, 15), None, [1.5])
     assert script.sent[0][2] == b'[{"id":"a","balance":1},"2027-01-15",null,[1.5]]'
+
+
+async def test_numbers_keep_their_digits_both_ways():
+    """Where no type was declared a float remembers them; NaN would be null without a word."""
+    long = b"1.00000000000000000000000001"
+    api, script, _ = scripted(Answer(200, {}, b'{"result":[' + long + b",9007199254740993,1e400]}"), ok(), ok())
+    result = await api.f()
+    await api.f(*result)
+    assert script.sent[1][2] == b"[" + long + b",9007199254740993,1e400]"
+    for value in (float("nan"), [{"a": float("inf")}]):
+        with pytest.raises(ValueError, match="neither NaN nor infinity"):
+            await api.f(value)
+    await api.f([None, {"a": None}])
 
 
 async def test_arguments_by_name_are_refused_at_once(site):

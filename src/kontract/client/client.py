@@ -17,7 +17,7 @@ from kontract.client.session import Me, OnTokens, Session, Tokens
 from kontract.client.stream import SILENCE_SECONDS, Stream
 from kontract.client.transport import Answer, Transport
 from kontract.client.wire import HttpTransport, Wire
-from kontract.core import limits
+from kontract.core import limits, values
 from kontract.core.idempotency import OF_CLIENT
 from kontract.ports import Clock, Randomness
 from kontract.server.system import SystemClock, SystemRandomness
@@ -178,7 +178,7 @@ class Client:
                 message = f"an idempotency key is 1 to 255 visible ASCII characters, not {idempotency_key!r:.300}"
                 raise ValueError(message)
             headers["idempotency-key"] = idempotency_key
-        body = msgspec.json.encode(args)
+        body = _encode(function, args)
 
         async def send(bearer: Mapping[str, str]) -> Answer:
             return await self._transport.send(function, {**headers, **bearer}, body)
@@ -264,10 +264,21 @@ class Client:
             raise error_of(answer, self._clock.now())
         try:
             result = msgspec.json.decode(answer.body, type=_Result).result if answer.body else Raw(b"null")
-            return msgspec.json.decode(result, type=wanted)
+            return msgspec.json.Decoder(wanted, float_hook=values.number).decode(result)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             message = f"{function}: the result is not what was asked for: {error}"
             raise InvalidAnswerError(message) from error
+
+
+def _encode(function: str, args: tuple[Any, ...]) -> bytes:
+    body = msgspec.json.encode(args, enc_hook=values.hook)
+    if b"null" in body:
+        try:
+            values.check_finite(args)
+        except ValueError as error:
+            message = f"{function}: JSON has neither NaN nor infinity; send None or a string"
+            raise ValueError(message) from error
+    return body
 
 
 class RemoteFunction:

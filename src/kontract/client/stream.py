@@ -13,6 +13,7 @@ from msgspec import Struct
 from kontract.client.errors import ConnectionFailedError, InvalidAnswerError, error_of
 from kontract.client.sse import Parser, ServerSentEvent
 from kontract.client.transport import Answer
+from kontract.core import values
 from kontract.core.errors import HttpError
 from kontract.ports import Clock, Randomness
 
@@ -123,7 +124,7 @@ class _Ready(Struct):
 
 def _decode(text: str, kind: Any) -> Any:
     try:
-        return msgspec.json.decode(text, type=kind)
+        return msgspec.json.Decoder(kind, float_hook=values.number).decode(text)
     except msgspec.DecodeError as error:
         message = f"the stream says something that this client does not understand: {error}"
         raise InvalidAnswerError(message) from error

@@ -10,6 +10,7 @@ Equal values are stored as equal text, so that ``@>`` finds them and an index or
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from datetime import UTC, datetime, time
@@ -81,6 +82,11 @@ def hook(value: Any) -> Any:
         return msgspec.Raw(value.text.encode())
     message = f"Encoding objects of type {type(value).__name__} is unsupported"
     raise TypeError(message)
+
+
+def check_finite(value: Any) -> None:
+    """Raise ValueError for NaN and infinity anywhere in a value, which msgspec would write as null."""
+    json.dumps(msgspec.to_builtins(value, str_keys=True, enc_hook=str), allow_nan=False)
 
 
 decode = msgspec.json.Decoder(float_hook=number).decode

@@ -7,7 +7,6 @@ a 5 for a Decimal becomes "5".
 
 from __future__ import annotations
 
-import json
 import types
 import typing
 from collections.abc import Callable
@@ -100,7 +99,7 @@ class Result:
             return value
         text = encode_json(value)
         if self._may_hold_nan and b"null" in text:
-            _check_finite(value)
+            values.check_finite(value)
         if self._is_any:
             return redact(value)
         try:
@@ -115,12 +114,3 @@ class Result:
         if self._has_defaults:
             typed.completed(found)
         return redact(found) if self._hides else found
-
-
-def _check_finite(value: Any) -> None:
-    """Raise ValueError for NaN and infinity, which msgspec would write as null."""
-    json.dumps(msgspec.to_builtins(value, str_keys=True, enc_hook=_as_text), allow_nan=False)
-
-
-def _as_text(value: Any) -> str:
-    return str(value)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from kontract.core import documents, limits
+from kontract.core import documents, limits, values
 from kontract.core.errors import InvalidRequestError, PayloadTooLargeError, UnavailableError
 from kontract.core.messages import NOTHING
 from kontract.core.shared import (
@@ -66,16 +66,16 @@ class SharedStorage:
             if self._kv is None:
                 raise
             copy = await self._kv.get(self._copy_of(name))
-            return None if copy is None else msgspec.json.decode(copy)
+            return None if copy is None else values.decode(copy)
 
     async def set(self, key: str, value: Any, ttl: float | None = None) -> None:
         """Keep a value, for ``ttl`` seconds if given. None is no value: delete the key instead."""
-        document = msgspec.to_builtins(value)
+        document = msgspec.to_builtins(value, str_keys=True, enc_hook=str)
         if document is None:
             message = "shared: None cannot be kept; use delete"
             raise InvalidRequestError(message)
         documents.check(document, f"shared value {key!r:.100}")
-        text = encode_json(document)
+        text = encode_json(value)
         if len(text) > limits.SHARED_VALUE_BYTES:
             message = f"shared value {key!r:.100} is larger than {limits.SHARED_VALUE_BYTES} bytes"
             raise PayloadTooLargeError(message)
@@ -127,7 +127,7 @@ class SharedStorage:
 
 
 def _decode(answer: SharedValue) -> Any:
-    return None if answer.value is NOTHING else msgspec.json.decode(answer.value)
+    return None if answer.value is NOTHING else values.decode(answer.value)
 
 
 def _milliseconds(ttl: float | None) -> int | None:

@@ -14,7 +14,7 @@ import httpx
 import msgspec
 
 from kontract.client import Answer, Client, Retries
-from kontract.core import logs
+from kontract.core import logs, values
 from kontract.core.errors import HttpError
 from kontract.core.perms import ALL
 from kontract.gateway import rpc
@@ -54,7 +54,9 @@ class Api(Client):
     async def response(self, function: str, /, *args: Any, headers: Mapping[str, str] | None = None) -> httpx.Response:
         """Call a function and return the whole answer: ``status_code``, ``headers``, ``json()``."""
         sent = {"Content-Type": "application/json", **self._bearer(), **(headers or {})}
-        return await self.app.http.post(f"/rpc/{function}", headers=sent, content=msgspec.json.encode(args))
+        return await self.app.http.post(
+            f"/rpc/{function}", headers=sent, content=msgspec.json.encode(args, enc_hook=values.hook)
+        )
 
     async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send any request of this caller, ``await api.request("GET", "/auth/me")``; options are those of httpx."""
@@ -170,7 +172,7 @@ class App:
         """
         async with self._turn:
             found = await live_rows(self._connection, owner or self.owner, table)
-        return [{"id": row_id, **msgspec.json.decode(data)} for row_id, data in found]
+        return [{"id": row_id, **values.decode(data)} for row_id, data in found]
 
     async def sql(self, query: str, *parameters: Any) -> list[Sequence[Any]]:
         """Run one statement on the database, for example ``UPDATE storage SET permissions = 4``; returns its rows.
