@@ -429,6 +429,14 @@ def test_a_secret_that_is_kept_well(copy):
     assert "readable by its owner alone" in finding.what
 
 
+def test_a_machine_without_git_is_no_problem(copy, monkeypatch):
+    """Nothing is in a repository there."""
+    (copy.root / ".dev.vars").unlink(missing_ok=True)
+    dev_vars.write(copy.root / ".dev.vars")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert not [one for one in secret_findings(copy) if one.wrong]
+
+
 @pytest.mark.needs("git")
 def test_a_secret_that_others_can_read_or_that_is_in_git(copy):
     path = copy.root / ".dev.vars"

@@ -363,6 +363,12 @@ def paste(line):
     return done.stdout
 
 
+def test_a_machine_without_git_is_told_so(checkout, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(Problem, match="There is no git"):
+        new.create(checkout, tmp_path / "x", "x-y", demo=True)
+
+
 def test_a_problem_is_no_traceback(checkout, tmp_path):
     with pytest.raises(Problem, match="git does not know"):
         new.create(Checkout(tmp_path), tmp_path / "x", "x-y", demo=True)

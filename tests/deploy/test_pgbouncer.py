@@ -79,6 +79,7 @@ async def database(postgres):
         await connection.close()
 
 
+@pytest.mark.needs("pgbouncer")
 async def test_the_server_works_through_it_without_extra_turns(checkout, database, reaper, tmp_path):
     """Coordination, calls and streams; the role's own limit of time spares each write a transaction around it."""
     with pooler(database, reaper) as port:

@@ -149,6 +149,7 @@ def test_the_installation_leaves_a_server_that_starts(tmp_path):
     assert (application / "src/routes.py").exists()
 
 
+@pytest.mark.needs("git")
 def test_the_file_for_compose_is_filled_in(tmp_path):
     application = checked_out(tmp_path)
     run(the_one("bash compose"), application)

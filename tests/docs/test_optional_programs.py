@@ -66,6 +66,24 @@ def test_who_runs_an_optional_program_by_its_name_needs_it():
     assert wrong == []
 
 
+def test_who_starts_one_with_a_helper_needs_it():
+    """The helpers assert that it is there; a test that does not need it would fail where it is not."""
+    helpers = {"program", "pgbouncer", "proxy", "standby", "Browser"}
+    wrong = []
+    for path, text in sources_of_tests():
+        if path.startswith("support/"):
+            continue
+        imported = {
+            alias.name
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("support.")
+            for alias in node.names
+        }
+        if imported & helpers and not re.search(r"need(?:s|ing)\(", text):
+            wrong.append(path)
+    assert wrong == []
+
+
 def test_without_the_programs_every_test_of_them_is_skipped_before_its_fixtures():
     """As `.ci/run` does it for all tests, with the two files that once opened sockets before they were skipped."""
     files = [ROOT / "tests" / "deploy" / name for name in ("test_proxies.py", "test_pgbouncer.py")]

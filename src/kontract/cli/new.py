@@ -139,9 +139,12 @@ def _check(checkout: Checkout, target: Path, name: str) -> None:
 
 def _tracked(checkout: Checkout) -> Iterator[str]:
     """Return the paths of what is copied. Only what git knows: secrets and notes that lie about stay where they are."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached"], cwd=checkout.root, capture_output=True, text=True, check=False
-    )
+    try:
+        listed = _git(checkout.root, "ls-files", "-z", "--cached")
+    except OSError:
+        raise Problem(
+            "There is no git on this machine.", "Install it: `kontract new` copies what git knows, and commits it."
+        ) from None
     if listed.returncode != 0:
         raise Problem(
             f"git does not know {checkout.root}.",

@@ -100,15 +100,21 @@ def secret_findings(checkout: Checkout) -> list[Finding]:
 def _kept_private(path: Path) -> Iterator[Finding]:
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         yield Finding(f"{path.name} can be read by other users", f"Run: chmod 600 {path.name}", wrong=True)
-    tracked = subprocess.run(
-        ["git", "ls-files", "--error-unmatch", path.name], cwd=path.parent, capture_output=True, check=False
-    )
-    if tracked.returncode == 0:
+    if _is_in_git(path):
         yield Finding(
             f"{path.name} is in git, and its secrets with it",
             f"Run: git rm --cached {path.name}, and renew what is in it (docs/how-to/rotate-secrets.md).",
             wrong=True,
         )
+
+
+def _is_in_git(path: Path) -> bool:
+    try:
+        return not subprocess.run(
+            ["git", "ls-files", "--error-unmatch", path.name], cwd=path.parent, capture_output=True, check=False
+        ).returncode
+    except OSError:  # a machine without git has no repository either
+        return False
 
 
 def _well_formed(checkout: Checkout, path: Path) -> Iterator[Finding]:
