@@ -205,10 +205,10 @@ def _bounded(read: str, where: str, grown: Sequence[str]) -> str:
     sizes = " + ".join(
         f"COALESCE(pg_catalog.octet_length(CAST({value} AS pg_catalog.text)), 0) + {_ELEMENT_BYTES}" for value in grown
     )
-    taken = f"COALESCE(pg_catalog.sum({sizes}), 0)"
+    running = f"SELECT pg_catalog.sum({sizes}) OVER (ROWS UNBOUNDED PRECEDING) AS taken{read}"
     guard = (
-        f"(SELECT CASE WHEN {taken} > {limits.SELECT_BYTES} THEN {stop(taken)} > 0 ELSE TRUE END"
-        f"{read}{f' WHERE {where}' if where else ''})"
+        f"(SELECT pg_catalog.count(CASE WHEN g.taken > {limits.SELECT_BYTES} THEN {stop('g.taken')} END) >= 0 "
+        f"FROM ({running}{f' WHERE {where}' if where else ''}) AS g)"
     )
     return f"{guard} AND ({where})" if where else guard
 
