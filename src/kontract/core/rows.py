@@ -14,7 +14,7 @@ from kontract.core.declare import TABLE, TableMeta, primkey
 from kontract.core.errors import InvalidRequestError, PermissionDeniedError
 from kontract.core.kinds import Kind, Record, kind_of, tag_field
 from kontract.core.perms import READ, WRITE
-from kontract.core.shown import UnknownFieldError, check_question, hidden_names, hides, shown
+from kontract.core.shown import UnknownFieldError, check_question, hidden_names, shown
 from kontract.core.types import Filter, Order, Version
 
 _encode = documents.encode_text
@@ -204,7 +204,7 @@ class RowType:
         if self.struct is None:
             return stored_as, None
         kind = self._fields[stored_as]
-        if not typed.has_order(kind) or hides(kind):
+        if not typed.has_order(kind):
             without = frozenset(name for name, kind in self._fields.items() if not typed.has_order(kind))
             message = (
                 f"table {self.name!r} cannot be ordered by {field!r}, whose type has no order; it can be ordered by "

@@ -179,7 +179,7 @@ def _ask_object(kinds: Sequence[Kind], wanted: dict[str, Any], path: str) -> Non
     for name, value in wanted.items():
         inner = fields.get(name, []) + [of for one in dicts for of in alternatives(one)]
         where = f"{path}.{name:.100}"
-        if not inner or name in hidden:
+        if not inner:
             raise UnknownFieldError(where, sorted(fields))
         _ask(inner, value, where)
 
