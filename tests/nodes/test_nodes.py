@@ -11,6 +11,8 @@ from msgspec import Raw
 
 from kontract.core import limits
 from kontract.core.messages import CheckSession, Finish, Prepare, Prepared, Status, Write
+from kontract.server.coordination import replica as replicas
+from kontract.server.coordination.machine import Machine
 from kontract.server.system import SystemClock
 from support.nodes import cluster_of, repeat_a_call_whose_entry_was_kept
 from support.sessions import OWNER, bearer
@@ -157,3 +159,49 @@ async def test_nodes_that_start_a_tenant_at_the_same_moment_all_answer(postgres)
         async with cluster_of(postgres, 4) as cluster:
             answers = await asyncio.gather(*(node.rpc("list_tasks") for node in cluster.nodes for _ in range(3)))
             assert [answer.status for answer in answers] == [200] * 12
+
+
+async def order_of_tasks(cluster) -> list[int]:
+    """The txids of the tasks in the order of their insertion, if no two have one place."""
+    rows = await cluster.sql.fetch("SELECT _txid, _order FROM tbl_tasks_5f0c1d ORDER BY _order, id")
+    assert len({row["_order"] for row in rows}) == len(rows)
+    return [row["_txid"] for row in rows]
+
+
+async def test_rows_stand_in_the_order_of_their_commits_whichever_node_made_them(cluster):
+    for each in range(4):
+        await asyncio.gather(
+            *(cluster.nodes[number % 3].result("create_task", f"{each} {number}") for number in range(30))
+        )
+    txids = await order_of_tasks(cluster)
+    assert len(txids) == 120
+    assert txids == sorted(txids)
+
+
+async def test_a_node_that_finds_a_checkpoint_without_numbers_takes_the_owner_over(cluster, monkeypatch):
+    """A node of the release before has written it, while others go on: all of them know the same numbers afterwards."""
+    monkeypatch.setattr(replicas, "CHECKPOINT_ENTRIES", 5)
+    dump = Machine.dump
+
+    def of_the_release_before(self) -> bytes:
+        state = json.loads(dump(self))
+        del state["coordinator"]["order"]
+        return json.dumps(state).encode()
+
+    monkeypatch.setattr(Machine, "dump", of_the_release_before)
+
+    async def create(each: int) -> None:
+        nodes = cluster.nodes
+        await asyncio.gather(*(nodes[n % len(nodes)].result("create_task", f"{each} {n}") for n in range(12)))
+
+    await create(0)
+    epochs = [node.platform.node.replica(OWNER).machine.coordinator.epoch for node in cluster.nodes]
+    for each in (1, 2):
+        await cluster.join()
+        await create(each)
+    coordinators = [node.platform.node.replica(OWNER).machine.coordinator for node in cluster.nodes]
+    assert all(coordinator.epoch > max(epochs) for coordinator in coordinators)
+    assert all(coordinator.knows_row_order for coordinator in coordinators)
+    txids = await order_of_tasks(cluster)
+    assert len(txids) == 36
+    assert txids == sorted(txids)

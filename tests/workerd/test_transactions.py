@@ -252,3 +252,26 @@ async def test_every_request_leaves_one_json_log_line(api, worker):
         await asyncio.sleep(0.1)
     line = json.loads(lines[0])
     assert (line["function"], line["owner"], line["status"], line["attempts"]) == ("create_task", "tenant-1", 200, 1)
+
+
+async def test_rows_stand_in_the_order_of_their_commits(api, worker):
+    """What pop and shift go by: many calls at once, whose statements end in another order than they were prepared."""
+    made: dict[str, int] = {}
+
+    async def create(title: str) -> None:
+        answer = await rpc(api, "create_task", title)
+        assert answer.status_code == 200, answer.text
+        made[answer.json()["result"]["id"]] = int(answer.headers["x-kontract-txid"])
+
+    for each in range(4):
+        await asyncio.gather(*(create(f"order {each} {number}") for number in range(40)))
+    connection = await asyncpg.connect(worker.database_url)
+    try:
+        rows = await connection.fetch(
+            "SELECT id FROM tbl_tasks_5f0c1d WHERE id = ANY ($1) AND _deleted_txid IS NULL ORDER BY _order", list(made)
+        )
+    finally:
+        await connection.close()
+    txids = [made[row["id"]] for row in rows]
+    assert len(txids) == 160
+    assert txids == sorted(txids)
