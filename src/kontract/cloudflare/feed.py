@@ -21,9 +21,15 @@ from pyodide.ffi import create_proxy, to_js
 from kontract.core import limits
 from kontract.core.errors import RateLimitedError
 from kontract.core.events import Frame, Resume, Subscription, decode_frame, encode_frame
+from kontract.core.pace import Pace
 from kontract.ports import ClientGoneError, CoordinatorUnavailableError, FeedClosedError
 
-_NORMAL = 1000  # RFC 6455, section 7.4.1
+# RFC 6455, section 7.4.1
+_NORMAL = 1000
+_UNSUPPORTED = 1003
+_POLICY = 1008
+_TOO_BIG = 1009
+
 _encode = msgspec.json.encode
 
 
@@ -111,7 +117,11 @@ class SocketFeed:
 
 
 class ClientSocket:
-    """A client's WebSocket. Implements :class:`kontract.ports.Socket`."""
+    """A client's WebSocket. Implements :class:`kontract.ports.Socket`.
+
+    workerd collects a message before it shows it, up to a limit of its own, and reads on whatever is done with what it
+    has shown. So a client that sends too large or too many messages cannot be made to wait: its connection is closed.
+    """
 
     separate = True
 
@@ -121,6 +131,7 @@ class ClientSocket:
         self._messages: deque[str] = deque()
         self._closed = False
         self._something = asyncio.Event()
+        self._pace = Pace(limits.STREAM_FRAMES_AT_ONCE, limits.STREAM_FRAMES_PER_SECOND, _now())
         self._proxies = [create_proxy(self._message), create_proxy(self._gone)]
         socket.accept()
         socket.addEventListener("message", self._proxies[0])
@@ -147,21 +158,45 @@ class ClientSocket:
 
     async def close(self) -> None:
         """Close."""
+        self._hang_up(_NORMAL)
+
+    def _hang_up(self, code: int, reason: str = "") -> None:
+        """Close with a code; a second one is not said."""
         self._closed = True
+        self._messages.clear()
+        self._something.set()
         for proxy in self._proxies:
             proxy.destroy()
         self._proxies = []
         with contextlib.suppress(Exception):  # it is closed
-            self._socket.close(_NORMAL)
+            self._socket.close(code, reason)
 
     def _message(self, event: Any) -> None:
-        if len(self._messages) < limits.STREAM_TABLES:  # more at once is no conversation
-            self._messages.append(str(event.data)[: limits.BODY_BYTES])
-        self._something.set()
+        data = event.data
+        if not isinstance(data, str):
+            self._hang_up(_UNSUPPORTED, "messages are text")
+        elif (
+            len(data) > limits.STREAM_MESSAGE_BYTES or len(data.encode(errors="replace")) > limits.STREAM_MESSAGE_BYTES
+        ):
+            self._hang_up(_TOO_BIG, f"a message has at most {limits.STREAM_MESSAGE_BYTES} bytes")
+        elif self._pace.spend(_now()):
+            self._hang_up(_POLICY, f"at most {limits.STREAM_FRAMES_PER_SECOND} messages a second")
+        else:
+            self._messages.append(data)
+            self._something.set()
 
     def _gone(self, _event: Any) -> None:
         self._closed = True
         self._something.set()
+
+
+def _is_too_long(text: str) -> bool:
+    most = limits.STREAM_MESSAGE_BYTES
+    return len(text) > most or len(text.encode(errors="replace")) > most
+
+
+def _now() -> float:
+    return float(js.performance.now())
 
 
 class StreamOutlet:

@@ -97,6 +97,7 @@ class Gateway:
 
     async def _route(self, scope: Scope) -> Response:
         request = scope.request
+        request.check_headers()
         if request.method == "OPTIONS":
             return Response(204, headers={"Allow": methods.allow(request.path)})
         if request.path.startswith(rpc.PREFIXES):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -10,7 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from kontract.core import limits, values
-from kontract.core.errors import Code, HttpError, PayloadTooLargeError
+from kontract.core.errors import Code, HttpError, InvalidRequestError, PayloadTooLargeError
 from kontract.core.fields import redact
 from kontract.core.headers import put
 from kontract.ports import Outlet, Socket
@@ -21,6 +22,31 @@ JSON = "application/json"
 OCTETS = "application/octet-stream"
 
 encode_json = msgspec.json.Encoder(enc_hook=values.hook).encode
+
+
+READ_HEADERS = (
+    "authorization",
+    "cf-connecting-ip",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "host",
+    "idempotency-key",
+    "if-none-match",
+    "last-event-id",
+    "origin",
+    "traceparent",
+    "upgrade",
+    "x-forwarded-for",
+    "x-kontract-arguments",
+    "x-request-id",
+)
+"""Headers of requests that the gateway reads, on whichever platform."""
+
+UNREADABLE = "\ufffd"
+"""What an adapter puts in place of a header's value that its platform does not show."""
+
+_VALUE = re.compile(r"[\t\x20-\x7e]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +63,18 @@ class Request:
     body: Callable[[int], Awaitable[bytes]]
     query: str = ""
     client: str = ""
+
+    def check_headers(self) -> None:
+        """Raise InvalidRequestError for a value that is not visible ASCII, of a header that the gateway reads.
+
+        Servers and proxies differ in what they make of other bytes: one drops the header, the next takes them for
+        Latin-1 or UTF-8. A call without the key, or from another address, must not be what its sender gets.
+        """
+        for name in READ_HEADERS:
+            value = self.headers.get(name)
+            if value is not None and not _VALUE.fullmatch(value):
+                message = f"the header {name} has a character that is not visible ASCII; leave it out or encode it"
+                raise InvalidRequestError(message)
 
     @property
     def has_body(self) -> bool:

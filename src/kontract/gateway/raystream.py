@@ -110,6 +110,7 @@ class Raystream:
         scope.log["function"] = call.function
         try:
             inner = _inner(scope, f"{_prefix(call.headers)}{call.function}", dict(call.headers), call.body)
+            inner.check_headers()
             response = await rpc.call_function(scope, session, call.function, inner, opened.call_id)
         except Exception as error:  # noqa: BLE001 - it is sealed, and so must not leave this function
             response = failed(error, scope.request_id, scope.log)

@@ -13,11 +13,11 @@ from typing import Any
 from granian.rsgi import ProtocolClosed, ProtocolError  # type: ignore[attr-defined]  # granian says so to nobody
 
 from kontract.core import limits
-from kontract.core.errors import HttpError, InvalidRequestError, UnavailableError
+from kontract.core.errors import InvalidRequestError, UnavailableError
 from kontract.core.messages import Answer, Prepare
 from kontract.core.messages import Request as CoordinatorRequest
 from kontract.gateway.app import Gateway
-from kontract.gateway.http import Request, Response, error_response
+from kontract.gateway.http import UNREADABLE, Request, Response, error_response
 from kontract.ports import CoordinatorStub, Outlet, RuntimeAdapter, Socket
 from kontract.server.assets import Assets, Moved, not_modified
 from kontract.server.clients import Clients
@@ -228,7 +228,7 @@ class Http:
 
     async def _answer(self, scope: Any, protocol: Any, exchange: Exchange) -> None:
         method, path = scope.method, scope.path
-        headers = _headers(scope.headers.items())
+        headers = _headers(scope.headers)
         if method in ("GET", "HEAD"):
             asset = self._assets.find(path)
             if isinstance(asset, Moved):
@@ -262,7 +262,7 @@ class Http:
         if not self._sockets.can_find:
             protocol.close(_NOT_HERE)
             return
-        headers = _headers(scope.headers.items())
+        headers = _headers(scope.headers)
         response = await self._handle(scope, scope.method, scope.path, headers, exchange, _no_body)
         if response.websocket is None:
             protocol.close(response.status)
@@ -286,10 +286,6 @@ class Http:
     async def _handle(
         self, scope: Any, method: str, path: str, headers: Mapping[str, str], exchange: Exchange, body: Any
     ) -> Response:
-        for name in scope.headers.keys():  # noqa: SIM118 - no dict: it has names without values
-            if name in _NEVER_LOST and name not in headers:
-                error: HttpError = InvalidRequestError(f"the header {name} has a byte that is not ASCII")
-                return error_response(error, self._platform.random.token(12).hex())
         if self.draining and path == "/ready":
             error = UnavailableError("this server is shutting down", headers=_RETRY_LATER)
             return error_response(error, self._platform.random.token(12).hex())
@@ -406,23 +402,19 @@ async def _no_body(_at_most: int) -> bytes:
     return b""
 
 
-_NEVER_LOST = frozenset(
-    {"authorization", "content-encoding", "idempotency-key", "last-event-id", "x-forwarded-for", "x-kontract-arguments"}
-)
-"""Headers that change what a request means.
+def _headers(given: Any) -> dict[str, str]:
+    """Return headers as the gateway has them; a repeated one becomes one with commas (RFC 9110, section 5.3).
 
-granian leaves out a value with a byte above 0x7f, without a word, and keeps its name. Of other headers (a User-Agent,
-somebody's cookies) nothing is lost by that.
-"""
-
-
-def _headers(items: list[tuple[str, str]]) -> dict[str, str]:
-    """Return headers as the gateway has them; a repeated one becomes one with commas (RFC 9110, section 5.3)."""
+    granian leaves a value out that is not visible ASCII, and its name with it. What it counts is complete.
+    """
+    items = given.items()
     headers = dict(items)
     if len(headers) < len(items):
         headers = {}
         for name, value in items:
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    if len(given) > len(headers):
+        headers |= {name: UNREADABLE for name in given.keys() if name not in headers}  # noqa: SIM118 - not a dict
     return headers
 
 
