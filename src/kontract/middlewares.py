@@ -26,7 +26,8 @@ def rate_limit(calls: int, per: float = 60.0, *, by: Callable[[Context], str] | 
     """Let each caller make at most ``calls`` calls of a function within ``per`` seconds, counted from the first.
 
     Callers are told apart by user, and without a token by address; ``by`` can say otherwise. Beyond it the answer is
-    429 with ``Retry-After``. Every node counts the same calls: it costs one message to the owner's object.
+    429 with ``Retry-After``. Every node counts the same calls: it costs one message to the owner's object. When that
+    does not answer, each process counts by itself.
     """
 
     async def limit(ctx: Context, call_next: CallNext) -> Any:

@@ -14,6 +14,7 @@ from msgspec import Struct
 from kontract import Context, ForbiddenError, HttpResp, InvalidRequestError, backend, perm, perms, primkey, table
 from kontract.gateway.http import Response
 from kontract.middlewares import log, rate_limit, require_group
+from kontract.ports import CoordinatorUnavailableError
 from support.api import Api, apis, check_error
 from support.auth import Clock
 from support.sessions import bearer
@@ -401,6 +402,24 @@ async def test_rate_limit(api, make):
     assert (await api.rpc("limited", **ann)).status == 429
     api.platform.clock.later_ms = 61_000
     assert (await api.rpc("limited", **ann)).status == 200, "the window has passed"
+
+
+async def test_a_limit_that_cannot_count_counts_by_itself(api, monkeypatch):
+    """The shared state does not answer: the limit holds for this process, and nobody is refused for that reason."""
+
+    class Away:
+        async def shared(self, _request: object) -> object:
+            message = "away"
+            raise CoordinatorUnavailableError(message)
+
+    api.platform.clock = Clock()
+    shared = api.platform.shared
+    carl = bearer(user="carl")
+    monkeypatch.setattr(api.platform, "shared", lambda _owner: Away())
+    assert [(await api.rpc("limited", **carl)).status for _ in range(5)] == [200, 200, 200, 429, 429]
+    assert (await api.rpc("limited", **bearer(user="carl", owner="tenant-2"))).status == 200, "another tenant"
+    monkeypatch.setattr(api.platform, "shared", shared)
+    assert (await api.rpc("limited", **carl)).status == 200
 
 
 async def test_callers_without_a_token_are_told_apart_by_address(api):

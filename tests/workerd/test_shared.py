@@ -32,7 +32,8 @@ def server(
     setup.prepare(checkout)
     folder = tmp_path_factory.mktemp("shared")
     app = Path(apps.__path__[0]) / "sharing.py"
-    copy = product_checkout(checkout, folder / "checkout", modules=[app], limits={"SHARED_KEYS": ROOM})
+    rooms = {"SHARED_KEYS": ROOM, "SHARED_COUNTERS": ROOM}
+    copy = product_checkout(checkout, folder / "checkout", modules=[app], limits=rooms)
     with running_worker(copy, postgres.create_database(), folder, reaper) as running:
         yield running
 
@@ -122,6 +123,19 @@ async def test_owners_have_their_own_and_there_is_room_for_so_many(server, http)
     assert (await other("shared_get", "k1"), await full("shared_get", "k1")) == ("mine", 2)
 
 
+async def test_a_full_room_of_counters_refuses_nobody(server, http):
+    """Three times as many keys as there is room for: each is counted, and the one near its limit stays."""
+    flooded = Caller(http, bearer_for(server, owner="flooded"))
+    for number in range(1, 6):
+        assert (await flooded("shared_count", "high", 3600))[0] == number
+    await flooded("shared_set", "a value", 1)
+    for n in range(3 * ROOM):
+        assert (await flooded("shared_count", f"flood-{n}", 3600))[0] == 1
+    assert (await flooded("shared_count", "high", 3600))[0] == 6
+    assert (await flooded("shared_count", "flood-0", 3600))[0] == 1, "forgotten"
+    assert await flooded("shared_get", "a value") == 1
+
+
 async def test_they_survive_the_end_of_the_process(server, call):
     """workerd is killed; values, counters and the room they take are there when it is back."""
     await call("shared_set", "kept", {"a": 1})
@@ -132,5 +146,7 @@ async def test_they_survive_the_end_of_the_process(server, call):
     assert await call("shared_get", "kept") == {"a": 1}
     assert await call("shared_get", "kept for an hour") == 1
     assert await call("shared_incr", "counted") == 6
+    flooded = Caller(call.http, bearer_for(server, owner="flooded"))
+    assert (await flooded("shared_count", "high", 3600))[0] == 7
     full = Caller(call.http, bearer_for(server, owner="full"))
     assert (await full.post("shared_set", "one more", 1)).status_code == 400
