@@ -95,6 +95,16 @@ def test_it_shows_epochs_fences_and_dead_versions(postgres):
         ),
         ("ALTER TABLE tbl_tasks_5f0c1d SET UNLOGGED", "a crash of PostgreSQL empties it", "SET LOGGED"),
         (
+            "SELECT setval('tbl_tasks_5f0c1d__order_seq', 2000000000)",
+            "2,000,000,000 of the 2,147,483,647 numbers",
+            'ALTER TABLE "tbl_tasks_5f0c1d" ALTER _order TYPE bigint; ALTER SEQUENCE',
+        ),
+        (
+            "INSERT INTO tbl_tasks_5f0c1d (id, _txid, _owner, _order) VALUES ('a', 1, 'u', 77)",
+            "up to 77, but its sequence stands at 0",
+            "SELECT setval('public.tbl_tasks_5f0c1d__order_seq', 77)",
+        ),
+        (
             DEAD,
             "100001 dead versions",
             "collection",
@@ -115,7 +125,7 @@ def test_a_table_that_takes_no_rows_is_named_and_can_be_mended(postgres):
     )
     [finding] = wrong(url)
     assert "tenant-1/copy" in finding.what
-    assert "no rows can be inserted" in finding.what
+    assert "has no sequence of its own" in finding.what
     assert wrong(changed(url, *finding.fix.split("; "))) == []
 
 

@@ -22,6 +22,8 @@ _OLDEST_VERSION = 140_000
 _SKEW_MS = 1_000
 _MANY_DEAD = 100_000
 _DEAD_PER_LIVE = 10
+_ALL_NUMBERS = 2**31 - 1
+_MANY_NUMBERS = _ALL_NUMBERS * 3 // 4
 
 
 async def database_findings(url: str, root: Path | None = None) -> list[Finding]:
@@ -277,12 +279,14 @@ async def _table(connection: asyncpg.Connection, table: Listed) -> list[Finding]
     if sequence and not await connection.fetchval("SELECT has_sequence_privilege($1, 'USAGE')", sequence):
         user = await connection.fetchval("SELECT current_user")
         return [Finding(f"{user} may not use the sequence {sequence}", f"GRANT USAGE ON SEQUENCE {sequence}", True)]
-    if not sequence:
+    if sequence:
+        findings += await _numbers(connection, name, quoted, sequence)
+    else:
         # So it is after CREATE TABLE .. (LIKE .. INCLUDING ALL): the default is copied, and belongs to the other table.
         sequence = sql.quote(f"{table.ptr[:54]}__order_seq")
         findings.append(
             Finding(
-                f"{name}: no rows can be inserted, because its column _order has no sequence of its own",
+                f"{name}: its column _order has no sequence of its own, so each start loses the order of its rows",
                 f"CREATE SEQUENCE {sequence} OWNED BY {quoted}._order; ALTER TABLE {quoted} ALTER _order SET DEFAULT "
                 f"nextval('{sequence}')",
                 wrong=True,
@@ -305,6 +309,31 @@ async def _table(connection: asyncpg.Connection, table: Listed) -> list[Finding]
             )
         )
     return findings
+
+
+async def _numbers(connection: asyncpg.Connection, name: str, quoted: str, sequence: str) -> list[Finding]:
+    """Whether the numbers of rows are used up, or above the sequence, from which a coordinator takes up the count."""
+    highest = await connection.fetchval(f"SELECT coalesce(max(_order), 0) FROM {quoted}")  # noqa: S608 - quoted
+    last, narrow = await connection.fetchrow(
+        "SELECT coalesce(pg_sequence_last_value($1::text::regclass), 0), "
+        "(SELECT atttypid = 'int4'::regtype FROM pg_catalog.pg_attribute "
+        "WHERE attrelid = to_regclass($2) AND attname = '_order')",
+        sequence,
+        quoted,
+    )
+    used = max(last, highest)
+    if narrow and used > _MANY_NUMBERS:
+        what = f"{name}: {used:,} of the {_ALL_NUMBERS:,} numbers of its column _order are used"
+        fix = (
+            f"ALTER TABLE {quoted} ALTER _order TYPE bigint; ALTER SEQUENCE {sequence} AS bigint (the first statement "
+            "rewrites the table, which nobody can use meanwhile). Rows beyond share the last number."
+        )
+        return [Finding(what, fix, wrong=True)]
+    if highest > last:
+        what = f"{name}: rows have numbers in _order up to {highest}, but its sequence stands at {last}"
+        fix = f"SELECT setval('{sequence}', {highest}). Until then new rows may stand before old ones."
+        return [Finding(what, fix, wrong=True)]
+    return []
 
 
 def _dead(what: str, live: int, dead: int) -> Finding:
