@@ -182,5 +182,5 @@ def test_the_bound_on_values_holds_for_arguments():
 
     most = b"[" + b",".join([b"0"] * limits.JSON_VALUES) + b"]"
     for body, passing in ((b"[%s]" % most, Passing.BY_POSITION), (b'{"x":%s}' % most, Passing.BY_NAME)):
-        with pytest.raises(InvalidRequestError, match="more than 50000 values"):
+        with pytest.raises(InvalidRequestError, match="more than 16000 values"):
             Signature(f, "f", Ctx).bind(body, None, passing)

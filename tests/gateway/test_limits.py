@@ -94,7 +94,7 @@ async def test_the_number_of_values(api, path):
     for count, refused in [(limits.JSON_VALUES, False), (limits.JSON_VALUES + 1, True)]:
         body = b"[[" + b"0," * (count - 3) + b"0]]"
         response = await api.send("POST", path, body)
-        assert (b"has more than 50000 values" in response.body) is refused
+        assert (b"has more than 16000 values" in response.body) is refused
         assert response.status == (400 if refused or path != "/rpc/echo" else 200)
 
 

@@ -162,9 +162,13 @@ def _json_names(kind: type) -> dict[str, str]:
 
 def redact(value: Any) -> Any:
     """Return ``value`` without the fields that callers may not read; the very same object when there are none."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, Struct):
         return _redact_struct(value)
     if isinstance(value, dict):
+        if _PLAIN.issuperset(map(type, value.values())):  # in compiled code: most dicts are such
+            return value
         return _changed(value, {key: redact(item) for key, item in value.items()}, value.items())
     if isinstance(value, (list, tuple, set, frozenset)):
         return _redact_items(value)
@@ -176,6 +180,8 @@ def redact(value: Any) -> Any:
 
 
 def _redact_items(value: Iterable[Any]) -> Any:
+    if type(value) is list and _PLAIN.issuperset(map(type, value)):
+        return value
     items = [item if type(item) in _PLAIN else redact(item) for item in value]
     names = getattr(type(value), "_fields", ()) if isinstance(value, tuple) else ()
     hidden = without(type(value), READ) if names else frozenset()

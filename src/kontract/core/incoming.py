@@ -30,6 +30,11 @@ def decode(text: bytes, decoder: Callable[[bytes], T], what: str = "the request 
     pair. ValidationError of msgspec (the wrong type) is the caller's to explain.
     """
     check(text, what)
+    return parse(text, decoder, what)
+
+
+def parse(text: bytes, decoder: Callable[[bytes], T], what: str = "the request body") -> T:
+    """Return ``decoder(text)`` of a text that was checked; raises what :func:`decode` does."""
     try:
         return decoder(text)
     except msgspec.ValidationError:
@@ -38,8 +43,10 @@ def decode(text: bytes, decoder: Callable[[bytes], T], what: str = "the request 
         raise InvalidRequestError(f"{what} is not valid JSON: {error}") from None
 
 
-def check(text: bytes, what: str = "the request body") -> None:
-    """Raise InvalidRequestError for JSON text that is too much for a decoder, or that means two things.
+def check(text: bytes, what: str = "the request body") -> bytes:
+    """Return the text without its strings and white space.
+
+    Raises InvalidRequestError for JSON text that is too much for a decoder, or that means two things:
 
     - Deeper than JSON_DEPTH: see :func:`check_depth`.
     - More than JSON_VALUES values: each costs time and memory long after it was decoded.
@@ -58,6 +65,7 @@ def check(text: bytes, what: str = "the request body") -> None:
     _check_depth(joints, what, limits.JSON_DEPTH)
     if joints.count(b":") > 1:
         _check_names(text, what)
+    return joints
 
 
 def check_text(text: bytes, what: str = "the request body") -> None:
@@ -87,8 +95,8 @@ def _unescaped(text: bytes) -> bytes:
 
 
 def _joints(unescaped: bytes) -> bytes:
-    """Return what is outside of strings."""
-    return b"".join(unescaped.split(b'"')[::2])
+    """Return what is outside of strings, but for white space."""
+    return b"".join(unescaped.split(b'"')[::2]).translate(None, b" \t\r\n")
 
 
 def _check_names(text: bytes, what: str) -> None:

@@ -10,9 +10,9 @@ BODY_BYTES = 1024 * 1024
 JSON_DEPTH = 32
 """Nesting of arrays and objects in arguments and rows. Deeper data is a mistake or an attack on recursive code."""
 
-JSON_VALUES = 50_000
+JSON_VALUES = 16_000
 """Values in one JSON text from outside, with those in arrays and objects. Each costs time and memory as long as it is
-there: more would keep a process from answering others for over 50 ms (decision 57)."""
+there: more could keep a process from answering others for over 50 ms (decision 0024)."""
 
 QUERY_FIELDS = 1_000
 """Parameters of a request's query, for the same reason."""

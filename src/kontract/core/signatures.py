@@ -77,6 +77,7 @@ class Signature:
                 self._guarded.append((len(self.parameters) - 1, parameter.name, hint))
         check(hints.get("return"), f"{name}: what it returns")
         self._kinds = {name: kind_of(hint) for name, hint, _ in self.fields}
+        self._takes_floats = any(typed.holds(kind, (msgspec.inspect.FloatType,)) for kind in self._kinds.values())
         self.required = sum(len(field) == 2 for field in fields)
         by_position = msgspec.defstruct("Arguments", fields, array_like=True, forbid_unknown_fields=True)
         by_name = msgspec.defstruct("Arguments", fields, forbid_unknown_fields=True)
@@ -91,6 +92,7 @@ class Signature:
         Raises InvalidRequestError naming the argument at fault, PermissionDeniedError for a field of a row that callers
         may not write.
         """
+        joints = incoming.check(body)
         incoming.check_text(body)
         text = _array(body) if passing is Passing.BY_POSITION else body.strip() or b"{}"
         try:
@@ -100,7 +102,7 @@ class Signature:
             raise InvalidRequestError(self._explain(str(error), text, passing)) from None
         except TypeError as error:  # a list within a set, where anything was declared
             raise InvalidRequestError(f"{self.name}: {error}") from None
-        if values.LONG.search(text):
+        if self._takes_floats and values.LONG.search(joints):
             self._check_digits(text)
         bound = {parameter: getattr(given, parameter) for parameter in self.parameters}
         if self._context_at is not None:
@@ -110,12 +112,12 @@ class Signature:
     def _decode(self, text: bytes, passing: Passing) -> Any:
         decoder = self._decoders[passing]
         try:
-            return incoming.decode(text, decoder)
+            return incoming.parse(text, decoder)
         except msgspec.ValidationError as error:
             if "got `float`" not in str(error):
                 raise
             # In JSON 5 and 5.0 are one number, and some callers write the second where an integer is asked for.
-            return incoming.decode(_STRING_OR_FLOAT.sub(_as_integer, text), decoder)
+            return incoming.parse(_STRING_OR_FLOAT.sub(_as_integer, text), decoder)
 
     def _check_digits(self, text: bytes) -> None:
         """Refuse a number that a float would not hold where a float is declared."""
@@ -134,7 +136,7 @@ class Signature:
         """Refuse fields that callers may not write. Once they are decoded nobody knows which of them were sent."""
         if not self._guarded:
             return
-        sent = incoming.decode(text, _decode_any)
+        sent = incoming.parse(text, _decode_any)
         for position, name, hint in self._guarded:
             if isinstance(sent, list) and position < len(sent):
                 refuse(hint, sent[position], f"{self.name}: argument {name}")
@@ -153,7 +155,7 @@ class Signature:
         """Return a sentence for what msgspec says, with the name of the argument."""
         # A decoder stops at the first wrong type; what is no JSON behind it is the greater mistake.
         with contextlib.suppress(msgspec.ValidationError):
-            incoming.decode(text, _decode_any)
+            incoming.parse(text, _decode_any)
         what, _, path = error.partition(" - at `$")
         path = path.rstrip("`")
         position, _, rest = path.removeprefix("[").partition("]")
@@ -191,7 +193,7 @@ def _array(body: bytes) -> bytes:
         return b"[]"
     if text.startswith(b"["):
         return text
-    incoming.decode(text, _decode_one)  # it is one: `1, 2` must not become two
+    incoming.parse(text, _decode_one)  # it is one: `1, 2` must not become two
     return b"[" + text + b"]"
 
 

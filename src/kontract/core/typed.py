@@ -217,7 +217,7 @@ def _is_rounded(kinds: Sequence[Kind], value: Any) -> bool:
     if type(value) is int:
         is_int = any(isinstance(one, inspect.IntType) for one in kinds)
         return not is_int and not values.is_held(_float(value), str(value))
-    return type(value) is values.Number
+    return type(value) is values.Number and not values.is_held(float(value), value.text)
 
 
 def _float(value: int) -> float:

@@ -63,17 +63,18 @@ def number(text: str) -> float:
 
 def is_held(value: float, text: str) -> bool:
     """Whether the float that ``text`` was read as, written with as many digits, is ``text`` again."""
-    if len(text) <= 16 and "e" not in text and "E" not in text:
+    # Quickly, because a caller may send thousands: most are written as Python and JavaScript write floats.
+    if (len(text) <= 16 and "e" not in text and "E" not in text) or repr(value) == text:
         return True
     if not math.isfinite(value):
         return False
-    significant = _SIGNIFICANT.search(re.split("[eE]", text)[0])
+    significant = _SIGNIFICANT.search(re.split("[eE]", text)[0] if value == 0 else text)
     if significant is None:  # zero
         return True
-    digits = len(significant[0].replace(".", ""))
-    if value == 0 or digits > limits.NUMBER_DIGITS:
+    digits = significant[0].replace(".", "")
+    if value == 0 or len(digits) > limits.NUMBER_DIGITS:
         return False
-    return Decimal(f"{value:.{digits - 1}e}") == Decimal(text)
+    return f"{value:.{len(digits) - 1}e}".partition("e")[0].replace(".", "").removeprefix("-") == digits
 
 
 def hook(value: Any) -> Any:
