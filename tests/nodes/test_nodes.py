@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 
 import pytest
 from msgspec import Raw
@@ -205,3 +206,27 @@ async def test_a_node_that_finds_a_checkpoint_without_numbers_takes_the_owner_ov
     txids = await order_of_tasks(cluster)
     assert len(txids) == 36
     assert txids == sorted(txids)
+
+
+async def test_a_read_only_database_is_said_at_once(cluster):
+    """The log of several nodes cannot be written either: a call must not wait for it until its time is over."""
+    one, two, _ = cluster.nodes
+    await one.result("create_task", "before")
+    database = cluster.url.rpartition("/")[2]
+    await cluster.sql.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    for node in cluster.nodes:
+        node.pool._renewed_at = time.monotonic()  # sessions that are opened from now on are read-only
+    for node in (one, two, one):
+        started = time.monotonic()
+        refused = await node.rpc("create_task", "meanwhile")
+        assert refused.status == 503
+        assert "the database accepts no writes now" in json.loads(refused.body)["message"]
+        assert time.monotonic() - started < 4
+        assert (await node.send("GET", "/ready")).status == 503
+    assert len(await one.result("list_tasks")) == 1
+    await cluster.sql.execute("SET default_transaction_read_only = off")
+    await cluster.sql.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = off")
+    for node in cluster.nodes:
+        assert (await node.send("GET", "/ready")).status == 200
+        await node.result("create_task", "after")
+    assert len(await two.result("list_tasks")) == 4
