@@ -12,6 +12,7 @@ import asyncpg
 from kontract.cli.migrations import database, register
 from kontract.cli.migrations.register import check_columns
 from kontract.cli.toolchain import database_url
+from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.progress import say
 from kontract.core import perms, sql
@@ -56,7 +57,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     registering.add_argument("ptr", help="its name in PostgreSQL")
     for command in (creating, registering):
         command.add_argument("--permissions", default="RWX", choices=perms.NAMES, help="what functions may do with it")
-    for command in (listing, adopting, creating, registering, dropping):
+    spelling = actions.add_parser("respell", help="store values of older releases, and of SQL, as their types say")
+    spelling.add_argument("name", nargs="?", help="the logical name of the table (default: all that src/app declares)")
+    spelling.add_argument("--check", action="store_true", help="change nothing; fail if there are such rows")
+    for command in (listing, adopting, creating, registering, dropping, spelling):
         command.add_argument("--database-url", help=database_url.OPTION_HELP)
 
 
@@ -68,6 +72,13 @@ def run(args: argparse.Namespace) -> int:
         asyncio.run(register.create(url, args.owner, args.name, args.permissions, say))
     elif args.action == "register":
         asyncio.run(register.register(url, args.owner, args.name, args.ptr, args.permissions, say))
+    elif args.action == "respell":
+        from kontract.cli.generate import row_types
+        from kontract.cli.respell import respell
+
+        types = row_types(Checkout.find())
+        found = asyncio.run(respell(url, types, say, only=args.name, check=args.check))
+        return 1 if args.check and found else 0
     elif args.action == "drop":
         register.refuse_gateway(args.owner, args.name)
         if not args.yes:

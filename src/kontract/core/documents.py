@@ -145,9 +145,9 @@ def encode(document: dict[str, Any], what: str) -> str:
     return text
 
 
-def encode_text(text: str) -> str:
-    """Return text as JSON."""
-    return _encode(text).decode()
+def encode_json(value: Any) -> str:
+    """Return a value in normal form as JSON."""
+    return _encode(value).decode()
 
 
 def parts(text: str) -> dict[str, msgspec.Raw]:

@@ -17,7 +17,7 @@ from kontract.core.perms import READ, WRITE
 from kontract.core.shown import UnknownFieldError, check_question, hidden_names, shown
 from kontract.core.types import Filter, Order, Version
 
-_encode = documents.encode_text
+_encode = documents.encode_json
 
 
 class RowType:
@@ -109,13 +109,31 @@ class RowType:
         except msgspec.ValidationError as error:
             raise self._not_valid(error) from None
         for name, value in self._stored(valid).items():
-            if name in changed or name not in document:
+            if name in changed or name not in document or self._is_respelled(name, document[name]):
                 document[name] = value
-            elif typed.is_spelled(self._fields[name]):
-                stored = values.decode(bytes(document[name]))
-                if typed.rounded(self._fields[name], stored, "") is None:
-                    document[name] = value
         return document
+
+    def _is_respelled(self, name: str, raw: msgspec.Raw) -> bool:
+        """Whether a stored field takes the spelling of its type: it has one, and no number in it would be rounded."""
+        kind = self._fields.get(name)
+        return kind is not None and typed.is_spelled(kind) and typed.rounded(kind, values.decode(raw), "") is None
+
+    def respelled(self, data: str, row_id: str) -> str | None:
+        """Return a stored row in the spelling of its types, None when it has that already.
+
+        Raises msgspec.ValidationError for a row that is not of its type, or whose values have no such spelling.
+        """
+        fields = documents.parts(data)
+        try:
+            stored = self._stored(self._read(data, row_id))
+        except InvalidRequestError as error:
+            raise msgspec.ValidationError(error.message) from None
+        fresh = {
+            name: value
+            for name, value in stored.items()
+            if name in fields and self._is_respelled(name, fields[name]) and not _is_same(value, fields[name])
+        }
+        return self._encode({**fields, **fresh}) if fresh else None
 
     def decode(self, version: Version) -> Any:
         """Return the row as the application sees it."""
@@ -280,6 +298,11 @@ class RowType:
                     f"{self._what} is not valid: a field that callers may not read does not hold what its type asks for"
                 )
         return message
+
+
+def _is_same(value: Any, raw: msgspec.Raw) -> bool:
+    """Whether a stored field is this value, in normal form, to the letter."""
+    return bool(values.decode(documents.encode_json(value)) == values.decode(raw))
 
 
 _STEP = 40

@@ -35,7 +35,8 @@ class Declared(msgspec.Struct, frozen=True):
 
     ``kind``: backend, table or middleware. ``where``: file and line. Of a function: ``egroup``, ``ugroup``, ``perm``
     (bits), ``public``, ``arguments``; of middleware: ``around``; of a table: ``arguments`` are its fields, ``rows`` and
-    ``stream`` as declared, ``unordered`` the fields that rows cannot be ordered by.
+    ``stream`` as declared, ``unordered`` the fields that rows cannot be ordered by,
+    ``spelled`` those whose values have several spellings, each with how they compare.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Declared(msgspec.Struct, frozen=True):
     rows: str = "all"
     stream: bool = True
     unordered: tuple[str, ...] = ()
+    spelled: tuple[tuple[str, str], ...] = ()
 
 
 class Ordered(msgspec.Struct, frozen=True):

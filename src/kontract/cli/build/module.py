@@ -210,13 +210,21 @@ class _Module:
                 if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
             ),
             unordered=tuple(
-                field.target.id
-                for one in self._family(node)[0]
-                for field in one.body
-                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-                if not self._types.order_of(field.annotation)
+                name for name, field in self._fields_of(node) if not self._types.order_of(field.annotation)
+            ),
+            spelled=tuple(
+                (name, order)
+                for name, field in self._fields_of(node)
+                if (order := self._types.compared_by(field.annotation)) is not None
             ),
         )
+
+    def _fields_of(self, table: ast.ClassDef) -> Iterator[tuple[str, ast.AnnAssign]]:
+        """The fields of a table and of its bases in this module, by name."""
+        for one in self._family(table)[0]:
+            for field in one.body:
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                    yield field.target.id, field
 
     def _wrong_fields(self, table: ast.ClassDef) -> Iterator[WrongError]:
         """Mistakes in the fields of a table and of its bases in this module, and whether one field is its id."""

@@ -97,6 +97,16 @@ class Types:
         except Exception:  # noqa: BLE001 - said where the type is checked
             return True
 
+    def compared_by(self, annotation: ast.expr) -> str | None:
+        """How values of this type compare, where they have several spellings; None where they have one."""
+        try:
+            kind = inspect.type_info(self.of(annotation))
+            kinds = [one for one in alternatives(kind) if not isinstance(one, inspect.NoneType)]
+            order = typed.compared_by(kind) if len(kinds) == 1 else None
+        except Exception:  # noqa: BLE001 - said where the type is checked
+            return None
+        return order.value if order is not None else None
+
     # --- expressions -------------------------------------------------------------------------------------------------
 
     def _value(self, node: ast.expr) -> Any:

@@ -10,12 +10,14 @@ from typing import Any
 import asyncpg
 
 from kontract.cli import migrate
+from kontract.cli.build import scan
 from kontract.cli.doctor.finding import Finding
 from kontract.cli.migrations.role import grants
 from kontract.cli.table import Listed, list_tables
 from kontract.cli.toolchain import database_url
 from kontract.cli.toolchain.problem import Problem
 from kontract.core import sql
+from kontract.core.types import Order
 
 _STATEMENT_MS = 30_000
 _OLDEST_VERSION = 140_000
@@ -56,8 +58,11 @@ async def database_findings(url: str, root: Path | None = None) -> list[Finding]
         if root is not None:
             findings += await _migrations(root, url)
         tables = await list_tables(url)
+        spelled = _spelled(root)
         for table in tables:
             findings += await _table(connection, table)
+            if table.kind in ("plain", "versioned") and sql.IDENTIFIER.fullmatch(table.ptr):
+                findings += await _spellings(connection, table, spelled.get(table.name, ()))
         findings.append(await _role(connection, [table.ptr for table in tables if table.kind != "missing"]))
     except asyncpg.PostgresError as error:
         raise Problem(
@@ -334,6 +339,45 @@ async def _numbers(connection: asyncpg.Connection, name: str, quoted: str, seque
         fix = f"SELECT setval('{sequence}', {highest}). Until then new rows may stand before old ones."
         return [Finding(what, fix, wrong=True)]
     return []
+
+
+def _spelled(root: Path | None) -> dict[str, tuple[tuple[str, str], ...]]:
+    """Fields of declared tables whose values have several spellings, and how they compare, by table."""
+    if root is None or not (root / "src" / "app").is_dir():
+        return {}
+    try:
+        return {one.name: one.spelled for one in scan(root / "src") if one.kind == "table"}
+    except Problem:  # said where the application is looked at
+        return {}
+
+
+_NORMAL = {
+    Order.NUMBER: r"-?(0|[1-9][0-9]*)(\.[0-9]*[1-9])?",
+    Order.INSTANT: r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z",
+    Order.TIME: r"[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}",
+}
+"""What is stored of each (kontract.core.values)."""
+
+
+async def _spellings(connection: asyncpg.Connection, table: Listed, fields: Sequence[tuple[str, str]]) -> list[Finding]:
+    findings = []
+    for field, order in fields:
+        found = await connection.fetchval(
+            f"SELECT id FROM {sql.quote(table.ptr)} WHERE _deleted_txid IS NULL "  # noqa: S608 - quoted
+            "AND jsonb_typeof(data->$1::text) <> 'null' AND (jsonb_typeof(data->$1::text) <> 'string' "
+            "OR data->>$1::text !~ ('^(' || $2::text || ')$')) LIMIT 1",
+            field,
+            _NORMAL[Order(order)],
+        )
+        if found is not None:
+            findings.append(
+                Finding(
+                    f"table {table.owner}/{table.name}: {field!r} of row {found!r} is not spelled as its type is",
+                    f"Run: kontract table respell {table.name}",
+                    wrong=True,
+                )
+            )
+    return findings
 
 
 def _dead(what: str, live: int, dead: int) -> Finding:

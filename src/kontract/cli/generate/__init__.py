@@ -10,14 +10,20 @@ import json
 import sys
 import tomllib
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kontract.cli import build
 from kontract.cli.generate import python, typescript
 from kontract.cli.toolchain.checkout import Checkout, write_atomically
 from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.progress import say
+
+if TYPE_CHECKING:
+    from kontract.core.rows import RowType
+    from kontract.gateway.routes import Registry
 
 LANGUAGES = {"ts": typescript.render, "py": python.render}
 
@@ -97,6 +103,21 @@ def describe(checkout: Checkout) -> dict[str, Any]:
     """Return the OpenAPI document of the whole application, with the rows of its tables."""
     from kontract.gateway.context import Session
     from kontract.gateway.openapi import document
+
+    with _imported(checkout) as (declared, registry):
+        groups = frozenset(one.ugroup for one in declared if one.ugroup is not None)
+        return document(registry, Session("", "", "", is_anonymous=False, ugroups=groups), rows=True)
+
+
+def row_types(checkout: Checkout) -> dict[str, RowType]:
+    """Return how the rows of each declared table look, by its name."""
+    with _imported(checkout) as (_, registry):
+        return {name: registry.row_type(name) for name in registry.tables()}
+
+
+@contextmanager
+def _imported(checkout: Checkout) -> Iterator[tuple[list[build.Declared], Registry]]:
+    """Let functions and tables be imported; a Problem names the line of the application that cannot be."""
     from kontract.gateway.routes import Registry
 
     source = checkout.root / "src"
@@ -105,19 +126,14 @@ def describe(checkout: Checkout) -> dict[str, Any]:
     exec(build.render(declared), compiled)  # noqa: S102 - it is ours
     if str(source) not in sys.path:
         sys.path.insert(0, str(source))
-    groups = frozenset(one.ugroup for one in declared if one.ugroup is not None)
     try:
-        return document(
-            Registry(compiled["ROUTES"], compiled["TABLES"]),
-            Session("", "", "", is_anonymous=False, ugroups=groups),
-            rows=True,
-        )
+        yield declared, Registry(compiled["ROUTES"], compiled["TABLES"])
     except (Exception, SystemExit) as error:
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/src/app/" in frame.filename]
         place = f"src/app/{frames[-1].filename.rpartition('/src/app/')[2]}:{frames[-1].lineno}: " if frames else ""
         raise Problem(
             f"{place}the application cannot be imported: {type(error).__name__}: {error}.",
-            "Correct it; generating clients needs what it imports to be installed here.",
+            "Correct it; this command needs what it imports to be installed here.",
         ) from error
 
 
