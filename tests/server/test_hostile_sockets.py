@@ -84,6 +84,52 @@ def test_streams_that_nobody_waits_for_are_given_back(server):
         time.sleep(0.2)
 
 
+def begin(server, head: str, data: bytes) -> socket.socket:
+    """A connection on which a request was begun."""
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    connection.sendall(head.encode() + data)
+    return connection
+
+
+def test_bodies_that_do_not_end_have_room_for_all_together(server):
+    """Without a token, each may take 1 MiB for half a minute. Beyond the room of one address nothing is kept."""
+    before = resident_mib(server.pid)
+    head = f"POST /auth/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: {limits.BODY_BYTES}\r\n\r\n"
+    fits = limits.BODIES_PER_ADDRESS_BYTES // limits.BODY_BYTES
+    with contextlib.ExitStack() as stack, httpx.Client(base_url=server.url, timeout=60) as api:
+
+        def wait_for(*, full: bool) -> None:
+            until = time.monotonic() + 30
+            while (api.post("/auth/login", content=b"x" * 100_000).status_code == 429) != full:
+                assert time.monotonic() < until, f"is the room full? {not full}"
+                time.sleep(0.05)
+
+        kept = [stack.enter_context(begin(server, head, bytes(MIB - 1))) for _ in range(fits)]
+        wait_for(full=True)
+        for line in [stack.enter_context(begin(server, head, bytes(MIB - 1))) for _ in range(40)]:
+            line.sendall(b"x")  # it is not kept, but an answer comes when all was sent
+            assert line.recv(65536).startswith(b"HTTP/1.1 429 ")
+        after = resident_mib(server.pid)
+        for line in kept:
+            line.close()
+        wait_for(full=False)
+    assert after - before < 2 * fits + 20
+
+
+def test_heads_that_do_not_end_are_short(server):
+    """A longer one is refused with 431 as soon as that is known."""
+    before = resident_mib(server.pid)
+    with contextlib.ExitStack() as stack:
+        for _ in range(200):
+            stack.enter_context(
+                begin(server, "GET /health HTTP/1.1\r\nX-A: ", bytes(limits.HEAD_BYTES - 4000).replace(b"\0", b"a"))
+            )
+        time.sleep(0.5)
+        assert resident_mib(server.pid) - before < 40
+    with begin(server, "GET /health HTTP/1.1\r\nX-A: ", b"a" * 100_000) as line:
+        assert line.recv(65536).startswith(b"HTTP/1.1 431 ")
+
+
 def test_a_websocket_whose_client_reads_nothing_is_cut(server):
     """With what waits for it."""
     bearer = bearer_for(server)

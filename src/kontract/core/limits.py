@@ -7,6 +7,15 @@ from __future__ import annotations
 BODY_BYTES = 1024 * 1024
 """Bytes of a request body. A backend function takes arguments, not files; an isolate has 128 MB for all requests."""
 
+BODIES_BYTES = 64 * 1024 * 1024
+"""Bytes of all bodies that a server process receives at the same time; who sends slowly keeps its part for 30 s."""
+
+BODIES_PER_ADDRESS_BYTES = 16 * 1024 * 1024
+"""The same for one network address. Behind a proxy that is not named in KONTRACT_TRUSTED_PROXIES all share one."""
+
+HEAD_BYTES = 64 * 1024
+"""Bytes of a request's head at ``kontract serve``, and what is read ahead of its body. Proxies take 8 to 32 KiB."""
+
 JSON_DEPTH = 32
 """Nesting of arrays and objects in arguments and rows. Deeper data is a mistake or an attack on recursive code."""
 

@@ -16,9 +16,11 @@ from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
 from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.server.embed import Server as Granian
 from msgspec import Struct
 
+from kontract.core import limits
 from kontract.gateway import config
 from kontract.gateway.app import Gateway
 from kontract.gateway.config import ConfigurationError
@@ -118,6 +120,7 @@ class GatewayServer:
             port=self.port,
             interface=Interfaces.RSGI,
             http=HTTPModes.http1,
+            http1_settings=HTTP1Settings(max_buffer_size=limits.HEAD_BYTES),
             log_enabled=False,
         )
         self._serving = asyncio.ensure_future(self._granian.serve())

@@ -6,30 +6,25 @@ RSGI specification: https://github.com/emmett-framework/granian/blob/master/docs
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Iterator, Mapping
 from typing import Any
 
 from granian.rsgi import ProtocolClosed, ProtocolError  # type: ignore[attr-defined]  # granian says so to nobody
 
-from kontract.core import limits
-from kontract.core.errors import InvalidRequestError, UnavailableError
+from kontract.core.errors import UnavailableError
 from kontract.core.messages import Answer, Prepare
 from kontract.core.messages import Request as CoordinatorRequest
+from kontract.gateway.addresses import subscriber
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import UNREADABLE, Request, Response, error_response
 from kontract.ports import CoordinatorStub, Outlet, RuntimeAdapter, Socket
+from kontract.server import body as bodies
 from kontract.server.assets import Assets, Moved, not_modified
+from kontract.server.body import Body, BodyRoom
 from kontract.server.clients import Clients
 from kontract.server.sockets import PeerSocket, PeerSockets
 from kontract.server.streams import StreamOutlet
 from kontract.server.websocket import LAST_MESSAGE_SECONDS, ClientSocket, GoneSocket
-
-BODY_SECONDS = 30.0
-"""How long the body of a request may take: 1 MiB over a slow mobile line."""
-
-DISCARD_BYTES = 4 * limits.BODY_BYTES
-"""Bytes of a body that is too large which are read all the same, so that its sender sees the answer."""
 
 LEFT_AFTER_SECONDS = 0.5
 """How long a request runs before anybody looks whether its caller is still there. Nearly all are answered by then."""
@@ -39,7 +34,6 @@ SWEEP_SECONDS = 0.25
 
 _NOT_HERE = 501  # not implemented on this system: event streams are
 
-_CUT_OFF = "the request body ended before it was complete"
 _RETRY_LATER = {"Retry-After": "1"}
 
 
@@ -147,6 +141,7 @@ class Http:
     ) -> None:
         """Answer with ``gateway`` over ``platform``, and with the files of ``assets``."""
         self._sockets = sockets
+        self._room = BodyRoom()
         self._gateway = gateway
         self._platform = platform
         self._clients = clients
@@ -241,7 +236,7 @@ class Http:
                 else:
                     protocol.response_bytes(200, list(asset.headers), asset.body)
                 return
-        body = _Body(protocol, headers, exchange)
+        body = Body(protocol, headers, exchange, self._room, subscriber(self._address(scope, headers)))
         response = await self._handle(scope, method, path, headers, exchange, body)
         if response.stream is None:  # a stream must be begun, to be ended when its client leaves
             await body.discard()
@@ -295,9 +290,12 @@ class Http:
             headers=headers,
             body=body,
             query=scope.query_string,
-            client=self._clients.address(scope.client, headers.get("x-forwarded-for")),
+            client=self._address(scope, headers),
         )
         return await self._gateway.handle(request, RequestPlatform(self._platform, exchange))
+
+    def _address(self, scope: Any, headers: Mapping[str, str]) -> str:
+        return self._clients.address(scope.client, headers.get("x-forwarded-for"))
 
     async def _stream(self, kind: str, exchange: Exchange, peer: PeerSocket | None, work: Awaitable[None]) -> None:
         exchange.stream = kind
@@ -317,85 +315,12 @@ class Http:
             await asyncio.sleep(SWEEP_SECONDS)
             now = self._loop.time()
             for exchange in list(self._exchanges):
-                if exchange.reading_since is not None and now - exchange.reading_since > BODY_SECONDS:
+                if exchange.reading_since is not None and now - exchange.reading_since > bodies.BODY_SECONDS:
                     exchange.reading_since = None
                     exchange.too_slow = True
                     exchange.task.cancel()
                 elif exchange.watcher is None and exchange.may_leave and now - exchange.started > LEFT_AFTER_SECONDS:
                     exchange.watcher = self._loop.create_task(exchange.watch())
-
-
-class _Body:
-    """Reads the body of a request when it is asked to."""
-
-    __slots__ = ("_chunks", "_exchange", "_length", "_protocol", "_unread")
-
-    def __init__(self, protocol: Any, headers: Mapping[str, str], exchange: Exchange) -> None:
-        self._protocol = protocol
-        self._exchange = exchange
-        length = headers.get("content-length")
-        self._length = None if length is None else int(length)  # granian answers what is no number itself
-        self._unread = bool(self._length) or "transfer-encoding" in headers
-        self._chunks: Any = None
-
-    async def __call__(self, at_most: int) -> bytes:
-        """Return the body, or more than ``at_most`` bytes of a longer one; raises InvalidRequestError."""
-        if not self._unread:
-            return b""
-        exchange = self._exchange
-        exchange.reading_since = asyncio.get_running_loop().time()
-        try:
-            if self._length is not None and self._length <= at_most:
-                self._unread = False
-                return bytes(await self._protocol())
-            return await self._read(at_most)
-        except (ProtocolClosed, ProtocolError):
-            raise InvalidRequestError(_CUT_OFF) from None
-        except asyncio.CancelledError:
-            if not exchange.too_slow:
-                raise
-            exchange.task.uncancel()
-            self._unread = False  # nobody waits for the rest
-            message = f"the request body did not come within {BODY_SECONDS:.0f} s"
-            raise InvalidRequestError(message, headers={"Connection": "close"}) from None
-        finally:
-            exchange.reading_since = None
-
-    async def discard(self) -> None:
-        """Read what nobody asked for.
-
-        A connection that is closed with something unread is reset, and the caller, who still sends, may never see the
-        answer. Beyond a limit that is the lesser evil.
-        """
-        if not self._unread or (self._length or 0) > DISCARD_BYTES:
-            return
-        with contextlib.suppress(InvalidRequestError, ProtocolClosed, ProtocolError):
-            await self(DISCARD_BYTES)
-
-    async def _read(self, at_most: int) -> bytes:
-        """Read until the end, or until it is too much; what was read before is not returned again."""
-        chunks: list[bytes] = []
-        size = empty = 0
-        if self._chunks is None:
-            self._chunks = aiter(self._protocol)
-        while True:
-            try:
-                # Not `async for`, which would begin anew: granian refuses that. Not `anext` with a default, which does
-                # not go together with granian's awaitables: CPython 3.11 crashes.
-                chunk = await self._chunks.__anext__()
-            except StopAsyncIteration:
-                break
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > at_most:
-                return b"".join(chunks)
-            # granian ends a body with an empty chunk, and stands one more in for an error of the connection.
-            empty += not chunk
-            if empty > 1:
-                self._unread = False
-                raise InvalidRequestError(_CUT_OFF)
-        self._unread = False
-        return b"".join(chunks)
 
 
 async def _no_body(_at_most: int) -> bytes:

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.server.embed import Server as Granian
 
-from kontract.core import logs, sqlstates
+from kontract.core import limits, logs, sqlstates
 from kontract.core.sql import Statement
 from kontract.gateway.app import Gateway
 from kontract.gateway.routes import Registry
@@ -346,6 +347,7 @@ def _granian(http: Http, settings: Settings) -> Granian:
         port=settings.port,
         interface=Interfaces.RSGI,
         http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(max_buffer_size=limits.HEAD_BYTES),
         backlog=BACKLOG,
         backpressure=CONNECTIONS,
         log_enabled=False,
