@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
@@ -87,6 +88,27 @@ def test_a_renamed_field_is_stored_under_its_name_in_json():
     assert RENAMED.stored_name("is_done") == "isDone"
     merged = RENAMED.merge('{"isDone":true}', {"is_done": False}, "r")
     assert RENAMED.decode(Version("r", merged, 1, "")) == Renamed("r", is_done=False)
+
+
+@dataclass
+class Point:
+    x: int
+    y: int = 7
+
+
+@table("places")
+class Place(Struct):
+    id: Annotated[str, primkey]
+    point: Point
+
+
+def test_defaults_of_a_dataclass_are_stored():
+    """msgspec leaves them to the class, and would not write what it did not read."""
+    places = row_type(Place)
+    assert places.encode({"point": {"x": 1}}, "a") == '{"point":{"x":1,"y":7}}'
+    read = places.decode(Version("a", '{"point":{"x":1}}', 1, ""))
+    assert places.encode(read, "a") == '{"point":{"x":1,"y":7}}'
+    assert places.merge('{"point":{"x":1}}', {"point": read.point}, "a") == '{"point":{"x":1,"y":7}}'
 
 
 def test_filters():

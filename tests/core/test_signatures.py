@@ -1,15 +1,18 @@
 """Arguments of a call against the annotations of a function."""
 
 import json
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any
 
+import msgspec
 import pytest
 from msgspec import Meta, Struct
 
 from kontract.core import limits
 from kontract.core.errors import InvalidRequestError
 from kontract.core.signatures import Passing, Signature
+from kontract.core.values import hook
 
 
 class Ctx:
@@ -184,3 +187,36 @@ def test_the_bound_on_values_holds_for_arguments():
     for body, passing in ((b"[%s]" % most, Passing.BY_POSITION), (b'{"x":%s}' % most, Passing.BY_NAME)):
         with pytest.raises(InvalidRequestError, match="more than 16000 values"):
             Signature(f, "f", Ctx).bind(body, None, passing)
+
+
+async def of_numbers(ctx: Ctx, a: list[Decimal], b: list[float], c: Any = None, d: int | float = 0) -> None: ...  # noqa: PYI041
+
+
+def test_no_number_is_rounded():
+    """Of a Decimal all of them; where a float is declared, one that it does not hold is refused; elsewhere kept."""
+    signature = Signature(of_numbers, "f", Ctx)
+    body = b'[[90071992547409.93, "1.10", 5, 1E+2, 12345678901234567890], [0.1, 0.10000000000000001, 1e22], [1.5, %s]]'
+    long = b"1.00000000000000000000000001"
+    bound = signature.bind(body % long, None)
+    assert bound["a"] == [Decimal(n) for n in ("90071992547409.93", "1.10", "5", "1E+2", "12345678901234567890")]
+    assert bound["b"] == [0.1, 0.1, 1e22]
+    assert msgspec.json.encode(bound["c"], enc_hook=hook) == b"[1.5," + long + b"]"
+    assert signature.bind(b"[[], [], null, 9007199254740993]", None)["d"] == 2**53 + 1
+    for number in (b"90071992547409.93", b"9007199254740993", long, b"1e-400"):
+        with pytest.raises(InvalidRequestError, match=r"f: argument b\[1\]: a float does not hold all digits"):
+            signature.bind(b"[[], [1.5, %s]]" % number, None)
+
+
+@dataclass
+class WithDefault:
+    x: int
+    y: int = 7
+
+
+async def of_dataclass(ctx: Ctx, a: list[WithDefault]) -> None: ...
+
+
+def test_defaults_of_a_dataclass_are_there():
+    """Whoever stores or returns the value without its type has all of it."""
+    (value,) = Signature(of_dataclass, "f", Ctx).bind(b'[[{"x": 1}]]', None)["a"]
+    assert msgspec.json.encode(value) == b'{"x":1,"y":7}'

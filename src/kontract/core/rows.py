@@ -56,6 +56,7 @@ class RowType:
             self.record = kind
             self._fields = {field.encode_name: field.type for field in kind.fields}
             self._hidden = hidden_names(kind)
+            self._has_defaults = typed.holds(kind, (inspect.DataclassType,))
             self._decode = msgspec.json.Decoder(struct, float_hook=values.number).decode
 
     def encode(self, value: Any, row_id: str | None) -> str:
@@ -277,6 +278,8 @@ class RowType:
 
     def _stored(self, valid: Any) -> dict[str, Any]:
         """Return a valid row as it is stored, without its id."""
+        if self._has_defaults:
+            typed.completed(valid)
         document = self._normal(valid)
         document.pop(self.key, None)
         return document

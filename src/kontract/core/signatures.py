@@ -78,6 +78,9 @@ class Signature:
         check(hints.get("return"), f"{name}: what it returns")
         self._kinds = {name: kind_of(hint) for name, hint, _ in self.fields}
         self._takes_floats = any(typed.holds(kind, (msgspec.inspect.FloatType,)) for kind in self._kinds.values())
+        self._takes_dataclasses = any(
+            typed.holds(kind, (msgspec.inspect.DataclassType,)) for kind in self._kinds.values()
+        )
         self.required = sum(len(field) == 2 for field in fields)
         by_position = msgspec.defstruct("Arguments", fields, array_like=True, forbid_unknown_fields=True)
         by_name = msgspec.defstruct("Arguments", fields, forbid_unknown_fields=True)
@@ -102,9 +105,11 @@ class Signature:
             raise InvalidRequestError(self._explain(str(error), text, passing)) from None
         except TypeError as error:  # a list within a set, where anything was declared
             raise InvalidRequestError(f"{self.name}: {error}") from None
-        if self._takes_floats and values.LONG.search(joints):
+        if self._takes_floats and values.LONG.search(joints) and not values.all_held(joints):
             self._check_digits(text)
         bound = {parameter: getattr(given, parameter) for parameter in self.parameters}
+        if self._takes_dataclasses:
+            typed.completed(bound)
         if self._context_at is not None:
             bound[self._context_at] = context
         return bound

@@ -24,8 +24,10 @@ from kontract.core import limits
 NATIVE = (Decimal, datetime, time)
 """What :func:`plain` leaves as it is, for :func:`spell`."""
 
-LONG = re.compile(rb"[0-9.]{17}|[0-9.][eE]")
+LONG = re.compile(rb"[0-9.]{16}|[0-9.][eE]")
 """Found in every JSON text that has a number which a float may be unable to hold (and in others)."""
+
+_LONG_NUMBER = re.compile(r"-?(?:[0-9.]{16,}(?:[eE][-+]?[0-9]+)?|[0-9.]+[eE][-+]?[0-9]+)")
 
 _SIGNIFICANT = re.compile(r"[1-9](?:[0-9.]*[1-9])?")
 
@@ -64,7 +66,7 @@ def number(text: str) -> float:
 def is_held(value: float, text: str) -> bool:
     """Whether the float that ``text`` was read as, written with as many digits, is ``text`` again."""
     # Quickly, because a caller may send thousands: most are written as Python and JavaScript write floats.
-    if (len(text) <= 16 and "e" not in text and "E" not in text) or repr(value) == text:
+    if (len(text) <= 15 and "e" not in text and "E" not in text) or repr(value) == text:
         return True
     if not math.isfinite(value):
         return False
@@ -75,6 +77,17 @@ def is_held(value: float, text: str) -> bool:
     if value == 0 or len(digits) > limits.NUMBER_DIGITS:
         return False
     return f"{value:.{len(digits) - 1}e}".partition("e")[0].replace(".", "").removeprefix("-") == digits
+
+
+def all_held(joints: bytes) -> bool:
+    """Whether a float holds each number of a JSON text, of which ``joints`` is what is outside of strings.
+
+    The numbers are mostly compared in compiled code: many of them must not keep a process from answering others.
+    """
+    tokens = _LONG_NUMBER.findall(joints.decode("ascii", "replace"))
+    found = list(map(float, tokens))
+    odd = [(value, text) for value, text, same in zip(found, tokens, map(repr, found), strict=True) if same != text]
+    return all(is_held(value, text) for value, text in odd)
 
 
 def hook(value: Any) -> Any:
