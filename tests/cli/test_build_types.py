@@ -296,3 +296,27 @@ async def test_every_type_comes_back_or_is_refused(postgres):
         text = render(described)
         for cell in accepted:
             assert cell.function.__name__ in text
+
+
+@pytest.mark.parametrize(("within", "right"), [("int", True), ("Row", True), ("complex", False)])
+def test_a_generic_struct_is_read_with_what_it_is_used_for(within, right):
+    """Its type variables are the application's; what stands for them counts."""
+    code = f"""
+from typing import Generic, TypeVar
+from msgspec import Struct
+from kontract import Context, backend
+
+T = TypeVar("T")
+
+class Row(Struct):
+    n: int
+
+class Page(Struct, Generic[T]):
+    items: list[T]
+    next: str | None = None
+
+@backend()
+async def f(ctx: Context, page: Page[{within}]) -> Page[{within}]: ...
+"""
+    mistakes = read(code, "app.m", "src/app/m.py", lambda _: None).mistakes
+    assert (mistakes == []) is right, mistakes

@@ -124,6 +124,8 @@ class Types:
                 return self._subscript(node)
             case ast.BinOp(op=ast.BitOr()):
                 return operator.or_(self._value(node.left), self._value(node.right))
+            case ast.Call(args=[ast.Constant(value=str(name)), *_]) if self._value(node.func) is typing.TypeVar:
+                return typing.TypeVar(name)
             case ast.Tuple() | ast.List():
                 return [self._value(one) for one in node.elts]
         return ANYTHING
@@ -197,7 +199,10 @@ class Types:
                 return _enum(node, bases)
             if any(isinstance(base, type) and issubclass(base, msgspec.Struct) for base in bases):
                 made = [self._field(one) for one in fields if not ast.unparse(one.annotation).startswith("ClassVar")]
-                return msgspec.defstruct(node.name, made, bases=tuple(bases), **_of_struct(options))
+                space = {"__orig_bases__": tuple(bases)}  # what a generic struct is generic in
+                return msgspec.defstruct(
+                    node.name, made, bases=tuple(types.resolve_bases(bases)), namespace=space, **_of_struct(options)
+                )
             if dataclasses.dataclass in marks:
                 return self._dataclass(node, bases, fields)
         except TypeFlawError:
