@@ -9,11 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from contextlib import ExitStack
 
 from kontract.cli.build import ANSWER
-from kontract.cli.local import LOOK_SECONDS, Schema, changed, greet, quiet, sources, stopping_on_signals
+from kontract.cli.local import LOOK_SECONDS, Restarts, Schema, changed, greet, quiet, sources, stopping_on_signals
 from kontract.cli.toolchain import database_url, dev_vars, local_state, ports, setup
 from kontract.cli.toolchain.checkout import Checkout, write_atomically
 from kontract.cli.toolchain.front import Front
@@ -28,7 +27,6 @@ from kontract.cli.toolchain.wrangler import DevServer
 
 DEFAULT_PORT = 8787
 _MEND = "Everything else keeps running; save a corrected file below src/ and it starts again. (Ctrl-C stops all.)"
-_RESTARTS, _RESTARTS_SECONDS = 5, 60.0  # more often within that time, and something else is wrong
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -218,7 +216,7 @@ class Runtime:
         self._front = front
         self._listener = ports.owner(server.port)
         self._broken_at: int | None = None  # what the sources were when it stopped
-        self._restarts: deque[float] = deque(maxlen=_RESTARTS)
+        self._restarts = Restarts()
 
     def look(self) -> None:
         """Start it again if it has to be."""
@@ -236,12 +234,11 @@ class Runtime:
         self._stop()
         if failed:
             say(f"\nwrangler stopped: the reason is above. {_MEND}")
-        elif len(self._restarts) == _RESTARTS and time.monotonic() - self._restarts[0] < _RESTARTS_SECONDS:
-            say(f"\nThe runtime (wrangler, workerd) ended again. {_MEND}")
-        else:
-            self._restarts.append(time.monotonic())
+        elif self._restarts.one_more():
             say("\nThe runtime (wrangler, workerd) ended, and not by itself: starting it again ...")
             self._start()
+        else:
+            say(f"\nThe runtime (wrangler, workerd) ended again. {_MEND}")
 
     def _stop(self) -> None:
         self._front.open = False

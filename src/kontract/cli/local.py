@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +16,8 @@ from kontract.cli.build import scan
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.progress import say, warn
+
+_RESTARTS, _RESTARTS_SECONDS = 5, 60.0
 
 LOOK_SECONDS = 0.3
 """How often they look for a file that has changed."""
@@ -63,6 +67,22 @@ class Schema:
             if sentence not in self._told:
                 warn(f"    {sentence} There is no migration for it yet: .venv/bin/kontract migrate new NAME")
         self._told = set(sentences)
+
+
+class Restarts:
+    """Counts what was started again because it had ended: more often in a minute, and something else is wrong."""
+
+    def __init__(self) -> None:
+        """None so far."""
+        self._times: deque[float] = deque(maxlen=_RESTARTS)
+
+    def one_more(self) -> bool:
+        """Count one, if there may be one."""
+        now = time.monotonic()
+        if len(self._times) == _RESTARTS and now - self._times[0] < _RESTARTS_SECONDS:
+            return False
+        self._times.append(now)
+        return True
 
 
 def greet(port: int) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from kontract.cli import build, serve
-from kontract.cli.local import LOOK_SECONDS, Schema, changed, greet, quiet, stopping_on_signals
+from kontract.cli.local import LOOK_SECONDS, Restarts, Schema, changed, greet, quiet, stopping_on_signals
 from kontract.cli.toolchain import database_url, dev_vars
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.postgres import DATABASE, Cluster, create_database
@@ -169,6 +169,7 @@ class Server:
         self._front = front
         self._process: _Process | None = None
         self._sources = 0
+        self._restarts = Restarts()
         self._told = False
 
     def start(self) -> None:
@@ -180,7 +181,8 @@ class Server:
             started.stop()
             if self._process is None:
                 raise Problem("The server did not start.", "The reason is above.")
-            say("The server did not start; the reason is above. The one before it goes on; save a corrected file.")
+            goes_on = " The one before it goes on." if self._process.runs() else ""
+            say(f"The server did not start; the reason is above.{goes_on} Save a corrected file.")
             return
         before, self._process = self._process, started
         self._front.upstream, self._front.open, self._told = started.port, True, False
@@ -193,8 +195,15 @@ class Server:
             say("A file changed: starting the server again ...")
             self.start()
         elif self._process is not None and not self._process.runs() and not self._told:
-            self._told, self._front.open = True, False
-            say("The server ended. Save a file below src/ and it starts again. (Ctrl-C stops all.)")
+            self._front.open = False
+            if self._restarts.one_more():
+                say("The server ended, and not by itself: starting it again ...")
+                self.start()
+                if self._front.open:
+                    say("The server answers again.")
+            else:
+                self._told = True
+                say("The server ended again. Save a file below src/ and it starts again. (Ctrl-C stops all.)")
 
     def _look(self) -> int:
         return changed(self._checkout.root / "src", but="routes.py")  # which the build writes
