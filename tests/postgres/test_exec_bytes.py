@@ -159,3 +159,11 @@ async def test_the_answer_may_have_all_its_bytes(world, monkeypatch):
         else:
             with pytest.raises(PayloadTooLargeError):
                 await ask(world, text)
+
+
+def test_one_value_may_have_its_bytes(monkeypatch):
+    """What is refused is reckoned from how often a parameter is repeated."""
+    monkeypatch.setattr(limits, "SELECT_VALUE_BYTES", 10_000)
+    select.parse(f"SELECT concat({times(5, '$1')}) AS y FROM tasks", ["x" * 1_000], "tasks")
+    with pytest.raises(PayloadTooLargeError):
+        select.parse(f"SELECT concat({times(11, '$1')}) AS y FROM tasks", ["x" * 1_000], "tasks")
