@@ -109,7 +109,8 @@ class _NoSuchAddressError(Exception):
 def _listening(address: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        made = socket.socket(family, socket.SOCK_STREAM)
+        # Named, or asyncio does not see that this is TCP, leaves Nagle's algorithm on, and each answer waits for 40 ms.
+        made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         raise _NoSuchAddressError from error
     try:
