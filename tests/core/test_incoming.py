@@ -178,3 +178,11 @@ def test_depth_and_values_are_counted_as_a_decoder_does():
             if levels:
                 with pytest.raises(InvalidRequestError, match=f"deeper than {levels - 1} levels"):
                     incoming.check_depth(text, "it", levels - 1)
+
+
+def test_what_is_decoded_was_checked():
+    """Depth, and what would be split into a million parts before anybody counts them."""
+    with pytest.raises(InvalidRequestError, match="nested deeper than 32 levels"):
+        incoming.decode(b"[" * 33 + b"]" * 33, decode)
+    with pytest.raises(InvalidRequestError, match="more than"):
+        incoming.decode(b'"' * 1_000_000, decode)
