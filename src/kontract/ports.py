@@ -142,6 +142,7 @@ class ApplyOutcome(Enum):
     APPLIED = "applied"
     FAILED = "failed"
     FENCED = "fenced"
+    WENT_BACK = "went back"
 
 
 class CoordinatorStub(Protocol):

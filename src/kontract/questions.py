@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+import msgspec
+
 from kontract.core import recovery, sqlstates
+from kontract.core.coordinator import Coordinator
 from kontract.core.messages import Unready
 from kontract.core.store import SqlStore
 from kontract.ports import Database, DatabaseError, DatabaseUnavailableError, Log
@@ -46,10 +49,50 @@ class Questions:
             self._log("error", "resolve", owner=self._owner, txid=txid, error=repr(error))
         return fence
 
-    async def epoch(self) -> int | None:
-        """Return the epoch that may commit, 0 when there is no such row; None when the database did not say."""
+    async def standing(self, witnesses: Sequence[str]) -> tuple[int, int] | None:
+        """Return the epoch that may commit (0: none) and how many witnesses are missing; None: it did not say."""
         async with self.store() as store:
-            return await store.read_epoch(self._owner)
+            return await store.standing(self._owner, witnesses)
+
+    async def announce(self, old: Coordinator, now: int) -> None:
+        """Say that the database is not the one that ``old`` knew: in the log, to ``kontract doctor`` and ``/ready``."""
+        acknowledged = old.witnesses.highest
+        if not acknowledged:
+            self._log("warning", "database_replaced", owner=self._owner, epoch=old.epoch)
+            return
+        self._log(
+            "error",
+            "database_went_back",
+            owner=self._owner,
+            epoch=old.epoch,
+            acknowledged=acknowledged,
+            message=f"commits up to txid {acknowledged} had been acknowledged, and the newest of them are gone from "
+            "the database: was an older backup restored, or did a standby take over that lagged? Streams are reset; "
+            "docs/how-to/operate.md says what to do",
+        )
+        try:
+            async with self.store() as store:
+                note = {
+                    "epoch": old.epoch,
+                    "acknowledged": acknowledged,
+                    "found": await store.highest_fence(self._owner),
+                }
+                await store.note_loss(self._owner, old.epoch, now, msgspec.json.encode(note).decode())
+        except (DatabaseError, DatabaseUnavailableError) as error:
+            self._log("warning", "database_went_back", owner=self._owner, error=f"it could not be noted: {error}")
+
+    async def claim(self, epoch: int) -> int | None:
+        """Raise the epoch of the database to one that a coordinator goes on in; return the highest txid in use.
+
+        None: not now, the database does not answer, or somebody else is at it.
+        """
+        try:
+            async with self.store() as store:
+                raised, highest = await store.claim(self._owner, epoch)
+        except (DatabaseError, DatabaseUnavailableError) as error:
+            self._log("warning", "coordinator_start", owner=self._owner, error=str(error))
+            return None
+        return highest if raised == epoch else None
 
     async def take_over(self, at_least: int) -> tuple[int, int, dict[str, int]]:
         """Raise the epoch: see kontract.core.recovery.take_over."""

@@ -17,14 +17,17 @@ class SupersededError(Exception):
 class Remover:
     """Removes for one owner in one epoch, for as long as ``going`` says so."""
 
-    def __init__(self, owner: str, epoch: int, store: SqlStore, log: Log, going: Callable[[], bool]) -> None:
-        """Use at most limits.COLLECT_STATEMENTS statements."""
+    def __init__(
+        self, owner: str, epoch: int, store: SqlStore, log: Log, going: Callable[[], bool], witness: Callable[[], int]
+    ) -> None:
+        """Use at most limits.COLLECT_STATEMENTS statements. ``witness``: the highest one's txid (core/witnesses.py)."""
         self.statements = limits.COLLECT_STATEMENTS
         self._owner = owner
         self._epoch = epoch
         self._store = store
         self._log = log
         self._going = going
+        self._witness = witness
 
     @property
     def goes_on(self) -> bool:
@@ -37,8 +40,11 @@ class Remover:
         Raises SupersededError, and what the database raises when it cannot even be asked what there is.
         """
         if job.stage is Stage.FENCES:
-            # The highest txid stays on record for a coordinator that starts without a journal.
+            # The highest txid stays on record for a coordinator that starts without a journal, and the highest that
+            # committed for the one that has it: the two differ when the last transaction was aborted.
             up_to = min(job.up_to, await self._store.highest_fence(self._owner) - 1)
+            if self._witness():
+                up_to = min(up_to, self._witness() - 1)
             await self._remove(None, up_to)
             return self.goes_on
         for ptr in await self._store.pointers(self._owner):

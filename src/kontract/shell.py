@@ -17,11 +17,12 @@ from kontract.core.coordinator import Coordinator
 from kontract.core.events import End, Page
 from kontract.core.hub import Hub, LogHead
 from kontract.core.idempotency import began_at
-from kontract.core.messages import Answer, Begin, EndSession, Prepare, Request
+from kontract.core.messages import Answer, Begin, Doubt, EndSession, Prepare, Replayed, Request, Unready, WentBack
 from kontract.core.phases import ProtocolError
 from kontract.core.phases import Stage as CoordinatorStage
 from kontract.core.records import Drop, Effects, JournalEntry, Record
 from kontract.core.recovery import Saved
+from kontract.core.witnesses import Verdict, verdict
 from kontract.ports import (
     Clock,
     CoordinatorUnavailableError,
@@ -146,7 +147,15 @@ class CoordinatorShell:
             self._run(lambda: coordinator.handle(ticket, request, self._clock.now(), known))
             if isinstance(request, EndSession):
                 self.hub.end_session(request.session)
-            return await answer
+            answered = await answer
+            if isinstance(answered, Replayed) and not coordinator.was_in_charge(self._clock.now()):
+                self.doubt()  # what was remembered may be gone
+                await self._check_epoch()
+                if coordinator is not self._coordinator:
+                    raise CoordinatorUnavailableError(STARTS_AGAIN)
+                if not coordinator.was_in_charge(self._clock.now()):
+                    return Unready("the database does not answer")
+            return answered
         finally:
             del self._waiting[ticket]
             if not answer.done():
@@ -325,7 +334,12 @@ class CoordinatorShell:
         try:
             async with self._questions.store() as store:
                 remover = Remover(
-                    self._owner, coordinator.epoch, store, self._log, lambda: self._coordinator is coordinator
+                    self._owner,
+                    coordinator.epoch,
+                    store,
+                    self._log,
+                    lambda: self._coordinator is coordinator,
+                    lambda: coordinator.witnesses.highest,
                 )
                 while remover.goes_on:
                     job = collection.job(coordinator.oldest_snapshot, self._clock.now())
@@ -366,36 +380,59 @@ class CoordinatorShell:
 
     async def _check_epoch_once(self) -> None:
         coordinator = self._coordinator
-        current = await self._questions.epoch()
-        if coordinator is None or coordinator is not self._coordinator:
+        if coordinator is None:
             return
-        if current == 0:
-            await self._start_anew(coordinator)
+        witnesses = coordinator.witnesses.sids(self._clock.now())
+        standing = await self._questions.standing(witnesses)
+        if coordinator is not self._coordinator:
             return
-        if current not in (None, coordinator.epoch):
-            self._log("error", "fenced", owner=self._owner, epoch=coordinator.epoch, current=current)
-        self._run(lambda: coordinator.epoch_read(current, self._clock.now()))
+        current = None
+        if standing is not None:
+            current, missing = standing
+            match verdict(coordinator.epoch, len(witnesses), current, missing):
+                case Verdict.LEFT_BEHIND:
+                    coordinator = self._leave_behind(coordinator, 0)
+                    if coordinator is not self._coordinator:
+                        return  # it could not be written down: whoever comes next finds the same
+                    current = await self._claim(coordinator)
+                case Verdict.AWAITED:
+                    current = await self._claim(coordinator)
+                case Verdict.SUPERSEDED:
+                    self._log("error", "fenced", owner=self._owner, epoch=coordinator.epoch, current=current)
+        if coordinator is self._coordinator:
+            self._run(lambda: coordinator.epoch_read(current, self._clock.now()))
 
-    async def _start_anew(self, old: Coordinator) -> None:
-        """Begin again for a database that has no epoch row: it is not the one this journal was written for."""
-        try:
-            async with self._questions.store() as store:
-                fresh = await recovery.start_anew(self._owner, old, store)
-        except (DatabaseError, DatabaseUnavailableError) as error:
-            self._log("error", "coordinator_start", owner=self._owner, error=str(error))
-            return
-        self._log("warning", "database_replaced", owner=self._owner, epoch=fresh.epoch)
-        if self._coordinator is not old:
-            return
-        self._run(lambda: old.epoch_read(fresh.epoch, self._clock.now()))  # whoever waits must ask again
+    def _leave_behind(self, old: Coordinator, found: int) -> Coordinator:
+        """Begin again for a database that has gone back, or is not the one this journal was written for."""
+        self._spawn(self._questions.announce(old, self._clock.now()))
+        self.hub.end_all("restart")  # whoever listens comes back, and is told that its position is not of this log
+        self._run(lambda: old.stop(WentBack(), self._clock.now()))
+        fresh = recovery.anew(old, found)
         try:
             self._begin_journal(fresh)
         except Exception as error:  # noqa: BLE001 - as in _run
             self._abandon("coordinator_failed", error)
-            return
+            return fresh
         self._collection = Collection()
         self._begin(fresh)
         self._run(lambda: fresh.recover(self._clock.now()))
+        return fresh
+
+    async def _claim(self, coordinator: Coordinator) -> int | None:
+        """Raise the database's epoch to this coordinator's; return it, None when that is not known."""
+        highest = await self._questions.claim(coordinator.epoch)
+        if highest is None or coordinator is not self._coordinator:
+            return None
+        if highest > coordinator.highest_txid:
+            self._leave_behind(coordinator, highest)  # another database, with numbers that were never given here
+            return None
+        return coordinator.epoch
+
+    def doubt(self) -> None:
+        """Look whether the database is still the same: a connection to it was lost."""
+        coordinator = self._coordinator
+        if coordinator is not None:
+            self._run(lambda: coordinator.handle("doubt", Doubt(), self._clock.now()))
 
     def rest(self) -> None:
         """Stop the clock: nothing happens any more by itself, until the next message."""

@@ -6,7 +6,20 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
-from kontract.core.messages import Answer, Began, Begin, Committed, Finish, Leave, Left, Prepare, Prepared, Request
+from kontract.core.messages import (
+    Answer,
+    Began,
+    Begin,
+    Committed,
+    Doubt,
+    Finish,
+    Leave,
+    Left,
+    Noted,
+    Prepare,
+    Prepared,
+    Request,
+)
 from kontract.core.transaction import Call, Transaction
 from kontract.core.types import TableKind, TablePointer, Version
 from kontract.ports import ApplyOutcome
@@ -60,6 +73,8 @@ class Coordinator:
                 return Committed(request.txid)
             case Leave():
                 return Left()
+            case Doubt():
+                return Noted()
         raise AssertionError(request)
 
     def kinds(self) -> list[str]:

@@ -7,7 +7,7 @@ import re
 import pytest
 from msgspec import Raw
 
-from kontract.core import limits, sql, sqlstates
+from kontract.core import fences, limits, sql, sqlstates
 from kontract.core.messages import Write
 from kontract.core.sql import ApplyPlan, Page, Pending
 from kontract.core.types import Filter, TableKind, TablePointer
@@ -41,11 +41,11 @@ def everything(kind: TableKind) -> list[sql.Statement]:
         sql.end_row(table, 5, pending, last=True),
         sql.count(table, wanted, 5, pending),
         sql.apply(ApplyPlan(EVIL, EVIL, EVIL, 6, 1, [(table, writes), (pointer(kind, "tbl_2"), writes)])),
-        sql.resolve(EVIL, EVIL, 6),
-        sql.raise_epoch(EVIL, 1, 0),
-        sql.read_epoch(EVIL),
-        sql.highest_fence(EVIL),
-        sql.pointers(EVIL),
+        fences.resolve(EVIL, EVIL, 6),
+        fences.raise_epoch(EVIL, 1, 0),
+        fences.read_epoch(EVIL),
+        fences.highest_fence(EVIL),
+        fences.pointers(EVIL),
     ]
 
 
@@ -81,7 +81,7 @@ def test_identifiers_that_are_refused(name, kind):
         lambda: sql.count(bad, Filter(), 1),
         lambda: sql.end_row(bad, 1, (), last=True),
         lambda: sql.apply(ApplyPlan("s", "o", "u", 1, 1, [(bad, [])])),
-        lambda: sql.highest_txid([name]),
+        lambda: fences.highest_txid([name]),
     ):
         with pytest.raises(ValueError, match="is not a table name"):
             build()

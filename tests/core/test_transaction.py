@@ -28,6 +28,7 @@ from kontract.core.messages import (
     Replayed,
     TooOld,
     Unready,
+    WentBack,
 )
 from kontract.core.sql import Page
 from kontract.core.transaction import FINISH_TRIES, Call, ReplayedError, RetryError
@@ -91,7 +92,7 @@ async def test_nothing_reaches_the_database_before_prepare_has_answered(tx, coor
     assert store.applied == []
     assert await tx.commit() == 8
     assert [type(m) for m in coordinator.heard] == [Begin, Prepare, Finish]
-    assert coordinator.heard[-1] == Finish(8, 1, applied=True)
+    assert coordinator.heard[-1] == Finish(8, 1, applied=True, checked=True)
     [plan] = store.applied
     assert (plan.sid, plan.owner, plan.user, plan.txid, plan.epoch) == ("call/1", "tenant", "ann", 8, 1)
 
@@ -385,6 +386,38 @@ async def test_after_a_failed_apply_only_the_fence_decides(tx, coordinator, stor
             await tx.commit()
 
 
+async def test_the_witnesses_go_into_the_apply_statement(tx, coordinator, store):
+    coordinator.answers[Prepare] = [Prepared(8, "call/1", 1, witnesses=["before/1"])]
+    await change(tx)
+    await tx.commit()
+    assert store.applied[0].witnesses == ["before/1"]
+
+
+async def test_a_database_that_has_gone_back_takes_nothing(tx, coordinator, store):
+    """The coordinator is told to look, and the caller what happened, whatever becomes of the fence."""
+    store.outcome = ApplyOutcome.WENT_BACK
+    coordinator.answers[Finish] = [Aborted(8)]
+    await change(tx)
+    with pytest.raises(UnavailableError) as told:
+        await tx.commit()
+    assert told.value.error_code is Code.DATABASE_WENT_BACK
+    assert coordinator.heard[-1] == Finish(8, 1, applied=False, fenced=True, checked=True)
+
+
+@pytest.mark.parametrize("message", [Begin, Prepare, Finish])
+async def test_who_waits_meanwhile_is_told_the_same(tx, coordinator, store, message):
+    store.outcome = ApplyOutcome.FAILED
+    coordinator.answers[message] = [WentBack()]
+
+    async def work() -> None:
+        await change(tx)
+        await tx.commit()
+
+    with pytest.raises(UnavailableError) as told:
+        await work()
+    assert told.value.error_code is Code.DATABASE_WENT_BACK
+
+
 async def test_a_fenced_apply_is_reported_as_such(tx, coordinator, store):
     """The coordinator looks at the epoch row only if a worker says that it met another one."""
     await change(tx)
@@ -392,7 +425,7 @@ async def test_a_fenced_apply_is_reported_as_such(tx, coordinator, store):
     coordinator.answers[Finish] = [Fenced(9)]
     with pytest.raises(HttpError):
         await tx.commit()
-    assert coordinator.heard[-1] == Finish(8, 1, applied=False, fenced=True)
+    assert coordinator.heard[-1] == Finish(8, 1, applied=False, fenced=True, checked=True)
 
 
 async def test_writes_are_grouped_by_table(tx, store):

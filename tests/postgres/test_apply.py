@@ -7,7 +7,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from kontract.core import sql
+from kontract.core import fences, sql
 from kontract.core.messages import ABSENT
 from kontract.core.sql import ApplyPlan, Statement
 from kontract.core.store import SqlStore
@@ -212,11 +212,11 @@ async def test_take_over_raises_the_epoch_and_finds_the_highest_txid(world):
 
 async def test_a_take_over_that_arrives_late_changes_nothing(world):
     """A start that was given up must not put the next one out of office: it would answer FENCED for good."""
-    late = sql.raise_epoch(OWNER, 2, 1)  # sent while the epoch was 1, and held up on its way
+    late = fences.raise_epoch(OWNER, 2, 1)  # sent while the epoch was 1, and held up on its way
     assert await world.store.take_over(OWNER, 1) == (2, 0)
     assert await world.sql.fetch(late.text, *late.params) == []
     assert await world.store.read_epoch(OWNER) == 2
-    first = sql.raise_epoch("new", 1, 0)
+    first = fences.raise_epoch("new", 1, 0)
     assert await world.sql.fetch(first.text, *first.params) == [(1,)]
     assert await world.sql.fetch(first.text, *first.params) == [], "a second one that saw no epoch either"
 
@@ -229,7 +229,7 @@ async def test_of_two_that_take_over_at_once_one_is_told_to_try_again(world, mon
 
     async def in_step(self, statement):
         rows = await run(self, statement)
-        if statement == sql.read_epoch(OWNER):
+        if statement == fences.read_epoch(OWNER):
             reads.append(rows)
             if len(reads) == 2:
                 both_have_read.set()

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from msgspec import Raw
 
-from kontract.core import sql
+from kontract.core import fences
 from kontract.core.messages import Write
 from kontract.core.sql import ApplyPlan
 from kontract.core.store import SqlStore
@@ -91,4 +91,4 @@ async def test_a_new_epoch_against_applies_in_flight(arena):
         late = await apply(stores[0], plan(pointer, epoch, txid + 1, f"late-{round_number}/2"))
         assert late is ApplyOutcome.FENCED
         epoch = raised
-    assert await admin.fetchval(sql.READ_EPOCH, OWNER) == epoch
+    assert await admin.fetchval(fences.READ_EPOCH, OWNER) == epoch

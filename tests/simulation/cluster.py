@@ -16,6 +16,7 @@ from kontract.core.hub import LogHead
 from kontract.core.messages import Answer, Began, Begin, Committed, Finish, Prepared, Request
 from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutOrder, PutRecord, Record, is_kept
 from kontract.core.recovery import Saved
+from kontract.core.witnesses import of_records
 from kontract.ports import CoordinatorUnavailableError
 from kontract.shell import CoordinatorShell
 from simulation.database import Database, Store
@@ -50,7 +51,8 @@ class Journal:
             return None
         unsettled = [replace(record) for record in self.records.values() if not record.settled_at]
         order = dict(self.order) if self.order_known else None
-        return Saved(self.epoch, max([self.last_txid, *self.records]), unsettled, dict(self.ended), order)
+        last, witnesses = max([self.last_txid, *self.records]), of_records(self.records.values())
+        return Saved(self.epoch, last, unsettled, dict(self.ended), order, witnesses)
 
     def start(self, epoch: int, last_txid: int, generation: str, ended: Mapping[str, int]):
         self.epoch, self.last_txid, self.started = epoch, last_txid, True
@@ -84,7 +86,7 @@ class Journal:
 
     @staticmethod
     def _expired(record: Record, drop: Drop) -> bool:
-        if not record.settled_at:
+        if not record.settled_at or record.txid in drop.keep:
             return False
         if is_kept(record):
             return record.settled_at < drop.idempotent_before
@@ -343,7 +345,7 @@ class Link:
         unavailable = CoordinatorUnavailableError("no answer")
         kernel.after(400 + wires.fate.within(2500), lambda: reply.set(error=unavailable))
         answer: Answer = await reply
-        kernel.note(type(request).__name__, request.call if not isinstance(request, Finish) else request.txid, answer)
+        kernel.note(type(request).__name__, getattr(request, "call", getattr(request, "txid", "")), answer)
         if isinstance(request, Finish):
             self.finished_with = answer
         elif isinstance(answer, Prepared):

@@ -8,7 +8,7 @@ A statement is sent, runs, and is answered; each of these may go wrong. An apply
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import msgspec
@@ -68,6 +68,7 @@ class Database:
     refuses_old_snapshots = True
     compares_epochs = True
     sequence_follows = True
+    looks_for_witnesses = True
 
     def __init__(self, kernel: Kernel, wires: Wires, kind: TableKind):
         self.kernel = kernel
@@ -82,7 +83,17 @@ class Database:
         self.executing: dict[str, Future] = {}
         self.sharing: dict[Future, None] = {}
         self.raising: Future | None = None
-        # For the judges; nothing is ever removed from these.
+        self.life = 1  # servers that lost their place to an older copy take their connections with them
+        self.past: list[tuple[Any, ...]] = []
+        self.goes_back = False
+        self.went_back_at: float | None = None
+        self.left_epoch = 0
+        self.lost: list[Commit] = []
+        self.given = 0  # txids of before: who was prepared then may not have known what was lost
+        self.must_notice = False
+        self.noticed_at: float | None = None
+        self.unnoticed: list[Commit] = []
+        # For the judges; nothing is ever removed from these, unless the database goes back.
         self.alarms: list[str] = []
         self.commits: list[Commit] = []
         self.installed: dict[str, list[tuple[int, str | None]]] = {}
@@ -111,12 +122,14 @@ class Database:
             await self.raising
         if self.checks_epoch and plan.epoch != self.epoch:
             return ApplyOutcome.FENCED
+        if self.looks_for_witnesses and any(sid not in self.fences for sid in plan.witnesses):
+            return ApplyOutcome.WENT_BACK
         shares = Future()  # the epoch row: whoever raises it waits for all who read it
         self.sharing[shares] = None
         try:
             return await self._apply(plan, worker, crash)
         finally:
-            del self.sharing[shares]
+            self.sharing.pop(shares, None)
             shares.set()
 
     async def _apply(self, plan: ApplyPlan, worker: Process, crash: Callable[[], None]) -> ApplyOutcome:
@@ -125,12 +138,14 @@ class Database:
         if self.checks_fence and plan.sid in self.fences:
             raise ApplyRefusedError(None)
         mine = self.executing[plan.sid] = Future()
-        fate = self.wires.fate
+        fate, life = self.wires.fate, self.life
         fault = fate.at("apply runs", "apply")
         await self.kernel.sleep(limits.STATEMENT_MS - 500 if fault is Fault.SLOW else fate.delay())
         if fault in (Fault.WORKER_BEFORE, Fault.COORDINATOR_BEFORE):
             (worker.die if fault is Fault.WORKER_BEFORE else crash)()
         try:
+            if life != self.life:
+                return ApplyOutcome.FAILED
             if fault in (Fault.FAILS, Fault.REFUSED):
                 raise ApplyRefusedError(None if fault is Fault.FAILS else ConflictError("there is such a row already"))
             self._commit(plan)
@@ -151,7 +166,34 @@ class Database:
             self.sequence = max(self.sequence, first + len(new) - 1)
         return {row_id: first + n for n, row_id in enumerate(new)}
 
+    def go_back(self, commits: int) -> list[Commit]:
+        """Be as before the last few commits, but not before the first; returns what is lost."""
+        kept = max(1, len(self.past) - commits)
+        if kept >= len(self.past):
+            return []
+        state, self.past = self.past[kept], self.past[:kept]
+        self.rows = {key: [replace(row) for row in rows] for key, rows in state[0].items()}
+        self.fences, self.results, epoch, self.installed, count = dict(state[1]), dict(state[2]), *state[3:]
+        lost, self.commits = self.commits[count:], self.commits[:count]
+        self.left_epoch, self.epoch = self.epoch, epoch
+        self.life += 1
+        waited_for = [*self.executing.values(), *self.sharing, *([self.raising] if self.raising else [])]
+        self.executing, self.sharing, self.raising = {}, {}, None
+        for future in waited_for:
+            future.set()
+        self.lost += lost
+        self.went_back_at = self.kernel.now
+        self.kernel.note("went back", kept, [commit.sid for commit in lost])
+        return lost
+
+    def _remember(self):
+        rows = {key: [replace(row) for row in rows] for key, rows in self.rows.items()}
+        installed = {key: list(each) for key, each in self.installed.items()}
+        self.past.append((rows, dict(self.fences), dict(self.results), self.epoch, installed, len(self.commits)))
+
     def _commit(self, plan: ApplyPlan):
+        if self.goes_back:
+            self._remember()
         writes = [write for _, writes in plan.writes for write in writes]
         places = self._places(plan, writes)
         step_of = self._plain if self.plain else self._versioned
@@ -170,7 +212,10 @@ class Database:
                 self.alarms.append(f"two live versions: of {write.id}")
         self.fences[plan.sid] = plan.txid
         self.results[plan.sid] = plan.result
-        self.commits.append(Commit(plan.txid, plan.sid, plan.epoch, self.epoch, self.kernel.now, len(writes)))
+        commit = Commit(plan.txid, plan.sid, plan.epoch, self.epoch, self.kernel.now, len(writes))
+        if self.must_notice and plan.epoch <= self.left_epoch and plan.txid > self.given:
+            self.unnoticed.append(commit)
+        self.commits.append(commit)
 
     def _versioned(self, write: Write, txid: int, place: int) -> Callable[[], None]:
         live = self.live(write.id)
@@ -238,6 +283,8 @@ class Database:
             await next(iter(self.sharing))
         raised = self.epoch == before or not self.compares_epochs
         if raised:
+            if self.went_back_at is not None and epoch > self.left_epoch:
+                self.noticed_at = self.noticed_at or self.kernel.now
             self.epoch = epoch if self.compares_epochs else max(self.epoch + 1, epoch)
         self.raising = None
         raising.set()
@@ -312,6 +359,9 @@ class Store:
                 answer(None, error)
 
         def arrive():
+            if life != self._database.life:
+                give_up()
+                return
             try:
                 result = run()
             except SnapshotTooOldError as error:
@@ -324,6 +374,7 @@ class Store:
 
         if not self._process.alive:
             return None
+        life = self._database.life
         self._wires.carry(kind, what, arrive, given_up=give_up, **self._whom)
         return await reply
 
@@ -397,7 +448,17 @@ class Store:
     async def take_over(self, _owner: str, at_least: int) -> tuple[int, int]:
         gone = DatabaseUnavailableError("connection lost")
         before = await self._ask("take-over", "read", lambda: self._database.epoch, gone)
-        epoch = max(before + 1, at_least)
+        return await self._raise(max(before + 1, at_least), before)
+
+    async def claim(self, _owner: str, epoch: int) -> tuple[int, int]:
+        gone = DatabaseUnavailableError("connection lost")
+        before = await self._ask("take-over", "read", lambda: self._database.epoch, gone)
+        if before >= epoch:
+            return before, await self._ask("take-over", "highest", self._database.highest_txid, gone)
+        return await self._raise(epoch, before)
+
+    async def _raise(self, epoch: int, before: int) -> tuple[int, int]:
+        gone = DatabaseUnavailableError("connection lost")
         raised = await self._ask("take-over", "raise", lambda: self._database.raise_epoch(epoch, before), gone)
         if raised is None:
             raise DatabaseUnavailableError("another coordinator has taken over at the same moment")
@@ -411,6 +472,15 @@ class Store:
         return {
             self._database.table.ptr: await self._ask("take-over", "numbers", lambda: self._database.sequence, gone)
         }
+
+    async def standing(self, _owner: str, witnesses: list[str]) -> tuple[int, int] | None:
+        def run():
+            return self._database.epoch, sum(sid not in self._database.fences for sid in witnesses)
+
+        return await self._ask("epoch", "read", run, None)
+
+    async def note_loss(self, _owner: str, epoch: int, _now: int, note: str):
+        self._database.kernel.note("loss", epoch, note)
 
     async def read_epoch(self, _owner: str) -> int | None:
         return await self._ask("epoch", "read", lambda: self._database.epoch, None)

@@ -163,6 +163,8 @@ def judge(attempts: list[Attempt], database: Database, nodes: list[Node]) -> lis
     wrong = list(database.alarms)
     commits = {(commit.txid, commit.sid) for commit in database.commits}
     applied = [attempt for attempt in attempts if attempt.committed(commits)]
+    if database.went_back_at is not None:
+        return wrong + list(_judge_after_loss(attempts, applied, database, nodes))
     for attempt in attempts:
         if attempt.outcome == OK and attempt.writes and attempt not in applied:
             wrong.append(f"lost: {attempt.id} was acknowledged and is not in the database")
@@ -191,6 +193,27 @@ def judge(attempts: list[Attempt], database: Database, nodes: list[Node]) -> lis
     wrong += _replay(attempts, applied, database)
     wrong += [f"{a.kind}: {a.detail}" for a in checker.check(*_history(attempts, applied, database))]
     return wrong
+
+
+def _judge_after_loss(attempts: list[Attempt], applied: list[Attempt], database: Database, nodes: list[Node]):
+    """Judge a run whose database has gone back: what was lost is lost, and the rest as if it had never been."""
+    back, lost = database.went_back_at, {commit.sid for commit in database.lost}
+    for attempt in attempts:
+        sid = attempt.prepared.sid if attempt.prepared is not None else ""
+        if attempt.outcome == OK and attempt.writes and attempt not in applied and sid not in lost:
+            yield f"lost: {attempt.id} was acknowledged and is not in the database"
+        if attempt.outcome == FAIL and attempt in applied:
+            yield f"undead: {attempt.id} was reported as failed and is in the database"
+    for commit in database.unnoticed:
+        yield f"unnoticed: {commit.sid} was applied in epoch {commit.epoch}, in which acknowledged commits were lost"
+    for what in ("sid", "txid"):
+        counts = Counter(getattr(commit, what) for commit in [*database.commits, *database.lost])
+        yield from (f"twice: {what} {value}" for value, n in counts.items() if n > 1 and what == "txid")
+    calls = Counter(commit.sid.partition("/")[0] for commit in database.commits)
+    yield from (f"applied twice: {call}" for call, n in calls.items() if n > 1)
+    for node in nodes:
+        yield from (f"contradiction: {what}" for what in node.contradictions)
+    yield from _replay([attempt for attempt in attempts if attempt.start > back], applied, database)
 
 
 def _events(node: Node, database: Database):

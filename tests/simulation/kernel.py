@@ -240,6 +240,14 @@ class Loop:
     def shield(self, future: Future) -> Future:
         return future
 
+    async def gather(self, *work):
+        tasks = [self.ensure_future(each) for each in work]
+        await self.wait(tasks)
+        for task in tasks:
+            if task.error is not None:
+                raise task.error
+        return [task.value for task in tasks]
+
     async def wait(self, tasks):
         left = {task for task in tasks if not task.ready}
         finished = Future()

@@ -280,6 +280,44 @@ class OutlivesJournal(CoordinatorShell):
         self._log("error", event, owner=self._owner, error=repr(error))
 
 
+class CommitsWithoutWitnesses(Database):
+    """The apply statement does not look for witnesses."""
+
+    looks_for_witnesses = False
+
+
+class LooksForNoWitnesses(CoordinatorShell):
+    """The coordinator compares the epoch only."""
+
+    async def _check_epoch(self):
+        coordinator = self._coordinator
+        if coordinator is not None:
+            coordinator.witnesses.sids = lambda _now: []
+        await super()._check_epoch()
+
+
+class RaisesFirst(CoordinatorShell):
+    """The epoch of the database is raised before that is written down."""
+
+    def _leave_behind(self, old, found):
+        return old
+
+    async def _claim(self, coordinator):
+        highest = await self._questions.claim(coordinator.epoch + 1)
+        if highest is None or coordinator is not self._coordinator:
+            return None
+        fresh = super()._leave_behind(coordinator, highest)
+        return fresh.epoch
+
+
+class ForgetsWitnesses(Journal):
+    """They do not survive a restart."""
+
+    def load(self):
+        saved = super().load()
+        return saved and replace(saved, witnesses=[])
+
+
 class NeverChecksEpoch(CoordinatorShell):
     async def _check_epoch(self):
         pass
@@ -357,6 +395,14 @@ MUTANTS = {
     "numbers of rows not journalled": Variant(journal=JournalForgetsNumbers),
     "sequence left behind the numbers of rows": Variant(database=SequenceStaysBehind),
 }
+
+BACK_MUTANTS = {
+    "commits do not look for witnesses": Variant(database=CommitsWithoutWitnesses),
+    "the coordinator looks for no witnesses": Variant(shell=LooksForNoWitnesses),
+    "the epoch is raised before that is written down": Variant(shell=RaisesFirst),
+    "witnesses forgotten at a restart": Variant(journal=ForgetsWitnesses),
+}
+"""Caught when the database goes back in time."""
 
 SHAPES = {
     "no predicate check": "write skew by predicate",

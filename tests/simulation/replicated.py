@@ -15,8 +15,9 @@ from kontract.core.events import Batch, End, Page, Subscription, decode_frame, p
 from kontract.core.phases import Stage
 from kontract.core.types import TableKind
 from kontract.ports import CoordinatorUnavailableError
+from kontract.server.coordination import custody
 from kontract.server.coordination import replica as replicas
-from kontract.server.coordination.log import Checkpoint, Entry, LogUnavailableError, TrimmedError
+from kontract.server.coordination.log import Checkpoint, Entry, LogUnavailableError, TrimmedError, WentBackError
 from kontract.server.coordination.machine import Machine
 from kontract.server.coordination.replica import Replica
 from simulation.cluster import OWNER, Node, _Life
@@ -47,6 +48,24 @@ class Shelf:
         self.floor = 1
         self.kept: Checkpoint | None = None
         self.trimmed = 0
+        self.is_in_database = False
+
+    def remember(self) -> tuple[Any, ...]:
+        return dict(self.entries), list(self.everything), self.tail, self.floor, self.kept
+
+    def go_back(self, state: tuple[Any, ...]):
+        """Be as it was, as the database that it is in."""
+        entries, everything, self.tail, self.floor, self.kept = state
+        self.entries, self.everything = dict(entries), list(everything)
+
+    def is_same(self, known: int | None, position: int) -> bool:
+        """Whether a node has not read further than there is, nor something else: ``known``, the time of that entry."""
+        mine = self.entries.get(position)
+        return position <= self.tail and (mine is None or known in (None, mine.at))
+
+    def check(self, known: int | None, after: int):
+        if not self.is_same(known, after):
+            raise WentBackError
 
     def append(self, after: int, batch: bytes, at: int) -> list[Entry]:
         self.tail += 1
@@ -68,7 +87,8 @@ class Shelf:
 
     def trim(self, below: int, keep: list[int]):
         assert self.kept is not None
-        assert below <= self.kept.position + 1
+        assert self.is_in_database or below <= self.kept.position + 1
+        below = min(below, self.kept.position + 1)
         self.floor = max(self.floor, below)
         before = len(self.entries)
         self.entries = {p: entry for p, entry in self.entries.items() if p >= self.floor or p in keep}
@@ -82,6 +102,7 @@ class Wire:
         self._shelf = shelf
         self._node = node
         self._process = process
+        self._times: dict[int, int] = {}
 
     async def _do(self, what: str, run: Callable[[], Any]) -> Any:
         wires, node, process = self._node.wires, self._node, self._process
@@ -91,11 +112,18 @@ class Wire:
         def give_up():
             reply.set(error=LogUnavailableError("no answer"))
 
+        life = node.database.life
+
         def arrive():
+            if self._shelf.is_in_database and life != node.database.life:
+                give_up()
+                return
             try:
                 value, error = run(), None
-            except TrimmedError as trimmed:
-                value, error = None, trimmed
+            except (TrimmedError, WentBackError) as refused:
+                value, error = None, refused
+                if isinstance(refused, WentBackError):
+                    self._times.clear()
             wires.carry("log reply", what, lambda: reply.set(value, error), given_up=give_up, **whom)
 
         wires.carry("log", what, arrive, given_up=give_up, **whom)
@@ -103,10 +131,26 @@ class Wire:
         return await reply
 
     async def append(self, _owner: str, after: int, batch: bytes) -> list[Entry]:
-        return await self._do("append", lambda: self._shelf.append(after, batch, self._node.clock()))
+        known = self._times.get(after)
+
+        def append():
+            self._shelf.check(known, after)
+            return self._shelf.append(after, batch, self._node.clock())
+
+        return self._seen(await self._do("append", append))
 
     async def read(self, _owner: str, after: int) -> list[Entry]:
-        return await self._do("read", lambda: self._shelf.read(after))
+        known = self._times.get(after)
+
+        def read():
+            self._shelf.check(known, after)
+            return self._shelf.read(after)
+
+        return self._seen(await self._do("read", read))
+
+    def _seen(self, entries: list[Entry]) -> list[Entry]:
+        self._times.update({entry.position: entry.at for entry in entries})
+        return entries
 
     async def entries(self, _owner: str, positions: list[int]) -> list[Entry]:
         return await self._do("entries", lambda: self._shelf.find(positions))
@@ -115,7 +159,13 @@ class Wire:
         return await self._do("checkpoint", lambda: self._shelf.kept)
 
     async def write_checkpoint(self, _owner: str, checkpoint: Checkpoint):
-        await self._do("write checkpoint", lambda: self._shelf.write_checkpoint(checkpoint))
+        known = self._times.get(checkpoint.position)
+
+        def write():
+            if self._shelf.is_same(known, checkpoint.position):
+                self._shelf.write_checkpoint(checkpoint)
+
+        await self._do("write checkpoint", write)
 
     async def trim(self, _owner: str, below: int, keep: list[int] = ()):
         await self._do("trim", lambda: self._shelf.trim(below, list(keep)))
@@ -291,10 +341,12 @@ class ReplicatedWorld(RandomWorld):
     def installed(self):
         before = replicas.asyncio, replicas.READ_ENTRIES
         replicas.asyncio, replicas.READ_ENTRIES = Loop(self.kernel), READ_ENTRIES
+        custody.asyncio = replicas.asyncio
         try:
             yield
         finally:
             replicas.asyncio, replicas.READ_ENTRIES = before
+            custody.asyncio = replicas.asyncio
 
     def play(self):
         self.loose = self._listen_and(self.loose)
@@ -348,15 +400,84 @@ class ReplicatedWorld(RandomWorld):
                     f"stuck: node {node.number} {machine.coordinator.stage} {machine.coordinator.unfinished}"
                 )
         commits = sorted(commit.txid for commit in self.database.commits)
-        if published != commits:
+        lost = {commit.txid for commit in self.database.lost}
+        if [txid for txid in published if txid not in lost or txid in commits] != commits:
             self.wrong.append(f"events: published {published}, committed {commits}")
         for listener in self.listeners:
             expected = sorted(c.txid for c in self.database.commits if c.txid > self.first and c.rows)
-            if not listener.resets and listener.heard != expected:
+            heard = [txid for txid in listener.heard if txid not in lost]
+            if not listener.resets and heard != expected:
                 self.wrong.append(f"listener: heard {listener.heard} of {expected}")
         for node in self.nodes:
             node.journal.epoch = -1  # the journals' judge has nothing to look at
         self.wrong += judge(self.attempts, self.database, self.nodes)
+
+
+class ReplicatedBackWorld(ReplicatedWorld):
+    """The nodes' database goes back in time, and so does their log if it is in there.
+
+    Then no node dies: when all who remember are gone, nobody can notice (docs/how-to/operate.md).
+    """
+
+    def __init__(self, seed: int, *, with_log: bool):
+        super().__init__(seed)
+        self.database.goes_back = True
+        self.shelf.is_in_database = with_log
+        self.shelves: list[tuple[Any, ...]] = []
+        if with_log:
+            remember = self.database._remember
+            self.database._remember = lambda: (remember(), self.shelves.append(self.shelf.remember()))
+
+    def play(self):
+        self.kernel.after(self.kernel.dice.random() * self.kernel.dice.choice((50, 300, 3_000)), self.back)
+        loose = self.loose
+
+        def let_loose():
+            loose()
+            if self.shelf.is_in_database:
+                deaths = (F.COORDINATOR_BEFORE, F.COORDINATOR_AFTER)
+                table = self.odds._table
+                self.odds._table = {kind: [one for one in odds if one[0] not in deaths] for kind, odds in table.items()}
+
+        self.loose = let_loose
+        super().play()
+
+    def back(self):
+        """Lose some commits."""
+        running = [node.coordinator for node in self.nodes if node.coordinator is not None]
+        known = {txid for node in self.nodes if node.shell for txid in node.shell.machine._places}
+        lost = self.database.go_back(self.kernel.dice.randint(1, 6))
+        if self.shelves and lost:
+            self.shelf.go_back(self.shelves[len(self.database.past)])
+        self.database.given = max((coordinator._next_txid - 1 for coordinator in running), default=0)
+        self.database.must_notice = any(commit.txid in known and self._settled(commit.txid) for commit in lost)
+        self.answered.clear()
+
+    def _settled(self, txid: int) -> bool:
+        machines = [node.shell.machine for node in self.nodes if node.shell]
+        return any(txid in machine._places and machine._places[txid].committed for machine in machines)
+
+    def settle(self):
+        """Let it be noticed, by somebody who writes."""
+
+        async def probe(h):
+            await h.put("noticed", v=0)
+
+        for number in range(5):
+            self.kernel.run(lambda: False, self.kernel.now + QUIET_MS)
+            if self.alone(probe, f"noticed{number}", self.nodes[0]):
+                break
+        super().settle()
+        if self.shelf.is_in_database:
+            # A node that had not read what is lost goes on as if it had never been, until one that has comes by.
+            self.wrong = [line for line in self.wrong if not line.startswith(("unnoticed", "twice: txid"))]
+
+
+def back(seed: int, *, with_log: bool) -> ReplicatedBackWorld:
+    """Run one seed of a database that goes back."""
+    world = ReplicatedBackWorld(seed, with_log=with_log)
+    world.run()
+    return world
 
 
 def run_replicated(seed: int) -> ReplicatedWorld:

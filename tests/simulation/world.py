@@ -135,8 +135,13 @@ class World:
         """Make one call; returns whether it committed."""
         link = self.variant.link(worker, node)
         mine: list[Attempt] = []
-        answered = dict(self.answered)
+        answered, began = dict(self.answered), self.kernel.now
         seen = None
+
+        def disturbed() -> bool:
+            """Whether the database has gone back, and this call may be of before it was noticed."""
+            back, noticed = self.database.went_back_at, self.database.noticed_at
+            return back is not None and (noticed is None or began < noticed)
 
         async def run(transaction: Transaction) -> str:
             nonlocal seen
@@ -168,24 +173,25 @@ class World:
             self.kernel.note("failed", call.id, type(error).__name__, getattr(error, "error_code", None))
             return False
         except InvariantError as error:
-            self.wrong.append(f"invariant: {error}")
+            if not disturbed():
+                self.wrong.append(f"invariant: {error}")
             return False
         except Crashed:
             if mine and mine[-1].prepared is not None:
                 mine[-1].outcome = "unknown"
             raise
         self.kernel.note("done", call.id, outcome.txid, outcome.replayed)
-        if call.idempotent and self.answered.setdefault(call.id, outcome.result) != outcome.result:
+        if not disturbed() and call.idempotent and self.answered.setdefault(call.id, outcome.result) != outcome.result:
             self.wrong.append(f"answers: {call.id} got {self.answered[call.id]} and {outcome.result}")
         if outcome.replayed:
             ours = {commit.txid for commit in self.database.commits if commit.sid.startswith(f"{call.id}/")}
-            if outcome.txid not in ours:
+            if outcome.txid not in ours and not disturbed():
                 self.wrong.append(f"lost: {call.id} was told that it committed as {outcome.txid}")
             return True
         mine[-1].outcome = "ok"
         if outcome.txid is None or link.visible:
             mine[-1].end = self.kernel.now
-        if expected is not None and not expected(seen):
+        if expected is not None and not expected(seen) and not disturbed():
             self.wrong.append(f"invariant: {mine[-1].id} saw {seen}")
         return True
 
@@ -323,6 +329,47 @@ class RandomWorld(World):
                 if not worker.process.alive:
                     worker = Worker(kernel)
         self.busy -= 1
+
+
+class BackWorld(RandomWorld):
+    """A run in which the database goes back in time, as by a failover to a standby that lagged."""
+
+    def __init__(self, seed: int, variant: Variant):
+        super().__init__(seed, variant, lose_journal=False)
+        self.rival = False
+        self.database.goes_back = True
+
+    def play(self):
+        self.kernel.after(self.kernel.dice.random() * self.kernel.dice.choice((50, 300, 3_000)), self.back)
+        super().play()
+
+    def back(self):
+        """Lose some commits; those who depend on one that was acknowledged must notice."""
+        database, node = self.database, self.nodes[0]
+        given = max([node.journal.last_txid, *node.journal.records], default=0)
+        if node.coordinator is not None:
+            given = node.coordinator._next_txid - 1
+        known = {record.sid for record in node.journal.records.values() if record.phase == "committed"}
+        lost = database.go_back(self.kernel.dice.randint(1, 6))
+        database.given, database.must_notice = given, any(commit.sid in known for commit in lost)
+        self.answered.clear()
+
+    def settle(self):
+        """Let it be noticed, by somebody who writes."""
+
+        async def probe(h: Handle):
+            await h.put("noticed", v=0)
+
+        for number in range(5):
+            self.kernel.run(lambda: False, self.kernel.now + QUIET_MS)
+            if self.alone(probe, f"noticed{number}"):
+                break
+        super().settle()
+
+
+def back(seed: int, variant: Variant | None = None) -> BackWorld:
+    """Run one seed of a database that goes back."""
+    return BackWorld(seed, variant or Variant()).run()
 
 
 def simulate(seed: int, variant: Variant | None = None, *, lose_journal: bool = True) -> RandomWorld:

@@ -98,7 +98,7 @@ async def cluster_of(
     finally:
         for node in list(cluster.nodes):
             await cluster.leave(node)
-        await sql.close()
+        await cluster.sql.close()
 
 
 async def repeat_a_call_whose_entry_was_kept(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from typing import Any
 import asyncpg
 
 from kontract.cli.toolchain.checkout import Checkout
-from kontract.cli.toolchain.postgres import THROW_AWAY, Cluster, create_database
+from kontract.cli.toolchain.postgres import THROW_AWAY, Cluster, create_database, programs
 from kontract.cli.toolchain.reaper import Reaper
 from kontract.core.sql import ApplyPlan
 from kontract.core.store import SqlStore
@@ -104,6 +105,19 @@ class Postgres:
                 await connection.close()
 
         _run(run())
+
+    def dump(self, url: str) -> str:
+        """A database as it is now, as SQL."""
+        command = [programs() / "pg_dump", "--no-owner", url]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def restore(self, url: str, dump: str) -> None:
+        """Put a database back to what a dump of it says, as an operator does: whoever is connected is cut off."""
+        name = url.rpartition("/")[2].partition("?")[0]
+        self.run(self.server_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+        _run(create_database(self.server_url, name, "template0"))
+        command = [programs() / "psql", "-v", "ON_ERROR_STOP=1", "-q", url]
+        subprocess.run(command, input=dump, check=True, capture_output=True, text=True)
 
     def reset(self, url: str) -> None:
         """Make a database as it was when it was created. A new one is three hundred files more to write and remove."""

@@ -58,6 +58,7 @@ CLASSES: dict[Code, type[HttpError]] = {
     Code.BUSY: UnavailableError,
     Code.COMMIT_UNKNOWN: UnavailableError,
     Code.FENCED: UnavailableError,
+    Code.DATABASE_WENT_BACK: UnavailableError,
     Code.DEADLINE_EXCEEDED: DeadlineExceededError,
 }
 """The class of each code; ``error_code`` tells codes of one class apart."""

@@ -18,6 +18,7 @@ from kontract.core.idempotency import BRIEF
 from kontract.core.phases import Phase
 from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutOrder, PutRecord, Record
 from kontract.core.recovery import Saved
+from kontract.core.witnesses import of_settled
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS head (
@@ -59,7 +60,14 @@ class SqliteJournal:
         ended = {str(session): int(until) for session, until in self._rows("SELECT session, until FROM ended")}
         order = {str(ptr): int(last) for ptr, last in self._rows("SELECT ptr, last FROM row_order")}
         complete = order.pop("", None) == last_txid
-        return Saved(epoch, max(last_txid, int(highest)), records, ended, order if complete else None)
+        newest = self._rows(
+            "SELECT txid, json_extract(record, '$.sid'), json_extract(record, '$.prepared_at'), settled_at "
+            "FROM records WHERE settled_at > 0 AND json_extract(record, '$.phase') = ? ORDER BY txid DESC LIMIT ?",
+            Phase.COMMITTED.value,
+            2 * limits.PREPARED,
+        )
+        witnesses = of_settled((int(txid), str(sid), int(since), int(at)) for txid, sid, since, at in newest)
+        return Saved(epoch, max(last_txid, int(highest)), records, ended, order if complete else None, witnesses)
 
     def start(self, epoch: int, last_txid: int, generation: str, ended: Mapping[str, int]) -> None:
         """Forget everything but ended sessions and begin in ``epoch``."""
@@ -104,8 +112,10 @@ class SqliteJournal:
                         entry.settled_before,
                     )
                     self._sql.exec(
-                        "DELETE FROM records WHERE settled_at > 0 AND CASE WHEN call IS NULL OR substr(call, 1, ?) = ? "
+                        "DELETE FROM records WHERE settled_at > 0 AND txid NOT IN (SELECT value FROM json_each(?)) "
+                        "AND CASE WHEN call IS NULL OR substr(call, 1, ?) = ? "
                         "THEN txid < ? OR settled_at < ? ELSE settled_at < ? END",
+                        _encode(entry.keep).decode(),
                         len(BRIEF),
                         BRIEF,
                         entry.below_txid,

@@ -15,7 +15,15 @@ from kontract.core.errors import Code, ConflictError, DeadlineExceededError, Una
 from kontract.core.messages import Leave
 from kontract.core.transaction import Call, ReplayedError, RetryError, Transaction
 from kontract.core.types import Txid
-from kontract.ports import Clock, CoordinatorStub, CoordinatorUnavailableError, Mutex, Randomness, Store
+from kontract.ports import (
+    Clock,
+    CoordinatorStub,
+    CoordinatorUnavailableError,
+    DatabaseUnavailableError,
+    Mutex,
+    Randomness,
+    Store,
+)
 
 
 class Platform(Protocol):
@@ -100,6 +108,9 @@ class Attempts:
                 txid = await transaction.commit(result if self.call.idempotent else None)
             except RetryError as loss:
                 await self._pause(loss, function)
+            except DatabaseUnavailableError:
+                await transaction.doubt()
+                raise
             except ReplayedError as replayed:
                 return await self._first_result(replayed)
             else:

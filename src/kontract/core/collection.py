@@ -9,8 +9,8 @@ watermark and not above the oldest snapshot in use.
 A mark is worked off twice, for versions and, a day later, for fences, and then dropped. The newest one is kept even
 then: it says up to where everything has been done, so that an idle owner has nothing due and is not woken.
 
-The statements (:func:`kontract.core.sql.collect_versions`, :func:`~kontract.core.sql.collect_fences`) delete nothing
-unless the epoch is theirs: a superseded coordinator has an idea of its own of the oldest snapshot.
+The statements (:func:`kontract.core.fences.collect_versions`, :func:`~kontract.core.fences.collect_fences`) delete
+nothing unless the epoch is theirs: a superseded coordinator has an idea of its own of the oldest snapshot.
 """
 
 from __future__ import annotations

@@ -41,9 +41,8 @@ from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from typing import assert_never
 
-from msgspec import Struct
-
 from kontract.core import idempotency, limits
+from kontract.core.live import HeldBegin, Live
 from kontract.core.messages import (
     Aborted,
     Answer,
@@ -53,6 +52,7 @@ from kontract.core.messages import (
     CheckSession,
     Committed,
     Conflict,
+    Doubt,
     EndSession,
     Fenced,
     Finish,
@@ -60,6 +60,7 @@ from kontract.core.messages import (
     Key,
     Leave,
     Left,
+    Noted,
     Predicate,
     Prepare,
     Prepared,
@@ -87,26 +88,8 @@ from kontract.core.records import (
 from kontract.core.reservations import WHOLE_TABLE, Reservations
 from kontract.core.row_order import RowOrder
 from kontract.core.types import Epoch, Isolation, Snapshot, Txid
+from kontract.core.witnesses import Witness, Witnesses
 from kontract.core.write_log import WriteLog, touches
-
-
-class Live(Struct):
-    """A transaction that has not finished, or finished above an unfinished one."""
-
-    record: Record
-    phase: Phase
-    waiters: list[tuple[Ticket, int]] = []
-    resolving: bool = False
-    asked_at: int = 0
-    resolve_not_before: int = 0
-
-
-class HeldBegin(Struct):
-    """A begin whose answer waits."""
-
-    ticket: Ticket
-    message: Begin
-    since: int
 
 
 class Coordinator:
@@ -120,13 +103,15 @@ class Coordinator:
         ended: Mapping[str, int] | None = None,
         *,
         in_charge: bool = True,
+        witnesses: Iterable[Witness] = (),
     ) -> None:
         """Start above ``last_txid``: the highest txid that the journal, its block, or the database knows.
 
         ``journal``: the records of an earlier life of this coordinator, in any order. Its prepared transactions are
         resolved first (:meth:`recover`); begins wait for that, so that nobody gets a snapshot older than one handed out
         before the restart. ``ended``: the sessions that were ended, each with the time it may be forgotten.
-        ``in_charge``: the epoch has just been read from the database, or raised there.
+        ``in_charge``: the epoch has just been read from the database, or raised there. ``witnesses``: fences that a
+        database must have which is not older than the journal.
         """
         self.epoch = Epoch(epoch)
         self.since: int | None = None  # when the journal began; None: it knows every call that was ever made
@@ -140,6 +125,7 @@ class Coordinator:
         self._locks: dict[Key, int] = {}
         self._held: list[HeldBegin] = []
         self._ended = dict(ended or {})
+        self.witnesses = Witnesses(witnesses)
         self._snapshots: dict[int, int] = {}  # snapshot -> when it was handed out last, oldest first
         self._reservations = Reservations()
         self._row_order: RowOrder | None = None
@@ -199,6 +185,10 @@ class Coordinator:
                 self._ended[request.session] = request.until
                 self._out.journal.append(PutEnded(request.session, request.until))
                 self._answer(ticket, SessionEnded())
+            case Doubt():  # show nothing more before the database has said again that it is the one that it was
+                self._in_charge_at = None
+                self._ask_epoch(now)
+                self._answer(ticket, Noted())
             case CheckSession():
                 self._answer(ticket, SessionEnded() if request.session in self._ended else SessionAlive())
             case Status():
@@ -237,7 +227,7 @@ class Coordinator:
     def epoch_read(self, current: int | None, now: int) -> Effects:
         """Take what the epoch row holds, None when the database did not answer.
 
-        Another value than ours ends this coordinator's work.
+        A higher one than ours ends this coordinator's work. A lower one is from before it was raised to ours, and old.
         """
         asked_at, self._asked_epoch_at = self._asked_epoch_at, None
         if current is None:
@@ -246,15 +236,19 @@ class Coordinator:
         elif current == self.epoch:
             if asked_at is not None:
                 self._in_charge_at = asked_at
-        else:
-            self.stage = next_stage(self.stage, Turn.SUPERSEDED)
+        elif current > self.epoch:
             self._superseded_by = current
-            fenced = Fenced(current)
-            for live in self._live.values():
-                for ticket, _ in live.waiters:
-                    self._answer(ticket, fenced)
-                live.waiters.clear()
-            self._refuse_held(fenced)
+            return self.stop(Fenced(current), now)
+        return self._flush(now)
+
+    def stop(self, answer: Answer, now: int) -> Effects:
+        """End this coordinator's work: everybody who waits gets this answer."""
+        self.stage = next_stage(self.stage, Turn.SUPERSEDED)
+        for live in self._live.values():
+            for ticket, _ in live.waiters:
+                self._answer(ticket, answer)
+            live.waiters.clear()
+        self._refuse_held(answer)
         return self._flush(now)
 
     def tick(self, now: int) -> Effects:
@@ -299,6 +293,10 @@ class Coordinator:
         """Whether a session was ended."""
         return session in self._ended
 
+    def was_in_charge(self, now: int) -> bool:
+        """Whether the database has said within EPOCH_TRUST_MS that this coordinator's epoch and witnesses are there."""
+        return self._in_charge_at is not None and now - self._in_charge_at < limits.EPOCH_TRUST_MS
+
     @property
     def ended_sessions(self) -> dict[str, int]:
         """The sessions that were ended, each with the time when it may be forgotten."""
@@ -318,6 +316,11 @@ class Coordinator:
     def highest_txid(self) -> Txid:
         """The highest txid that may have been given."""
         return Txid(max(self._next_txid - 1, self._block_end))
+
+    @property
+    def row_order(self) -> dict[str, int]:
+        """The highest number given to a row, by table."""
+        return self._row_order.dump() if self._row_order is not None else {}
 
     @property
     def knows_row_order(self) -> bool:
@@ -361,7 +364,7 @@ class Coordinator:
 
     def _may_show(self, now: int) -> bool:
         """Whether we were in charge recently enough; else the epoch row is asked, and begins wait for the answer."""
-        if self._in_charge_at is not None and now - self._in_charge_at < limits.EPOCH_TRUST_MS:
+        if self.was_in_charge(now):
             return True
         if self._asked_epoch_at is None:
             self._ask_epoch(now)
@@ -410,9 +413,10 @@ class Coordinator:
             idempotent=message.idempotent,
             result=message.result,
         )
-        self._hold(Live(record, Phase.PREPARED))
+        witnesses = self.witnesses.sids(now)
+        self._hold(Live(record, Phase.PREPARED, witnesses=witnesses))
         self._out.journal.append(PutRecord(record))
-        self._answer(ticket, Prepared(Txid(txid), record.sid, self.epoch, order))
+        self._answer(ticket, Prepared(Txid(txid), record.sid, self.epoch, order, witnesses))
 
     def _validate(self, message: Prepare) -> Conflict | None:
         written = [Key(write.ptr, write.id) for write in message.writes]
@@ -467,6 +471,8 @@ class Coordinator:
         if message.applied:
             # The apply statement has met our epoch, some time after it was prepared.
             self._in_charge_at = max(self._in_charge_at or 0, live.record.prepared_at)
+            if not message.checked:
+                live.witnesses = []
             self._settle(live, Event.APPLIED, now)
             return
         self._move(live, Event.FAILED)
@@ -498,6 +504,7 @@ class Coordinator:
             for write in record.writes:
                 self._locks.pop(Key(write.ptr, write.id), None)
             if live.phase is Phase.COMMITTED:
+                self.witnesses.add(record, live.witnesses if event is Event.APPLIED else ())
                 self._log.add(record.txid, record.writes)
                 self._log.trim(oldest_snapshot=0)  # only what is over the bounds; the rest is left to tick
                 self._reservations.release(record.call)
@@ -579,6 +586,7 @@ class Coordinator:
                     settled_before=now - limits.EVENT_LOG_MS,
                     idempotent_before=now - limits.FENCE_RETENTION_MS,
                     now=now,
+                    keep=[witness.txid for witness in self.witnesses.all],
                 )
             )
 

@@ -39,6 +39,7 @@ class Code(Enum):
     BUSY = (503, True, Fault.CONTENTION)
     COMMIT_UNKNOWN = (503, False, Fault.SERVER)
     FENCED = (503, False, Fault.SERVER)
+    DATABASE_WENT_BACK = (503, False, Fault.SERVER)
     DEADLINE_EXCEEDED = (504, True, Fault.SERVER)
 
     def __new__(cls, status: int, retryable: bool, fault: Fault) -> Self:  # noqa: FBT001 - the row of a table

@@ -104,13 +104,15 @@ class Prepare(Struct, frozen=True, tag="prepare", omit_defaults=True):
 class Finish(Struct, frozen=True, tag="finish", omit_defaults=True):
     """Report on the apply statement: it succeeded, or this worker does not know that it did.
 
-    ``epoch``: the one prepare gave. ``fenced``: the statement met another one in the database.
+    ``epoch``: the one prepare gave. ``fenced``: the statement met another one in the database, or missed a witness.
+    ``checked``: it looked for the witnesses.
     """
 
     txid: int
     epoch: int
     applied: bool
     fenced: bool = False
+    checked: bool = False
 
 
 class Leave(Struct, frozen=True, tag="leave"):
@@ -124,6 +126,10 @@ class EndSession(Struct, frozen=True, tag="end_session"):
 
     session: str
     until: int
+
+
+class Doubt(Struct, frozen=True, tag="doubt"):
+    """Say that a connection to the database was lost: the next one may lead to one that has gone back in time."""
 
 
 class CheckSession(Struct, frozen=True, tag="check_session"):
@@ -152,12 +158,14 @@ class Prepared(Struct, frozen=True, tag="prepared", omit_defaults=True):
     """Validated and journalled as ``txid``: now apply under the fence ``sid``, in ``epoch``.
 
     ``order``: by physical table, the number of its first new row; the others follow in the order of their writes.
+    ``witnesses``: fences that the apply statement must find.
     """
 
     txid: Txid
     sid: str
     epoch: Epoch
     order: dict[str, int] = {}
+    witnesses: list[str] = []
 
 
 class Conflict(Struct, frozen=True, tag="conflict", omit_defaults=True):
@@ -211,6 +219,14 @@ class Fenced(Struct, frozen=True, tag="fenced"):
     epoch: int
 
 
+class WentBack(Struct, frozen=True, tag="went_back"):
+    """The database has gone back in time; the coordinator goes on with what there is, in a new epoch."""
+
+
+class Noted(Struct, frozen=True, tag="noted"):
+    """A doubt has been heard."""
+
+
 class Unready(Struct, frozen=True, tag="unready"):
     """The coordinator could not start, for example because the database does not answer."""
 
@@ -242,7 +258,7 @@ class StatusReport(Struct, frozen=True, tag="status_report"):
     fenced: bool
 
 
-Request: TypeAlias = Begin | Prepare | Finish | Leave | EndSession | CheckSession | Status
+Request: TypeAlias = Begin | Prepare | Finish | Leave | EndSession | CheckSession | Doubt | Status
 Answer: TypeAlias = (
     Began
     | Prepared
@@ -254,6 +270,8 @@ Answer: TypeAlias = (
     | Aborted
     | InDoubt
     | Fenced
+    | WentBack
+    | Noted
     | Unready
     | Left
     | SessionEnded

@@ -67,12 +67,14 @@ class Drop(Struct, frozen=True):
     """Journal: forget settled records below ``below_txid`` or settled before ``settled_before``.
 
     Records of idempotent calls stay until ``idempotent_before``; ended sessions go at ``now``, when they are due.
+    Those in ``keep`` stay: they are witnesses (kontract.core.witnesses).
     """
 
     below_txid: int
     settled_before: int
     idempotent_before: int
     now: int
+    keep: list[int] = []
 
 
 class PutEnded(Struct, frozen=True):

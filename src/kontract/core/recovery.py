@@ -8,6 +8,7 @@ from kontract.core.coordinator import Coordinator
 from kontract.core.records import Record
 from kontract.core.row_order import beyond
 from kontract.core.store import SqlStore
+from kontract.core.witnesses import Witness
 from kontract.ports import DatabaseUnavailableError
 
 TAKEOVER_GAP = 1 << 20
@@ -25,6 +26,7 @@ class Saved(Struct, frozen=True):
     records: list[Record]
     ended: dict[str, int] = {}
     order: dict[str, int] | None = None
+    witnesses: list[Witness] = []
 
 
 async def start(owner: str, saved: Saved | None, store: SqlStore) -> Coordinator:
@@ -40,7 +42,9 @@ async def start(owner: str, saved: Saved | None, store: SqlStore) -> Coordinator
         order, journalled = saved.order, saved.order is not None
         if order is None:
             order = beyond(await store.row_order(owner), [record for record in saved.records if not record.settled_at])
-        coordinator = Coordinator(saved.epoch, saved.last_txid, saved.records, saved.ended, in_charge=False)
+        coordinator = Coordinator(
+            saved.epoch, saved.last_txid, saved.records, saved.ended, in_charge=False, witnesses=saved.witnesses
+        )
         coordinator.set_row_order(order, journalled=journalled)
         return coordinator
     epoch, highest, order = await take_over(owner, 1, store)
@@ -72,13 +76,13 @@ def above(epoch: int, highest: int) -> int:
     return highest + (epoch - 1) * TAKEOVER_GAP
 
 
-async def start_anew(owner: str, old: Coordinator, store: SqlStore) -> Coordinator:
-    """Take ``owner`` over for a database that does not know the epoch of ``old`` (it was reset or replaced).
+def anew(old: Coordinator, found: int) -> Coordinator:
+    """Return the coordinator that goes on in place of one whose database has gone back, was reset or replaced.
 
-    Sessions that were ended stay so, whatever that database knows of them.
+    In the next epoch, which the database does not know yet; above every number that was given and above ``found``, the
+    highest in the database. Sessions that were ended stay ended. All else that the old one knew may be gone; results of
+    calls are asked of their fences.
     """
-    ended = await store.ended_sessions(owner)
-    raised, highest, order = await take_over(owner, old.epoch + 1, store)
-    coordinator = Coordinator(raised, max(highest, old.highest_txid), ended=ended | old.ended_sessions)
-    coordinator.set_row_order(order)
+    coordinator = Coordinator(old.epoch + 1, max(found, old.highest_txid), ended=old.ended_sessions, in_charge=False)
+    coordinator.set_row_order(old.row_order)  # what else the sequences say, workers bring along
     return coordinator

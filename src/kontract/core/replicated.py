@@ -11,14 +11,15 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from kontract.core import limits
-from kontract.core.coordinator import Coordinator, HeldBegin, Live
+from kontract.core.coordinator import Coordinator
+from kontract.core.live import HeldBegin, Live
 from kontract.core.messages import Answer, Begin, CheckSession, Key, SessionAlive, SessionEnded, Write
 from kontract.core.phases import Event, Stage
 from kontract.core.records import Effects
 from kontract.core.reservations import Place, Reservations
 from kontract.core.row_order import RowOrder
 from kontract.core.types import Epoch
+from kontract.core.witnesses import Witness, Witnesses
 from kontract.core.write_log import WriteLog
 
 LOST_MS = 8_000
@@ -51,6 +52,7 @@ class State(Struct):
     finished: list[tuple[int, list[Key], int]]
     by_table: dict[str, list[tuple[int, list[Write]]]]
     order: dict[str, int] | None = None
+    witnesses: list[Witness] = []
 
 
 class ReplicatedCoordinator(Coordinator):
@@ -75,7 +77,7 @@ class ReplicatedCoordinator(Coordinator):
         watermark = self._watermark()
         if watermark < min(request.after, self._next_txid - 1) or request.call in self._reservations:
             return None
-        if self._in_charge_at is None or now - self._in_charge_at >= limits.EPOCH_TRUST_MS:
+        if not self.was_in_charge(now):
             return None
         return self._began(request, watermark, now)
 
@@ -125,6 +127,7 @@ class ReplicatedCoordinator(Coordinator):
             return self._flush(now)
         self.epoch = Epoch(epoch)
         self._row_order = None if order is None else RowOrder(order)
+        self.witnesses = Witnesses()
         self._restart(max(last_txid, self._next_txid - 1), now)
         return self._flush(now)
 
@@ -183,6 +186,7 @@ class ReplicatedCoordinator(Coordinator):
             finished=finished,
             by_table=by_table,
             order=self._row_order.dump() if self._row_order is not None else None,
+            witnesses=self.witnesses.all,
         )
 
     @classmethod
@@ -204,6 +208,7 @@ class ReplicatedCoordinator(Coordinator):
         self._shown = state.shown
         if state.order is not None:
             self._row_order = RowOrder(state.order)
+        self.witnesses = Witnesses(state.witnesses)
         return self
 
 

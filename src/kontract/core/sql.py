@@ -355,24 +355,31 @@ EPOCH_PREFIX = "epoch/"
 
 FENCED = "KONTRACT_FENCED"
 STALE = "KONTRACT_STALE"
+WENT_BACK = "KONTRACT_WENT_BACK"
+
+# How many of these fences are not there. In a database that has not gone back in time: none.
+MISSING = """
+  SELECT count(*) AS number FROM jsonb_array_elements_text(${p}::jsonb) AS w(sid)
+  WHERE NOT EXISTS (SELECT FROM trxs AS f WHERE f.sid = w.sid)"""
 
 _APPLY_HEAD = """
 WITH epoch AS MATERIALIZED (
   SELECT create_txid AS current FROM trxs WHERE sid = 'epoch/' || $2::text FOR SHARE
+), missing AS MATERIALIZED ({missing}
 ), fence AS ({fence}
   RETURNING create_txid AS txid
 )"""
 
 _FENCE = """
   INSERT INTO trxs (sid, owner, create_txid)
-  SELECT $1::text, $2::text, $3::bigint FROM epoch WHERE current = $4::bigint"""
+  SELECT $1::text, $2::text, $3::bigint FROM epoch, missing WHERE current = $4::bigint AND number = 0"""
 
 # A database that was not migrated has no column for the result. The record takes what the table has, and leaves it out.
 _FENCE_WITH_RESULT = """
   INSERT INTO trxs
-  SELECT kept.* FROM epoch, jsonb_populate_record(NULL::trxs, jsonb_build_object(
+  SELECT kept.* FROM epoch, missing, jsonb_populate_record(NULL::trxs, jsonb_build_object(
     'sid', $1::text, 'owner', $2::text, 'create_txid', $3::bigint, 'result', ${p}::text)) AS kept
-  WHERE current = $4::bigint"""
+  WHERE current = $4::bigint AND number = 0"""
 
 _WRITES = """, w{n} AS MATERIALIZED (
   SELECT e.value->>'id' AS id, (e.value->>'seen')::bigint AS seen, nullif(e.value->'data', 'null'::jsonb) AS data,
@@ -461,7 +468,8 @@ class ApplyPlan(Struct, frozen=True):
     """Everything the apply statement writes: the fence, in its epoch, and the rows of each table, if any.
 
     ``result``: of an idempotent call, kept beside the fence for its repetitions. ``order``: the number of each table's
-    first new row; a table that is not in it takes numbers from its sequence.
+    first new row; a table that is not in it takes numbers from its sequence. ``witnesses``: fences that must be there
+    already.
     """
 
     sid: str
@@ -472,13 +480,15 @@ class ApplyPlan(Struct, frozen=True):
     writes: Sequence[tuple[TablePointer, Sequence[Write]]]
     result: str | None = None
     order: Mapping[str, int] = {}
+    witnesses: Sequence[str] = ()
 
 
 def apply(plan: ApplyPlan) -> Statement:
     """Return the one statement that commits: the fence and every row version, or nothing.
 
-    Raises inside PostgreSQL: FENCED when the epoch is another one, STALE when a row is not as it was read, 23505 when
-    the fence exists already (the transaction was applied or aborted) or a row that should be absent is there.
+    Raises inside PostgreSQL: FENCED when the epoch is another one, WENT_BACK when a witness is missing, STALE when a
+    row is not as it was read, 23505 when the fence exists already (the transaction was applied or aborted) or a row
+    that should be absent is there.
     """
     params: list[str | int | None] = [plan.sid, plan.owner, plan.txid, plan.epoch]
     if plan.writes:  # PostgreSQL refuses a parameter that a statement does not name
@@ -487,7 +497,8 @@ def apply(plan: ApplyPlan) -> Statement:
     if plan.result is not None:
         params.append(plan.result)
         fence = _FENCE_WITH_RESULT.format(p=len(params))
-    text = [_APPLY_HEAD.format(fence=fence)]
+    params.append(json.dumps(plan.witnesses))
+    text = [_APPLY_HEAD.format(missing=MISSING.format(p=len(params)), fence=fence)]
     checks = []
     for n, (pointer, writes) in enumerate(plan.writes):
         table = quote(pointer.ptr)
@@ -507,7 +518,9 @@ def apply(plan: ApplyPlan) -> Statement:
             checks.append(_FOLLOWED.format(n=n))
     text.append(
         "\nSELECT CASE WHEN NOT EXISTS (SELECT FROM fence)"
-        "\n  THEN ('KONTRACT_FENCED ' || coalesce((SELECT current FROM epoch)::text, 'none'))::int"
+        "\n  THEN (CASE WHEN (SELECT current FROM epoch) IS NOT DISTINCT FROM $4::bigint"
+        "\n    THEN 'KONTRACT_WENT_BACK ' || (SELECT number FROM missing)"
+        "\n    ELSE 'KONTRACT_FENCED ' || coalesce((SELECT current FROM epoch)::text, 'none') END)::int"
         + "".join(checks)
         + "\n  ELSE 1 END"
     )
@@ -530,193 +543,3 @@ def _writes_as_json(writes: Iterable[Write], places: Mapping[str, int]) -> str:
         place = f',"place":{places[write.id]}' if write.id in places else ""
         rows.append(f'{{"id":{row_id},"seen":{seen},"data":{bytes(write.data).decode()}{place}}}')
     return f"[{','.join(rows)}]"
-
-
-# --- the fence and the epoch -----------------------------------------------------------------------------------------
-
-RESOLVE = """
-INSERT INTO trxs (sid, owner, create_txid) VALUES ($1::text, $2::text, -$3::bigint)
-ON CONFLICT (sid) DO UPDATE SET sid = trxs.sid
-RETURNING create_txid
-"""
-
-RAISE_EPOCH = """
-INSERT INTO trxs (sid, owner, create_txid) VALUES ('epoch/' || $1::text, $1::text, $2::bigint)
-ON CONFLICT (sid) DO UPDATE SET create_txid = excluded.create_txid WHERE trxs.create_txid = $3::bigint
-RETURNING create_txid
-"""
-
-READ_EPOCH = "SELECT create_txid FROM trxs WHERE sid = 'epoch/' || $1::text AND now() IS NOT NULL"
-
-HIGHEST_FENCE = """
-SELECT coalesce(max(abs(create_txid)), 0) FROM trxs
-WHERE owner = $1::text AND sid NOT LIKE 'epoch/%' AND now() IS NOT NULL
-"""
-
-POINTERS = """
-SELECT DISTINCT s.ptr FROM storage AS s
-WHERE s.owner = $1::text AND now() IS NOT NULL AND 2 = (
-  SELECT count(*) FROM pg_catalog.pg_attribute AS a
-  WHERE a.attrelid = to_regclass(quote_ident(s.ptr)) AND a.attname IN ('_txid', '_deleted_txid') AND NOT a.attisdropped
-)
-"""
-
-
-ROW_ORDER = """
-SELECT s.ptr, coalesce(CASE WHEN has_sequence_privilege(q.seq, 'USAGE') THEN pg_sequence_last_value(q.seq) END, 0)
-FROM (SELECT DISTINCT ptr FROM storage WHERE owner = $1::text) AS s
-JOIN pg_catalog.pg_attribute AS o
-  ON o.attrelid = to_regclass(quote_ident(s.ptr)) AND o.attname = '_order' AND NOT o.attisdropped,
-LATERAL (SELECT pg_get_serial_sequence(quote_ident(s.ptr), o.attname)::regclass AS seq) AS q
-WHERE now() IS NOT NULL
-"""
-
-
-def row_order(owner: str) -> Statement:
-    """Return (ptr, last number of its sequence) for each table of an owner: no row of it has a higher one."""
-    return Statement(ROW_ORDER, (owner,), limits.STATEMENT_MS)
-
-
-def resolve(sid: str, owner: str, txid: int) -> Statement:
-    """Write the abort fence, or read the fence that is there; waits for an apply statement in flight.
-
-    Returns one row: ``txid`` (committed), ``-txid`` (aborted for good), or another number when the fence is that of
-    another attempt of the same idempotent call.
-    """
-    return Statement(RESOLVE, (sid, owner, txid), limits.STATEMENT_MS)
-
-
-FENCES_ASKED = 8
-"""Fences of one call that are asked for at a time. Nearly always the first is the only one."""
-
-
-def fences(call: str, first: int) -> Statement:
-    """Return (create_txid, result) of the fences of a call from number ``first`` on, FENCES_ASKED of them at most.
-
-    The result is null where none was kept, and in a database without a column for it.
-    """
-    sids = ", ".join(f"$1::text || '/{number}'" for number in range(first, first + FENCES_ASKED))
-    text = (
-        "SELECT f.create_txid, to_jsonb(f)->>'result' FROM trxs AS f "
-        f"WHERE f.sid = ANY (ARRAY[{sids}]) AND now() IS NOT NULL"
-    )
-    return Statement(text, (call,), limits.STATEMENT_MS)
-
-
-def raise_epoch(owner: str, epoch: int, before: int) -> Statement:
-    """Take over an owner: waits for applies in flight, and every later apply of older epochs fails.
-
-    No row comes back, and nothing is changed, if the epoch is not ``before`` (0: none) any more. So a statement that
-    arrives late, when its sender has given it up and taken over anew, does not put that one out of office.
-    """
-    return Statement(RAISE_EPOCH, (owner, epoch, before), limits.STATEMENT_MS)
-
-
-def read_epoch(owner: str) -> Statement:
-    """Return the epoch that may commit; no row before the first coordinator of this owner."""
-    return Statement(READ_EPOCH, (owner,), limits.STATEMENT_MS)
-
-
-def highest_fence(owner: str) -> Statement:
-    """Return the highest txid among the fences of an owner."""
-    return Statement(HIGHEST_FENCE, (owner,))
-
-
-def pointers(owner: str) -> Statement:
-    """Return the physical tables of an owner, those that exist and hold versions."""
-    return Statement(POINTERS, (owner,))
-
-
-def highest_txid(ptrs: Sequence[str]) -> Statement:
-    """Return the highest txid in the rows of these tables."""
-    parts = [f"SELECT greatest(max(_txid), max(_deleted_txid)) AS txid FROM {quote(ptr)}" for ptr in ptrs]
-    return Statement(
-        f"SELECT coalesce(max(txid), 0) FROM ({' UNION ALL '.join(parts)}) AS tables WHERE now() IS NOT NULL"
-    )
-
-
-# The gateway's own table, in plain JSON as accounts.py keeps it. Both conditions before the last stand word for word in
-# the index of sql/init.sql, without which this reads the whole table.
-_ENDED_SESSIONS = """
-SELECT id, (data->>'until')::bigint FROM {table}
-WHERE _deleted_txid IS NULL AND data @> '{{"ended": true}}'
-  AND (data->>'until')::bigint > floor(extract(epoch FROM now()) * 1000)::bigint
-  AND data->>'owner' = $1::text
-ORDER BY (data->>'until')::bigint DESC LIMIT $2::bigint
-"""
-
-
-def ended_sessions(ptr: str, owner: str) -> Statement:
-    """Return the sessions of a tenant that were ended: (id, until when that matters, in ms since the epoch)."""
-    return Statement(_ENDED_SESSIONS.format(table=quote(ptr)), (owner, limits.ENDED_SESSIONS))
-
-
-# --- collection ------------------------------------------------------------------------------------------------------
-
-# Rows are locked without waiting: the collection neither waits for an apply in flight nor deadlocks with one. The
-# second test of _deleted_txid is for a tombstone of a plain table that was taken over meanwhile.
-_COLLECT_VERSIONS = """
-WITH epoch AS MATERIALIZED (
-  SELECT create_txid AS current FROM trxs WHERE sid = 'epoch/' || $1::text FOR SHARE
-), gone AS (
-  DELETE FROM {table} WHERE _deleted_txid <= $3::bigint AND ctid = ANY (ARRAY(
-    SELECT t.ctid FROM epoch, {table} AS t
-    WHERE epoch.current = $2::bigint AND t._deleted_txid <= $3::bigint
-    LIMIT $4::bigint
-    FOR UPDATE OF t SKIP LOCKED
-  ))
-  RETURNING 1
-)
-SELECT (SELECT current FROM epoch), (SELECT count(*) FROM gone)
-"""
-
-_COLLECT_FENCES = """
-WITH epoch AS MATERIALIZED (
-  SELECT create_txid AS current FROM trxs WHERE sid = 'epoch/' || $1::text FOR SHARE
-), gone AS (
-  DELETE FROM trxs WHERE sid = ANY (ARRAY(
-    SELECT f.sid FROM epoch, trxs AS f
-    WHERE epoch.current = $2::bigint AND f.owner = $1::text AND abs(f.create_txid) <= $3::bigint
-      AND f.sid NOT LIKE 'epoch/%'
-    LIMIT $4::bigint
-    FOR UPDATE OF f SKIP LOCKED
-  ))
-  RETURNING 1
-)
-SELECT (SELECT current FROM epoch), (SELECT count(*) FROM gone)
-"""
-
-
-def collect_versions(owner: str, epoch: int, ptr: str, up_to: int) -> Statement:
-    """Remove a batch of versions (and tombstones) that ended at or below ``up_to``: (epoch in force, rows removed)."""
-    text = _COLLECT_VERSIONS.format(table=quote(ptr))
-    return Statement(text, (owner, epoch, up_to, limits.COLLECT_ROWS), limits.STATEMENT_MS)
-
-
-def collect_fences(owner: str, epoch: int, up_to: int) -> Statement:
-    """Remove a batch of fences of txids at or below ``up_to``: (epoch in force, rows removed)."""
-    return Statement(_COLLECT_FENCES, (owner, epoch, up_to, limits.COLLECT_ROWS), limits.STATEMENT_MS)
-
-
-# Ids of sessions are UUIDs of version 7 and begin with the time when they were made, so those before $2 come first in
-# the primary key. The highest txid stays on record, as with fences.
-_COLLECT_SESSIONS = """
-DELETE FROM {table} WHERE ctid = ANY (ARRAY(
-  SELECT t.ctid FROM {table} AS t
-  WHERE t.id < $2::text AND t._deleted_txid IS NULL
-    AND t._txid < (SELECT coalesce(max(abs(create_txid)), 0) FROM trxs WHERE owner = $1::text)
-    AND coalesce((t.data->>'refreshed_at')::bigint, 0) < $3::bigint
-    AND coalesce((t.data->>'until')::bigint, 0) < $4::bigint
-  ORDER BY t.id LIMIT $5::bigint
-  FOR UPDATE OF t SKIP LOCKED
-)) AND _deleted_txid IS NULL
-RETURNING 1
-"""
-
-
-def collect_sessions(ptr: str, owner: str, now: int) -> Statement:
-    """Remove a batch of sessions that no token leads to by ``now`` (ms since the Unix epoch): a row for each."""
-    before = now - (limits.REFRESH_SECONDS + limits.TOKEN_LEEWAY_SECONDS) * 1000
-    bits = f"{max(0, before):012x}"
-    params = (owner, f"{bits[:8]}-{bits[8:]}", before, now, limits.COLLECT_ROWS)
-    return Statement(_COLLECT_SESSIONS.format(table=quote(ptr)), params, limits.STATEMENT_MS)

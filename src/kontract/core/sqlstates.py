@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from kontract.core.errors import Code, ConflictError, HttpError, ReadOnlyError
 from kontract.core.select import TOO_LARGE
-from kontract.core.sql import FENCED, STALE
+from kontract.core.sql import FENCED, STALE, WENT_BACK
 
 
 class Fix(Enum):
@@ -168,9 +168,9 @@ def to_http_error(sqlstate: str, constraint: str = "") -> HttpError:
 
 
 def verdict(sqlstate: str, message: str) -> str | None:
-    """Return FENCED, STALE or TOO_LARGE if PostgreSQL's error is one that a statement raised on purpose, else None."""
+    """Return FENCED, STALE, WENT_BACK or TOO_LARGE if a statement raised PostgreSQL's error on purpose, else None."""
     if sqlstate == "22P02":
-        for word in (FENCED, STALE, TOO_LARGE):
+        for word in (FENCED, STALE, WENT_BACK, TOO_LARGE):
             if word in message:
                 return word
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kontract.core import sql, sqlstates
+from kontract.core import fences, sql, sqlstates
 from kontract.core.errors import InternalError
 from kontract.core.select import TOO_LARGE, Selection, explain, too_large
 from kontract.core.sql import ApplyPlan, Page, Pending
@@ -138,6 +138,8 @@ class SqlStore:
         except DatabaseError as error:
             if sqlstates.verdict(error.sqlstate, error.message) == sql.FENCED:
                 return ApplyOutcome.FENCED
+            if sqlstates.verdict(error.sqlstate, error.message) == sql.WENT_BACK:
+                return ApplyOutcome.WENT_BACK
             if sqlstates.verdict(error.sqlstate, error.message) == sql.STALE:
                 raise ApplyRefusedError(None) from error
             raise ApplyRefusedError(sqlstates.refusal(error.sqlstate, error.constraint)) from error
@@ -148,7 +150,7 @@ class SqlStore:
     async def resolve(self, sid: str, owner: str, txid: int) -> int | None:
         """Write or read the fence; None when the database did not say."""
         try:
-            rows = await self._database.run(sql.resolve(sid, owner, txid))
+            rows = await self._database.run(fences.resolve(sid, owner, txid))
         except (DatabaseError, DatabaseUnavailableError):
             return None
         return int(rows[0][0])
@@ -160,21 +162,41 @@ class SqlStore:
         """
         first = 1
         while True:
-            rows = await self._database.run(sql.fences(call, first))
+            rows = await self._database.run(fences.of_call(call, first))
             for txid, result in rows:
                 if int(txid) > 0:
                     return Txid(int(txid)), result
-            if len(rows) < sql.FENCES_ASKED:
+            if len(rows) < fences.ASKED:
                 return None
-            first += sql.FENCES_ASKED
+            first += fences.ASKED
 
     async def read_epoch(self, owner: str) -> int | None:
         """Return the epoch that may commit, 0 when there is no such row; None when the database did not say."""
         try:
-            rows = await self._database.run(sql.read_epoch(owner))
+            rows = await self._database.run(fences.read_epoch(owner))
         except (DatabaseError, DatabaseUnavailableError):
             return None
         return int(rows[0][0]) if rows else 0
+
+    async def standing(self, owner: str, witnesses: Sequence[str]) -> tuple[int, int] | None:
+        """Return the epoch that may commit (0: none), and how many witnesses are missing; None: the database is away.
+
+        See :func:`kontract.core.witnesses.verdict`.
+        """
+        try:
+            rows = await self._database.run(fences.standing(owner, witnesses))
+        except (DatabaseError, DatabaseUnavailableError):
+            return None
+        return (int(rows[0][0]), int(rows[0][1])) if rows else (0, 0)
+
+    async def note_loss(self, owner: str, epoch: int, now: int, note: str) -> None:
+        """Write down that acknowledged commits are gone; raises what the database raises."""
+        await self._database.run(fences.note_loss(owner, epoch, now, note))
+
+    async def newest_loss(self) -> int | None:
+        """Return when acknowledged commits were last found to be gone (ms); None: never. Raises as the others do."""
+        rows = await self._database.run(fences.newest_loss())
+        return int(rows[0][0]) if rows else None
 
     async def take_over(self, owner: str, at_least: int) -> tuple[int, int]:
         """Raise the epoch, then read the highest txid in use: (epoch, txid).
@@ -182,17 +204,32 @@ class SqlStore:
         The order matters: once the epoch is raised no apply of an older one can add a txid. Raises what the database
         raises, and DatabaseUnavailableError when somebody else raised the epoch at the same moment.
         """
-        rows = await self._database.run(sql.read_epoch(owner))
-        before = int(rows[0][0]) if rows else 0
-        epoch = max(before + 1, at_least)
-        if not await self._database.run(sql.raise_epoch(owner, epoch, before)):
+        before = await self._epoch(owner)
+        return await self._raise(owner, max(before + 1, at_least), before)
+
+    async def claim(self, owner: str, epoch: int) -> tuple[int, int]:
+        """Raise the epoch to this one, unless it is there or above already, then as :meth:`take_over`."""
+        before = await self._epoch(owner)
+        if before >= epoch:
+            return before, await self._highest(owner)
+        return await self._raise(owner, epoch, before)
+
+    async def _epoch(self, owner: str) -> int:
+        rows = await self._database.run(fences.read_epoch(owner))
+        return int(rows[0][0]) if rows else 0
+
+    async def _raise(self, owner: str, epoch: int, before: int) -> tuple[int, int]:
+        if not await self._database.run(fences.raise_epoch(owner, epoch, before)):
             message = f"another coordinator has taken {owner!r} over at the same moment"
             raise DatabaseUnavailableError(message)
-        highest = int((await self._database.run(sql.highest_fence(owner)))[0][0])
+        return epoch, await self._highest(owner)
+
+    async def _highest(self, owner: str) -> int:
+        highest = int((await self._database.run(fences.highest_fence(owner)))[0][0])
         ptrs = await self.pointers(owner)
         if ptrs:
-            highest = max(highest, int((await self._database.run(sql.highest_txid(ptrs)))[0][0]))
-        return epoch, highest
+            highest = max(highest, int((await self._database.run(fences.highest_txid(ptrs)))[0][0]))
+        return highest
 
     async def ended_sessions(self, owner: str) -> dict[str, int]:
         """Return the sessions of an owner that were ended, each with the time when it may be forgotten (ms).
@@ -204,7 +241,7 @@ class SqlStore:
             pointer = await self.lookup(SYSTEM, SESSIONS)
             if pointer is None:
                 return {}
-            rows = await self._database.run(sql.ended_sessions(pointer.ptr, owner))
+            rows = await self._database.run(fences.ended_sessions(pointer.ptr, owner))
         except TableMissingError:
             return {}
         except DatabaseError as error:
@@ -215,31 +252,31 @@ class SqlStore:
 
     async def row_order(self, owner: str) -> dict[str, int]:
         """Return for each table of an owner a number that no row's is above; raises what the database raises."""
-        return {row[0]: int(row[1]) for row in await self._database.run(sql.row_order(owner))}
+        return {row[0]: int(row[1]) for row in await self._database.run(fences.row_order(owner))}
 
     async def pointers(self, owner: str) -> list[str]:
         """Return the physical tables of an owner; raises what the database raises."""
-        rows = await self._database.run(sql.pointers(owner))
+        rows = await self._database.run(fences.pointers(owner))
         return sorted(row[0] for row in rows if sql.IDENTIFIER.fullmatch(row[0]))
 
     async def collect_versions(self, owner: str, epoch: int, ptr: str, up_to: int) -> int | None:
         """Remove a batch of dead versions: how many, or None in another epoch. Raises what the database raises."""
-        return _collected(await self._database.run(sql.collect_versions(owner, epoch, ptr, up_to)), epoch)
+        return _collected(await self._database.run(fences.collect_versions(owner, epoch, ptr, up_to)), epoch)
 
     async def collect_fences(self, owner: str, epoch: int, up_to: int) -> int | None:
         """Remove a batch of fences: how many, or None in another epoch. Raises what the database raises."""
-        return _collected(await self._database.run(sql.collect_fences(owner, epoch, up_to)), epoch)
+        return _collected(await self._database.run(fences.collect_fences(owner, epoch, up_to)), epoch)
 
     async def collect_sessions(self, now: int) -> int:
         """Remove sessions whose refresh tokens have expired by ``now``, at most COLLECT_ROWS; return how many."""
         pointer = await self.lookup(SYSTEM, SESSIONS)
         if pointer is None:
             return 0
-        return len(await self._database.run(sql.collect_sessions(pointer.ptr, SYSTEM, now)))
+        return len(await self._database.run(fences.collect_sessions(pointer.ptr, SYSTEM, now)))
 
     async def highest_fence(self, owner: str) -> int:
         """Return the highest txid among the fences; raises what the database raises."""
-        return int((await self._database.run(sql.highest_fence(owner)))[0][0])
+        return int((await self._database.run(fences.highest_fence(owner)))[0][0])
 
     async def aclose(self) -> None:
         """Give the connection back."""

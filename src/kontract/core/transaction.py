@@ -13,6 +13,7 @@ read.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -23,11 +24,9 @@ from msgspec import Raw
 from kontract.core import idempotency, limits
 from kontract.core.errors import (
     Code,
-    HttpError,
     PayloadTooLargeError,
     PermissionDeniedError,
     ReadOnlyError,
-    UnauthorizedError,
     UnavailableError,
 )
 from kontract.core.messages import (
@@ -40,6 +39,7 @@ from kontract.core.messages import (
     Busy,
     Committed,
     Conflict,
+    Doubt,
     Fenced,
     Finish,
     Key,
@@ -47,11 +47,11 @@ from kontract.core.messages import (
     Prepare,
     Prepared,
     Replayed,
-    SessionEnded,
     TooOld,
-    Unready,
+    WentBack,
     Write,
 )
+from kontract.core.refusal import refusal, went_back
 from kontract.core.select import Selection
 from kontract.core.sql import ApplyPlan, Page, Pending
 from kontract.core.types import EVERY_ROW, Epoch, Filter, Isolation, Snapshot, TablePointer, Txid, Version
@@ -140,26 +140,6 @@ class _Buffered:
     owner: str | None
 
 
-def refusal(answer: Answer) -> HttpError:
-    """Return the error for an answer that no retry of this attempt can change."""
-    if isinstance(answer, SessionEnded):
-        return _session_ended()
-    if isinstance(answer, Fenced):
-        message = (
-            "another deployment coordinates this owner's tables now (its epoch is "
-            f"{answer.epoch}); send calls there, or stop it and start this one again (`make dev`, `make serve`, "
-            "`kontract serve`; for a Worker on Cloudflare see the FAQ)"
-        )
-        return UnavailableError(message, code=Code.FENCED)
-    reason = answer.reason if isinstance(answer, Unready) else f"unexpected answer {type(answer).__name__}"
-    return UnavailableError(f"the coordinator cannot work now: {reason}", headers={"Retry-After": "1"})
-
-
-def _session_ended() -> HttpError:
-    """Return the error for a call in a session that was ended: the same as for a token that is not valid."""
-    return UnauthorizedError("the token is not valid", headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
-
-
 def _never_applied(prepared: Prepared, refused: ApplyRefusedError | None) -> Exception:
     """Return the error of an attempt whose fence says never."""
     if refused is not None and refused.answer is not None:
@@ -208,6 +188,11 @@ class Transaction:
         self._doom: Exception | None = None
         self._closed = False
         self._tables: dict[str, str] = {}  # physical to logical name, for messages
+
+    async def doubt(self) -> None:
+        """Tell the coordinator that a connection was lost, so that it looks where the next one leads."""
+        with contextlib.suppress(CoordinatorUnavailableError):
+            await self._coordinator.ask(Doubt())
 
     async def check_first(self) -> None:
         """Raise ReplayedError or RetryError when another run of this idempotent call has committed, or is about to.
@@ -440,14 +425,20 @@ class Transaction:
             list(by_table.values()),
             None if self.call.id.startswith(idempotency.BRIEF) else result,
             prepared.order,
+            prepared.witnesses,
         )
 
     async def _finish(self, prepared: Prepared, outcome: ApplyOutcome, refused: ApplyRefusedError | None) -> Txid:
         applied = outcome is ApplyOutcome.APPLIED
-        answer = await self._tell(Finish(prepared.txid, prepared.epoch, applied, fenced=outcome is ApplyOutcome.FENCED))
+        fenced = outcome in (ApplyOutcome.FENCED, ApplyOutcome.WENT_BACK)
+        if outcome is ApplyOutcome.FAILED and refused is None:
+            await self.doubt()
+        answer = await self._tell(Finish(prepared.txid, prepared.epoch, applied, fenced=fenced, checked=True))
         if applied or isinstance(answer, Committed):
             # The database said so. Without the coordinator's answer the commit may become visible a little later.
             return prepared.txid
+        if outcome is ApplyOutcome.WENT_BACK or isinstance(answer, WentBack):
+            raise went_back()
         if isinstance(answer, Aborted):
             raise _never_applied(prepared, refused) from refused
         if isinstance(answer, Replayed):

@@ -34,6 +34,12 @@ ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, 
 EXPOSED_HEADERS = "X-Request-Id, X-Kontract-Txid, Server-Timing, Retry-After, Idempotency-Replayed"
 
 
+DATA_LOST = (
+    "the database has gone back to an earlier state, and commits that had been acknowledged are gone; kontract doctor "
+    "says which tenants it met, and what to do"
+)
+
+
 class Gateway:
     """All requests of one process (an isolate, a server worker)."""
 
@@ -127,9 +133,10 @@ class Gateway:
                 self._documents = Documents(self._registry)
             return self._documents.respond(session, request.headers.get("if-none-match"))
         if request.path in ("/health", "/ready"):
-            if request.path == "/ready":
-                await self._ask_database(scope)
-            return _json({"status": "ok", "routes": len(self._registry)})
+            lost = await self._ask_database(scope) if request.path == "/ready" else None
+            status = {"status": "ok" if lost is None else "data_lost", "routes": len(self._registry)}
+            # Still 200: this gateway serves, and none that serves better can be had by taking it away.
+            return _json(status if lost is None else status | {"since": lost, "message": DATA_LOST})
         message = "there is nothing here; functions are called with POST /call/<function> or POST /rpc/<function>"
         raise NotFoundError(message)
 
@@ -140,10 +147,12 @@ class Gateway:
                 error = InternalError(_of_the_application(error))
         return _failed(error, request_id, fields)
 
-    async def _ask_database(self, scope: Scope) -> None:
+    async def _ask_database(self, scope: Scope) -> int | None:
+        """See whether the database answers, and when it was last found to have gone back in time (ms); None: never."""
         store = SqlStore(MeteredDatabase(scope.platform.open_database(), scope.meter, scope.platform.clock))
         try:
             await store.ready()
+            return await store.newest_loss()
         finally:
             scope.platform.spawn(store.aclose())
 

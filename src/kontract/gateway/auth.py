@@ -33,7 +33,7 @@ from kontract.core.errors import (
     UnavailableError,
 )
 from kontract.core.messages import CheckSession, EndSession, SessionAlive, SessionEnded
-from kontract.core.transaction import refusal
+from kontract.core.refusal import refusal
 from kontract.gateway.accounts import Account, Accounts, Refreshed
 from kontract.gateway.addresses import subscriber
 from kontract.gateway.context import Session

@@ -6,7 +6,7 @@ from kontract.core.declare import BackendMeta
 from kontract.core.errors import ForbiddenError, PermissionDeniedError, UnauthorizedError
 from kontract.core.messages import CheckSession, SessionAlive
 from kontract.core.perms import name_of
-from kontract.core.transaction import refusal
+from kontract.core.refusal import refusal
 from kontract.gateway.config import Config
 from kontract.gateway.context import Session
 from kontract.gateway.http import Request

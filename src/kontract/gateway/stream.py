@@ -28,9 +28,9 @@ from kontract.core.fields import redact
 from kontract.core.messages import SessionEnded
 from kontract.core.pace import Pace
 from kontract.core.perms import READ
+from kontract.core.refusal import refusal
 from kontract.core.rows import RowType
 from kontract.core.store import SqlStore, TableMissingError
-from kontract.core.transaction import refusal
 from kontract.core.types import Version
 from kontract.gateway import sse
 from kontract.gateway.addresses import subscriber

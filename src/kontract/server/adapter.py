@@ -106,6 +106,8 @@ class GatewayServer:
         elif adapter.do_stub is not None:
             single.shared = shared  # type: ignore[method-assign]
         self._platform.kv = adapter.kv
+        if self._pool is not None:
+            self._pool.on_lost = self._platform.doubt  # type: ignore[method-assign]
         await self._platform.start()
         self._http = Http(
             Gateway(self._registry),

@@ -201,6 +201,9 @@ class Pool:
                     self._access = await _look(self._url, self._prepared)
         return self._access
 
+    def on_lost(self) -> None:
+        """A connection was closed from the other side while nobody used it. Who has to know of it replaces this."""
+
     # --- what is done ------------------------------------------------------------------------------------------------
 
     def database(self) -> PooledDatabase:
@@ -298,7 +301,14 @@ class Pool:
             raise
         if self._sweeper is None and not self._closed:
             self._sweeper = asyncio.create_task(self._sweep())
-        return _Held(connection, access, time.monotonic())
+        held = _Held(connection, access, time.monotonic())
+        connection.add_termination_listener(lambda _: self._ended(held))
+        return held
+
+    def _ended(self, held: _Held) -> None:
+        """See whether it was us: what we close is not among the idle ones any more."""
+        if held in self._idle and not self._closed:
+            self.on_lost()
 
     def _give_back(self, held: _Held) -> None:
         now = time.monotonic()

@@ -13,6 +13,7 @@ from kontract.core.hub import LogHead
 from kontract.core.phases import Phase
 from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutOrder, PutRecord, Record, is_kept
 from kontract.core.recovery import Saved
+from kontract.core.witnesses import of_records
 
 
 class MemoryJournal:
@@ -36,7 +37,8 @@ class MemoryJournal:
             return None
         epoch, last_txid = self._head
         records = [self._decode(raw) for raw in self._records.values()]
-        return Saved(epoch, last_txid, records, dict(self._ended), dict(self._order) if self._order_known else None)
+        order = dict(self._order) if self._order_known else None
+        return Saved(epoch, last_txid, records, dict(self._ended), order, of_records(records))
 
     def start(self, epoch: int, last_txid: int, generation: str, ended: Mapping[str, int]) -> None:
         """Begin in ``epoch``."""
@@ -124,7 +126,7 @@ class MemoryJournal:
 
 
 def _expired(record: Record, drop: Drop) -> bool:
-    if not record.settled_at:
+    if not record.settled_at or record.txid in drop.keep:
         return False
     if is_kept(record):
         return record.settled_at < drop.idempotent_before

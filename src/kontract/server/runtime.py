@@ -72,6 +72,10 @@ class ServerPlatform:
     def _source(self, owner: str) -> Source:
         raise NotImplementedError
 
+    def doubt(self) -> None:
+        """Have every coordinator look whether the database is still the same: a connection was lost."""
+        raise NotImplementedError
+
     async def open_feed(self, owner: str, subscription: Subscription) -> Feed:
         """Listen to the changes of ``owner``."""
         source = self._source(owner)
@@ -130,6 +134,11 @@ class SingleProcess(ServerPlatform):
             )
         return shell
 
+    def doubt(self) -> None:
+        """Ask the shells."""
+        for shell in self._shells.values():
+            shell.doubt()
+
     def shared(self, owner: str) -> DOStub:
         """Return the shared state of ``owner``, made at its first use."""
         state = self._shared.get(owner)
@@ -169,6 +178,10 @@ class ManyNodes(ServerPlatform):
     def coordinator(self, owner: str) -> CoordinatorStub:
         """Return the coordinator of ``owner``, as this node sees it."""
         return self.node.replica(owner)
+
+    def doubt(self) -> None:
+        """Ask the replicas."""
+        self.node.doubt()
 
     def _source(self, owner: str) -> Source:
         return self.node.replica(owner)

@@ -74,6 +74,10 @@ class Platform(RuntimeAdapter, Protocol):
         """Finish what was spawned, and stop what runs in the background. Never raises."""
         ...
 
+    def doubt(self) -> None:
+        """Have every coordinator look whether the database is still the same: a connection was lost."""
+        ...
+
 
 def open_platform(settings: Settings, pool: Pool, log: Log) -> Platform:
     """Return the platform that the settings ask for. The one place that knows which coordinations there are."""
@@ -235,6 +239,7 @@ class ServerProcess:
         try:
             await await_database(pool, settings.coordination, log)
             platform = open_platform(settings, pool, log)
+            pool.on_lost = platform.doubt  # type: ignore[method-assign]
             await platform.start()
             metrics = Metrics(self._worker, registry.names())
             log.observe = metrics.observe

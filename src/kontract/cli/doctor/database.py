@@ -16,7 +16,7 @@ from kontract.cli.migrations.role import grants
 from kontract.cli.table import Listed, list_tables
 from kontract.cli.toolchain import database_url
 from kontract.cli.toolchain.problem import Problem
-from kontract.core import sql
+from kontract.core import fences, sql
 from kontract.core.types import Order
 
 _STATEMENT_MS = 30_000
@@ -55,6 +55,7 @@ async def database_findings(url: str, root: Path | None = None) -> list[Finding]
         if any(finding.wrong for finding in findings[before:]):
             return findings
         findings += await _owners(connection)
+        findings += await _losses(connection)
         if root is not None:
             findings += await _migrations(root, url)
         tables = await list_tables(url)
@@ -232,6 +233,29 @@ async def _role(connection: asyncpg.Connection, tables: Sequence[str]) -> Findin
     )
 
 
+_FORGET = f"DELETE FROM trxs WHERE owner = '{fences.LOST}'"  # noqa: S608 - shown, not run, and made of a constant
+
+
+async def _losses(connection: asyncpg.Connection) -> list[Finding]:
+    """When the database was found to have gone back in time."""
+    rows = await connection.fetch(
+        "SELECT sid, to_timestamp(create_txid / 1000) AS at, to_jsonb(t)->>'result' AS note FROM trxs AS t "
+        "WHERE owner = $1 AND sid LIKE 'went back/%' ORDER BY create_txid, sid",
+        fences.LOST,
+    )
+    return [
+        Finding(
+            f"owner {row['sid'].removeprefix('went back/').rpartition('/')[0]}: the database had gone back in time "
+            f"when its coordinator looked at {row['at']:%Y-%m-%d %H:%M:%S} UTC; "
+            f"commits that had been acknowledged are gone ({row['note'] or 'the log has the numbers'})",
+            "Find out what is missing: from a newer backup, the server that was lost, or those who listen to streams. "
+            f"When that is done: {_FORGET}",
+            wrong=True,
+        )
+        for row in rows
+    ]
+
+
 async def _owners(connection: asyncpg.Connection) -> list[Finding]:
     rows = await connection.fetch(
         """
@@ -241,8 +265,9 @@ async def _owners(connection: asyncpg.Connection) -> list[Finding]:
                count(*) FILTER (WHERE sid NOT LIKE 'epoch/%' AND create_txid < 0) AS aborted,
                coalesce(min(abs(create_txid)) FILTER (WHERE sid NOT LIKE 'epoch/%'), 0) AS oldest,
                coalesce(max(abs(create_txid)) FILTER (WHERE sid NOT LIKE 'epoch/%'), 0) AS newest
-        FROM trxs GROUP BY owner ORDER BY owner
-        """
+        FROM trxs WHERE owner <> $1 GROUP BY owner ORDER BY owner
+        """,
+        fences.LOST,
     )
     if not rows:
         return [Finding("no coordinator has started on this database yet")]

@@ -9,7 +9,7 @@ import asyncpg
 
 from kontract.cli.migrations import database, lock, new
 from kontract.cli.toolchain.problem import Problem
-from kontract.core import perms, sql
+from kontract.core import fences, perms, sql
 from kontract.core.limits import POINTER_CACHE_MS
 from kontract.core.store import SYSTEM
 
@@ -190,10 +190,10 @@ async def _check_numbers(connection: asyncpg.Connection, owner: str, ptr: str) -
     started = await connection.fetchval("SELECT EXISTS (SELECT FROM trxs WHERE sid = 'epoch/' || $1)", owner)
     if not started:
         return  # the first coordinator looks at all tables
-    others = [row[0] for row in await connection.fetch(sql.POINTERS, owner)]
+    others = [row[0] for row in await connection.fetch(fences.POINTERS, owner)]
     if others:
-        known = max(known or 0, await connection.fetchval(sql.highest_txid(others).text))
-    highest = await connection.fetchval(sql.highest_txid([ptr]).text)
+        known = max(known or 0, await connection.fetchval(fences.highest_txid(others).text))
+    highest = await connection.fetchval(fences.highest_txid([ptr]).text)
     if highest > (known or 0):
         raise Problem(
             f"{ptr} has rows of transaction {highest}; {owner} is at {known or 0}, so nobody would see them.",

@@ -9,6 +9,12 @@ from msgspec import Struct
 
 from kontract.core.messages import Request
 
+LEFT_BEHIND = 2
+"""Of a batch in which the database has gone back: what nodes of version 1 remember of calls may be gone. They stop."""
+
+NEWEST = LEFT_BEHIND
+"""The highest version of a batch that this release understands. Others than LEFT_BEHIND have VERSION."""
+
 VERSION = 1
 """Of the state machine. Nodes replay each other's entries, so all of them must come to the same state.
 
@@ -21,13 +27,15 @@ class Start(Struct, frozen=True, tag="start"):
     """A node has raised the epoch in PostgreSQL: begin, or go on, in it, above ``last_txid``.
 
     ``generation`` names the event log that begins here. ``order``: the rows' numbers, by table; None from a node of a
-    release that does not know them.
+    release that does not know them. ``left_behind``: the database has gone back in time, was reset or replaced; nothing
+    that was remembered of calls holds any more.
     """
 
     epoch: int
     last_txid: int
     generation: str
     order: dict[str, int] | None = None
+    left_behind: bool = False
 
 
 class Ask(Struct, frozen=True, tag="ask"):
@@ -82,6 +90,12 @@ class Batch(Struct, frozen=True):
     number: int
     commands: list[Command]
     version: int = VERSION
+
+
+def batch_of(node: str, number: int, given: list[Command]) -> Batch:
+    """Return a batch of the version that its commands need."""
+    leaves = any(isinstance(command, Start) and command.left_behind for command in given)
+    return Batch(node, number, given, LEFT_BEHIND if leaves else VERSION)
 
 
 encode_batch = msgspec.json.Encoder().encode

@@ -29,6 +29,13 @@ class LogUnavailableError(Exception):
     """The store does not answer: whether an append has taken place, or still will, is not known."""
 
 
+class WentBackError(Exception):
+    """The log is not the one that was read before, only older: it went back in time with the database that it is in.
+
+    Nothing was appended. Start from the checkpoint, and from the log as it is now.
+    """
+
+
 class TrimmedError(Exception):
     """What was asked for is not kept any more: start from the checkpoint."""
 
@@ -50,6 +57,10 @@ class Checkpoint(Struct, frozen=True):
 
 class SharedLog(Protocol):
     """The logs of all owners. Every method raises LogUnavailableError when the store does not answer in time.
+
+    A log may lie in a database that is restored to an earlier state, or replaced by a standby that lagged. Where that
+    can happen, ``append`` and ``read`` raise WentBackError for a node that has read further than there is, or something
+    else than there is; and ``news`` has an empty list for it.
 
     Reads are linearizable: what an append that was answered has written is seen by every read that begins later, on
     every node.

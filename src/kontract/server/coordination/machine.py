@@ -95,6 +95,7 @@ class Step(Struct):
 
     ``number``: of the node's batch. ``failed``: tickets that get no answer, because the coordinator had to start again.
     ``ended``: sessions. ``claimed``: the node has the collection's work. ``anew``: another event log begins.
+    ``left_behind``: because the database is not the one that it was.
     """
 
     node: str = ""
@@ -107,6 +108,7 @@ class Step(Struct):
     ended: list[str] = []
     claimed: bool = False
     anew: bool = False
+    left_behind: bool = False
     problems: list[str] = []
 
 
@@ -133,6 +135,7 @@ class Machine:
         self._seen: dict[str, Seen] = {}
         self._places: dict[int, Place] = {}
         self._calls: dict[str, Known] = {}
+        self._version = commands.VERSION  # the highest that was met
 
     # --- the log -----------------------------------------------------------------------------------------------------
 
@@ -142,9 +145,10 @@ class Machine:
             message = f"entry {entry.position} does not follow {self.position}"
             raise ValueError(message)
         version = commands.version_of(entry.batch)
-        if version > commands.VERSION:
+        if version > commands.NEWEST:
             raise NewerVersionError
         self.position = entry.position
+        self._version = max(self._version, version)
         if version < commands.VERSION:
             self.coordinator = None  # decided by other rules than ours: this owner has to be started anew
             return Step(anew=True)
@@ -220,6 +224,8 @@ class Machine:
         self.head = LogHead(command.generation, command.last_txid)
         coordinator.since = began_at(command.generation)
         self._places = {txid: place for txid, place in self._places.items() if not place.settled_at}
+        if command.left_behind:
+            step.left_behind, self._calls = True, {}
         self._collection = Collection()
 
     def _take(self, step: Step, effects: Effects, at: tuple[int, int] = (0, 0)) -> None:
@@ -366,7 +372,7 @@ class Machine:
         coordinator = self.coordinator
         return _encode_state(
             MachineState(
-                version=commands.VERSION,
+                version=self._version,
                 now=self.now,
                 generation=self.head.generation,
                 floor=self.head.floor,
@@ -386,10 +392,11 @@ class Machine:
         """Return a machine in the state that was written down; raises NewerVersionError."""
         self = cls(checkpoint.position)
         version = commands.version_of(checkpoint.state)
-        if version > commands.VERSION:
+        if version > commands.NEWEST:
             raise NewerVersionError
         if version < commands.VERSION:
             return self
+        self._version = version
         state: MachineState = _decode_state(checkpoint.state)
         self.now = state.now
         self.head = LogHead(state.generation, state.floor)

@@ -48,6 +48,11 @@ class Node:
             self._replicas[owner] = replica
         return replica
 
+    def doubt(self) -> None:
+        """Have every replica look whether the database is still the same: a connection was lost."""
+        for replica in self._replicas.values():
+            replica.doubt()
+
     def start(self) -> None:
         """Begin to follow."""
         self._task = asyncio.create_task(self._follow())

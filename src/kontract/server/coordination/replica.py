@@ -18,7 +18,18 @@ from kontract.core.audience import Subscriber
 from kontract.core.errors import PayloadTooLargeError
 from kontract.core.events import End, Page
 from kontract.core.hub import Hub
-from kontract.core.messages import Answer, Begin, CheckSession, EndSession, Prepare, Replayed, Request, Unready
+from kontract.core.messages import (
+    Answer,
+    Begin,
+    CheckSession,
+    Doubt,
+    EndSession,
+    Noted,
+    Prepare,
+    Replayed,
+    Request,
+    Unready,
+)
 from kontract.core.phases import Stage as CoordinatorStage
 from kontract.core.records import Record
 from kontract.core.replicated import ReplicatedCoordinator
@@ -31,20 +42,18 @@ from kontract.ports import (
     Log,
 )
 from kontract.questions import Questions, unready
-from kontract.remover import Remover, SupersededError
 from kontract.server.coordination.commands import (
     Ask,
-    Batch,
     Claim,
-    Collected,
     Command,
-    EpochRead,
     Forget,
     Resolved,
     Start,
     Tick,
+    batch_of,
     encode_batch,
 )
+from kontract.server.coordination.custody import Custody
 from kontract.server.coordination.history import History
 from kontract.server.coordination.log import (
     MAX_BATCH_BYTES,
@@ -55,8 +64,10 @@ from kontract.server.coordination.log import (
     LogUnavailableError,
     SharedLog,
     TrimmedError,
+    WentBackError,
 )
 from kontract.server.coordination.machine import Machine, NewerVersionError, Place, Step
+from kontract.server.coordination.upkeep import Upkeep
 
 BATCH_BYTES = 1024 * 1024
 """Bytes of commands after which an append takes no further one."""
@@ -105,6 +116,10 @@ class Replica:
         self._questions = Questions(owner, open_database, log_line)
         self._clock = clock
         self._log_line = log_line
+        self._custody = Custody(
+            owner, self._questions, self._now, log_line, lambda: self.machine.coordinator, self._catch_up, self._tell
+        )
+        self._upkeep = Upkeep(owner, log, self._questions, self._custody, log_line, lambda: self.machine, self._tell)
         self._checkpoint_entries = checkpoint_entries or CHECKPOINT_ENTRIES
         self._loaded = False
         self._stopped = ""
@@ -129,10 +144,15 @@ class Replica:
     async def ask(self, request: Request) -> Answer:
         """Answer one message; raises CoordinatorUnavailableError when it has to be asked again."""
         self.used_at = self._clock.now()
+        if isinstance(request, Doubt):
+            self._custody.doubt()
+            return Noted()
         try:
             await self._be_ready()
+            await self._custody.be_sure()
             if isinstance(request, (Begin, CheckSession)):
                 await self._catch_up()
+                await self._custody.be_sure()
                 answer = self.machine.look(request, self._now())
                 if answer is not None:
                     return answer
@@ -161,6 +181,8 @@ class Replica:
             self._held.discard(number)
             if not waiting.done():
                 self._spawn(self._forget(number))
+        if isinstance(answer, Replayed):
+            await self._custody.confirm()
         if isinstance(answer, Replayed) and answer.result is None and isinstance(request, (Begin, Prepare)):
             return await self._with_result(answer, request.call)
         return answer
@@ -177,6 +199,10 @@ class Replica:
             return answer
         found = await self._history.read([place])
         return Replayed(answer.txid, found[0].result) if found else answer
+
+    def doubt(self) -> None:
+        """Look whether the database is still the same: a connection to it was lost."""
+        self._custody.doubt()
 
     def on_waiting(self) -> None:
         """Somebody waits for what another node will say; whoever follows the log for us replaces this."""
@@ -274,7 +300,7 @@ class Replica:
         """Whether somebody without our log has raised the epoch, noticed by this log or not yet."""
         if coordinator.stage is CoordinatorStage.FENCED:
             return True
-        current = await self._questions.epoch()
+        current = await self._custody.look_first()
         if current is None or current <= coordinator.epoch:
             return False
         await self._catch_up()  # a node of ours may have raised it
@@ -320,12 +346,33 @@ class Replica:
             raise LogUnavailableError("the log has a gap that no checkpoint covers")
         self.machine = self._restored(checkpoint)
         self._log_line("warning", "coordinator_reloaded", owner=self.owner, before=before, position=checkpoint.position)
+        self.hub.cut()  # they resume, and are given what this node has skipped
+        self._let_go("this node was too slow")
+
+    async def _fall_back(self) -> None:
+        """Go on from what there is: the log has gone back in time, with the database that it is in.
+
+        It tells of a state that is right, but older than this node's. Numbers of this node's time must not be given
+        again, and nobody may go on with what he saw: before anything else the epoch is raised, in a new generation.
+        """
+        old, checkpoint = self.machine.coordinator, await self._log.checkpoint(self.owner)
+        self.machine = self._restored(checkpoint) if checkpoint is not None else Machine()
+        self.hub.end_all("restart")
+        for _, _, done in self._queue:
+            if not done.done():
+                done.set_exception(LogUnavailableError("the log has gone back in time"))
+        self._queue.clear()
+        self._let_go("the log has gone back in time")
+        if old is not None:
+            self._custody.fall_back(old)
+
+    def _let_go(self, reason: str) -> None:
+        """Have nobody wait for what this node will not replay."""
         self._history.forget()
         self._unpublished.clear()
-        self.hub.cut()  # they resume, and are given what this node has skipped
         for waiting in self._waiting.values():
             if not waiting.done():
-                waiting.set_exception(CoordinatorUnavailableError("this node was too slow"))
+                waiting.set_exception(CoordinatorUnavailableError(reason))
         self._let_look_again()
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -350,6 +397,9 @@ class Replica:
                 entries = await self._log.read(self.owner, self.machine.position)
             except TrimmedError:
                 await self._reload()
+                continue
+            except WentBackError:
+                await self._fall_back()
                 continue
             self.take(entries)
             more = len(entries) >= READ_ENTRIES or sum(len(entry.batch) for entry in entries) >= READ_BYTES
@@ -420,12 +470,15 @@ class Replica:
             raise StoppedError(self._stopped)
         self._last_batch += 1
         number = self._last_batch
-        batch = encode_batch(Batch(self._node, number, part))
+        batch = encode_batch(batch_of(self._node, number, part))
         sent_at = self._clock.now()
         try:
             entries = await self._log.append(self.owner, self.machine.position, batch)
         except (LogUnavailableError, TrimmedError):
             entries = []  # it is there, or not, or will be: look once
+        except WentBackError:
+            await self._catch_up()
+            raise LogUnavailableError("the log has gone back in time") from None
         self.take(entries)
         if entries and entries[-1].batch == batch:
             # It was appended between then and now: what is beyond that is a difference of clocks.
@@ -443,6 +496,8 @@ class Replica:
             self._log_line("error", "contradiction", owner=self.owner, position=entry.position, error=problem)
         for session in step.ended:
             self.hub.end_session(session)
+        if step.left_behind:
+            self.hub.end_all("restart")  # whoever listens comes back, and its position is not of this log
         for ticket, answer in step.answers:
             self._answer(ticket, answer)
         for ticket in step.failed:
@@ -456,11 +511,11 @@ class Replica:
         for question in step.resolve:
             self._spawn(self._resolve(question.sid, question.txid))
         if step.check_epoch:
-            self._spawn(self._check_epoch())
+            self._spawn(self._custody.look())
         if step.claimed:
-            self._spawn(self._collect())
+            self._spawn(self._upkeep.collect())
         if entry.position % self._checkpoint_entries == 0:
-            self._spawn(self._write_checkpoint())
+            self._spawn(self._upkeep.write_checkpoint())
 
     def _answer(self, ticket: str, answer: Answer | None) -> None:
         node, _, number = ticket.rpartition("/")
@@ -494,28 +549,6 @@ class Replica:
         fence = await self._questions.fence(sid, txid)
         self._log_line("info", "resolved", owner=self.owner, txid=txid, sid=sid, fence=fence)
         await self._tell(Resolved(txid, fence))
-
-    async def _check_epoch(self) -> None:
-        current = await self._questions.epoch()
-        coordinator = self.machine.coordinator
-        if coordinator is None:
-            return
-        if current == 0:
-            await self._start_anew(coordinator.epoch, coordinator.highest_txid)
-            return
-        if current not in (None, coordinator.epoch):
-            self._log_line("error", "fenced", owner=self.owner, epoch=coordinator.epoch, current=current)
-        await self._tell(EpochRead(current))
-
-    async def _start_anew(self, epoch: int, last_txid: int) -> None:
-        """Begin again for a database that has no epoch row: it is not the one this log was written for."""
-        try:
-            raised, highest, order = await self._questions.take_over(epoch + 1)
-        except (DatabaseError, DatabaseUnavailableError) as error:
-            self._log_line("error", "coordinator_start", owner=self.owner, error=str(error))
-            return
-        self._log_line("warning", "database_replaced", owner=self.owner, epoch=raised)
-        await self._tell(Start(raised, max(highest, last_txid), f"g{self._clock.now():x}", order))
 
     async def _tell(self, command: Command) -> None:
         try:
@@ -572,42 +605,6 @@ class Replica:
 
         self._ticking = True
         self._spawn(say())
-
-    async def _collect(self) -> None:
-        """Remove what may go, one job after the other: this node has the claim."""
-        coordinator = self.machine.coordinator
-        if coordinator is None:
-            return
-        epoch, machine = coordinator.epoch, self.machine
-
-        def going() -> bool:
-            current = self.machine.coordinator
-            return self.machine is machine and current is not None and current.epoch == epoch
-
-        try:
-            async with self._questions.store() as store:
-                remover = Remover(self.owner, epoch, store, self._log_line, going)
-                while remover.goes_on:
-                    job = machine.job()
-                    if job is None:
-                        break
-                    if await remover.run(job):
-                        await self._tell(Collected(job.stage, job.up_to, rest=False))
-        except SupersededError:
-            await self._check_epoch()
-        except (DatabaseError, DatabaseUnavailableError) as error:
-            self._log_line("warning", "collection", owner=self.owner, error=str(error))
-        await self._tell(Collected(0, 0, rest=True))
-
-    async def _write_checkpoint(self) -> None:
-        machine = self.machine
-        checkpoint = Checkpoint(machine.position, machine.dump())
-        floor, keep = machine.needed()
-        try:
-            await self._log.write_checkpoint(self.owner, checkpoint)
-            await self._log.trim(self.owner, min(floor, checkpoint.position + 1), keep)
-        except LogUnavailableError as error:
-            self._log_line("warning", "checkpoint", owner=self.owner, error=str(error))
 
     def _now(self) -> int:
         """Return the time as the log tells it."""

@@ -1,0 +1,35 @@
+"""A database that goes back in time, as by a failover to a standby that lagged: noticed by every commit and every look.
+
+What was acknowledged and is gone cannot be helped. What must hold: no later commit goes on as if nothing had happened,
+no answer of before is given for an effect that is gone, nothing is applied twice, the coordinator goes on by itself.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from simulation.mutants import BACK_MUTANTS
+from simulation.replicated import back as back_on_nodes
+from simulation.world import back
+
+SEEDS = 250
+
+
+def test_whatever_else_goes_wrong_it_is_noticed_and_work_goes_on():
+    runs = [back(seed) for seed in range(SEEDS)]
+    assert [(seed, run.wrong) for seed, run in enumerate(runs) if run.wrong] == []
+    assert sum(run.database.must_notice for run in runs) > SEEDS / 4, "too few runs lose what was acknowledged"
+    assert sum(run.database.noticed_at is not None for run in runs) > SEEDS / 4
+
+
+@pytest.mark.parametrize("with_log", [False, True], ids=["log elsewhere", "log in the same database"])
+def test_on_several_nodes(with_log):
+    runs = [back_on_nodes(seed, with_log=with_log) for seed in range(SEEDS // 3)]
+    assert [(seed, run.wrong) for seed, run in enumerate(runs) if run.wrong] == []
+    assert sum(run.database.must_notice for run in runs) > SEEDS / 15
+    assert sum(run.database.noticed_at is not None for run in runs) > SEEDS / 15
+
+
+@pytest.mark.parametrize("name", BACK_MUTANTS)
+def test_a_broken_variant_is_caught(name):
+    assert any(back(seed, BACK_MUTANTS[name]).wrong for seed in range(SEEDS)), f"{SEEDS} seeds did not notice"
