@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
 from typing import Annotated
+from uuid import UUID
 
 import msgspec
 import pytest
 from msgspec import Meta, Struct
 
+from kontract.core import documents, values
 from kontract.core.declare import primkey, table
 from kontract.core.errors import InvalidRequestError
 from kontract.core.rows import RowType, row_type
@@ -151,3 +155,49 @@ def test_integers_beyond_64_bits_survive():
     assert PLAIN.decode(version(stored))["n"] == 2**80
     assert PLAIN.filter({"n": 2**80}) == Filter({"n": 2**80})
     assert msgspec.json.decode(stored) == {"n": 2**80}
+
+
+@table("measures")
+class Measure(Struct):
+    id: Annotated[str, primkey]
+    price: Decimal | None = None
+    prices: dict[str, tuple[Decimal, ...]] = {}
+    weight: float | None = None
+    weights: list[float] = []
+    key: UUID | None = None
+    takes: timedelta | None = None
+
+
+MEASURES = row_type(Measure)
+
+
+@pytest.mark.parametrize("number", ["90071992547409.93", "9007199254740993"])
+def test_numbers_of_no_declared_type_keep_their_digits_in_a_row(number):
+    """A dict of a function's `dict[str, Any]`: Decimals take all digits, floats refuse what they would round."""
+    value = values.decode(number)
+    for change in (lambda row: MEASURES.encode(row, "m"), lambda row: MEASURES.merge("{}", row, "m")):
+        stored = json.loads(change({"price": value, "prices": {"a": [value]}}))
+        assert (stored["price"], stored["prices"]) == (number, {"a": [number]})
+        for row in ({"weight": value}, {"weights": [0.5, value]}, {"weights": (value,)}):
+            with pytest.raises(InvalidRequestError, match=r"weights?(\[\d\])?: a float does not hold all digits"):
+                change(row)
+        assert json.loads(change({"weight": values.decode("0.10000000000000001")}))["weight"] == 0.1
+
+
+@pytest.mark.parametrize("number", ["90071992547409.93", "9007199254740993"])
+def test_a_filter_rounds_no_number(number):
+    """It asks for the number that was sent, not for the float beside it."""
+    asked = MEASURES.filter({"price": values.decode(number)})
+    assert asked.contains == {"price": number}
+    asked = MEASURES.filter({"weight": values.decode(number)})
+    assert asked.contains is not None
+    assert documents.encode_json(asked.contains["weight"]) == number
+
+
+def test_whatever_has_several_spellings_is_respelled():
+    """UUIDs, durations and bytes that others wrote, too: a filter finds the spelling of the type alone."""
+    stored = '{"key": "A0EEBC999C0B4EF8BB6D6BB9BD380A11", "takes": "PT90M"}'
+    fresh = MEASURES.respelled(stored, "m")
+    assert fresh is not None
+    assert json.loads(fresh) == {"key": "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "takes": "PT5400S"}
+    assert MEASURES.respelled(fresh, "m") is None

@@ -56,6 +56,7 @@ class RowType:
             self.record = kind
             self._fields = {field.encode_name: field.type for field in kind.fields}
             self._hidden = hidden_names(kind)
+            self._has_floats = typed.holds(kind, (inspect.FloatType,))
             self._has_defaults = typed.holds(kind, (inspect.DataclassType,))
             self._decode = msgspec.json.Decoder(struct, float_hook=values.number).decode
 
@@ -68,9 +69,13 @@ class RowType:
             raise InvalidRequestError(message)
         if self.struct is None:
             return self._encode(self._normal(document))
+        self._check_held(document)
         try:
             # Structs check nothing when they are made by hand: only a conversion applies the constraints.
-            valid = msgspec.convert({**document, self.key: row_id or ""}, self.struct, str_keys=True)
+            if values.has_numbers(document):  # whose digits are kept by JSON alone
+                valid = self._read(self._encode(self._normal(document)), row_id or "")
+            else:
+                valid = msgspec.convert({**document, self.key: row_id or ""}, self.struct, str_keys=True)
         except msgspec.ValidationError as error:
             raise self._not_valid(error) from None
         known = {*self._names.values(), tag_field(self.record) if self.record is not None else ""}
@@ -100,6 +105,8 @@ class RowType:
             if stored_as in self._fields:
                 fields.refuse_in(self._fields[stored_as], value, f"update of table {self.name!r}: {name}")
             changed[stored_as] = value
+        if self.struct is not None:
+            self._check_held(self._plain(changed, self._what))
         document: dict[str, Any] = {**documents.parts(current), **self._normal(changed)}
         return self._encode(document if self.struct is None else self._merged(document, changed.keys(), row_id))
 
@@ -113,6 +120,16 @@ class RowType:
             if name in changed or name not in document or self._is_respelled(name, document[name]):
                 document[name] = value
         return document
+
+    def _check_held(self, document: dict[str, Any]) -> None:
+        """Raise InvalidRequestError for a number that a float field would round."""
+        if not self._has_floats:
+            return
+        for name in document.keys() & self._fields.keys():
+            place = typed.rounded(self._fields[name], document[name], name)
+            if place is not None:
+                message = f"{place}: a float does not hold all digits of this number; round it, or declare a Decimal"
+                raise InvalidRequestError(self._told(f"{self._what} is not valid: {message}"))
 
     def _is_respelled(self, name: str, raw: msgspec.Raw) -> bool:
         """Whether a stored field takes the spelling of its type: it has one, and no number in it would be rounded."""

@@ -68,7 +68,7 @@ def compared_by(kind: Kind) -> Order | None:
 
 def is_spelled(kind: Kind) -> bool:
     """Whether values of this type hold something that has several spellings in JSON."""
-    return holds(kind, _SPELLED)
+    return holds(kind, (*_SPELLED, inspect.UUIDType, inspect.TimeDeltaType, inspect.BytesType))
 
 
 def holds(kind: Kind, which: tuple[type[Kind], ...], within: tuple[Kind, ...] = ()) -> bool:
@@ -130,7 +130,11 @@ def _wanted_scalar(kinds: Sequence[Kind], value: Any, where: str) -> Any:
     scalars = [hint for one in kinds if (hint := _scalar(one)) is not None]
     if type(value) in scalars:
         return value
+    if type(value) is values.Number and Decimal in scalars:
+        return Decimal(value.text)
     for hint in scalars:
+        if hint is float and _is_rounded(kinds, value):
+            continue  # the nearest float is another number
         try:
             return msgspec.convert(value, hint)
         except msgspec.ValidationError:
@@ -199,7 +203,7 @@ def rounded(kind: Kind, value: Any, where: str) -> str | None:
             for one in kinds
             for below in _under(one, key)
         )
-    elif isinstance(value, list):
+    elif isinstance(value, (list, tuple)):
         found = (
             rounded(inspect.UnionType(items), item, f"{where}[{at}]")
             for one in kinds

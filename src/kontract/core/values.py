@@ -135,6 +135,15 @@ def with_numbers(value: Any, digits: dict[int, str]) -> Any:
     return Number(digits[id(value)]) if id(value) in digits else value
 
 
+def has_numbers(value: Any) -> bool:
+    """Whether there is a Number in a value of dicts, lists and scalars."""
+    if isinstance(value, dict):
+        return any(map(has_numbers, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(has_numbers, value))
+    return type(value) is Number
+
+
 def has_spellings(value: Any) -> bool:
     """Whether a value as :func:`plain` returns it holds something that others may spell otherwise in JSON."""
     if isinstance(value, dict):
