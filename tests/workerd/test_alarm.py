@@ -30,6 +30,7 @@ LIMITS = {
     "RETENTION_MS": RETENTION_MS,
     "FENCE_RETENTION_MS": 3 * RETENTION_MS,
     "LEASE_MS": 3_600_000,
+    "SESSION_TRUST_MS": 3_600_000,  # a blind write begins, and takes a snapshot, where the session is not known
     "COLLECT_PAUSE_MS": 1_000,
 }
 
@@ -45,13 +46,18 @@ def server(
     folder = tmp_path_factory.mktemp("aging")
     copy = product_checkout(checkout, folder / "checkout", modules=[APP], limits=LIMITS)
     with running_worker(copy, postgres.create_database(), folder, reaper) as running:
+        known = httpx.get(f"{running.url}/openapi.json", headers=session(running), timeout=60, trust_env=False)
+        assert known.status_code == 200, known.text
         yield running
 
 
+def session(server: DevServer) -> dict[str, str]:
+    """The same one for every call."""
+    return bearer_for(server, sid="aging")
+
+
 def call(server: DevServer, function: str, *args) -> httpx.Response:
-    answer = httpx.post(
-        f"{server.url}/rpc/{function}", json=args, headers=bearer_for(server), timeout=60, trust_env=False
-    )
+    answer = httpx.post(f"{server.url}/rpc/{function}", json=args, headers=session(server), timeout=60, trust_env=False)
     assert answer.status_code == 200, answer.text
     return answer
 
