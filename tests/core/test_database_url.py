@@ -172,6 +172,29 @@ def test_channel_binding_becomes_a_verified_certificate():
     assert (url.sslmode, url.parameters["sslrootcert"]) == ("verify-full", "system")
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "ssl=true",
+        "ssl=true&sslmode=verify-full",
+        "sslmode=verify-full&ssl=true",
+        "sslmode=disable&ssl=true",
+        "ssl=true&sslmode=disable",
+        "sslmode=require&sslmode=verify-ca",
+        *(f"ssl={value}" for value in ("1", "on", "require", "verify-full", "no-verify", "false", "True", "")),
+    ],
+)
+def test_no_spelling_asks_for_less_tls_than_libpq_takes_it_for(query):
+    """`ssl=true&sslmode=verify-full` verifies, and `ssl=require` (other drivers') does not go on without encryption."""
+    url = f"postgresql://u:p@h/n?{query}"
+    asked = libpq.parse(url)
+    if asked is None:
+        with pytest.raises(DatabaseUrlError, match="ssl that is not followed"):
+            read(url)
+    else:
+        assert read(url).sslmode == asked["sslmode"]
+
+
 def test_system_roots_mean_the_full_check():
     assert read("postgresql://u:p@h/n?sslrootcert=system").sslmode == "verify-full"
 

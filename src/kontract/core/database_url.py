@@ -272,9 +272,11 @@ def _parameters(query: str) -> dict[str, str]:
                 f"DATABASE_URL has something that is no parameter of PostgreSQL's (number {number} after the `?`).",
                 _encode("Take it out, or correct its spelling"),
             )
+        if name == "ssl":
+            if _decode(value) != "true":
+                raise DatabaseUrlError("DATABASE_URL has a value of ssl that is not followed.", "Write sslmode=...")
+            name, value = "sslmode", "require"  # JDBC's, in whose place libpq takes this one
         found[name] = _decode(value)
-    if found.pop("ssl", None) == "true":  # JDBC's, which libpq takes too
-        found["sslmode"] = "require"
     return found
 
 
