@@ -223,7 +223,7 @@ async def test_an_unfinished_transaction_keeps_its_fence_however_old(bench):
     await bench.write(a=1)
     txn = bench.transaction()
     await txn.put(bench.table, "b", "1")
-    changes = [(buffered.pointer, _wire(key, buffered)) for key, buffered in txn._writes.items()]
+    changes = [(buffered.pointer, _wire(key, buffered, with_old=False)) for key, buffered in txn._writes.items()]
     prepared = await txn._prepare(changes, None)
     await txn._store.apply(txn._plan(prepared, changes))
     await txn._store.aclose()
