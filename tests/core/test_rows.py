@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
@@ -14,8 +14,9 @@ import pytest
 from msgspec import Meta, Struct
 
 from kontract.core import documents, values
-from kontract.core.declare import primkey, table
+from kontract.core.declare import perm, primkey, table
 from kontract.core.errors import InvalidRequestError
+from kontract.core.perms import perms
 from kontract.core.rows import RowType, row_type
 from kontract.core.types import Filter, Version
 
@@ -201,3 +202,69 @@ def test_whatever_has_several_spellings_is_respelled():
     assert fresh is not None
     assert json.loads(fresh) == {"key": "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "takes": "PT5400S"}
     assert MEASURES.respelled(fresh, "m") is None
+
+
+class Card(Struct):
+    brand: str
+    number: Annotated[str, perm(perms._W_)] = ""
+
+
+class Wallet(Struct):
+    cards: list[Card] = []
+    notes: dict[str, Any] = {}
+
+
+@table("wallets")
+class Holder(Struct):
+    id: Annotated[str, primkey]
+    card: Card | None = None
+    wallet: Wallet | None = None
+    anything: Any = None
+
+
+@pytest.mark.parametrize(
+    ("row", "place"),
+    [
+        ({"anything": Card("v", "4111")}, "row.anything"),
+        ({"anything": {"deep": [1, (Card("v", "4111"),)]}}, "row.anything"),
+        (Holder("h", anything=[Card("v", "4111")]), "row.anything"),
+        ({"wallet": Wallet(notes={"a": Card("v", "4111")})}, r"row\.wallet\.notes\.a"),
+        ({"wallet": {"notes": {"a": Card("v", "4111")}}}, r"row\.wallet\.notes\.a"),
+    ],
+)
+def test_an_object_with_hidden_fields_needs_a_type_that_remembers_them(row, place):
+    """Where anything may stand nobody would know what to hide, and the next reader of the row would be shown it."""
+    holders = row_type(Holder)
+    with pytest.raises(InvalidRequestError, match=f"^{place} of table 'wallets' holds an object with fields") as error:
+        holders.encode(row, "h")
+    assert "number" not in str(error.value)
+    if isinstance(row, dict):
+        with pytest.raises(InvalidRequestError, match=place):
+            holders.merge("{}", row, "h")
+        with pytest.raises(InvalidRequestError, match="of table 'plain' holds an object"):
+            PLAIN.encode(row, "h")
+
+
+def test_typed_objects_with_hidden_fields_are_stored():
+    holders = row_type(Holder)
+    row = {
+        "card": Card("v", "4111"),
+        "wallet": Wallet([Card("m", "5555")], {"a": [1]}),
+        "anything": {"card": {"number": 1}},
+    }
+    for stored in (holders.encode(row, "h"), holders.merge("{}", row, "h"), holders.encode(Holder("h", **row), "h")):
+        assert json.loads(stored) == {
+            "card": {"brand": "v", "number": "4111"},
+            "wallet": {"cards": [{"brand": "m", "number": "5555"}], "notes": {"a": [1]}},
+            "anything": {"card": {"number": 1}},
+        }
+
+
+def test_a_value_that_contains_itself_is_refused_with_a_sentence():
+    endless: dict[str, Any] = {}
+    endless["again"] = endless
+    for rows, row in ((row_type(Holder), {"anything": endless}), (PLAIN, endless)):
+        with pytest.raises(InvalidRequestError, match="cannot be stored"):
+            rows.encode(row, "h")
+        with pytest.raises(InvalidRequestError, match="cannot be stored"):
+            rows.merge("{}", row, "h")

@@ -12,12 +12,15 @@ from msgspec import inspect
 from kontract.core import documents, fields, typed, values
 from kontract.core.declare import TABLE, TableMeta, primkey
 from kontract.core.errors import InvalidRequestError, PermissionDeniedError
-from kontract.core.kinds import Kind, Record, kind_of, tag_field
+from kontract.core.kinds import ANYTHING, Kind, Record, kind_of, tag_field
 from kontract.core.perms import READ, WRITE
 from kontract.core.shown import UnknownFieldError, check_question, hidden_names, shown
 from kontract.core.types import Filter, Order, Version
 
 _encode = documents.encode_json
+
+ANY = inspect.AnyType()
+"""What rows of a table without a struct are."""
 
 
 class RowType:
@@ -39,6 +42,7 @@ class RowType:
         self._unreadable: frozenset[str] = frozenset()
         self._unwritable: frozenset[str] = frozenset()
         self._hidden: frozenset[str] = frozenset()  # names at every depth
+        self._has_anything = True
         self._names: dict[str, str] = {}
         if struct is not None:
             fields.check(struct, f"table {name!r}")
@@ -56,6 +60,7 @@ class RowType:
             self.record = kind
             self._fields = {field.encode_name: field.type for field in kind.fields}
             self._hidden = hidden_names(kind)
+            self._has_anything = typed.holds(kind, ANYTHING)
             self._has_floats = typed.holds(kind, (inspect.FloatType,))
             self._has_defaults = typed.holds(kind, (inspect.DataclassType,))
             self._decode = msgspec.json.Decoder(struct, float_hook=values.number).decode
@@ -63,6 +68,7 @@ class RowType:
     def encode(self, value: Any, row_id: str | None) -> str:
         """Validate a row and return its JSON without the id; ``row_id`` None: any id in it is ignored."""
         document = self._document(value)
+        self._check_remembered(value)
         given = document.pop(self.key, None)
         if row_id is not None and given not in (None, "", row_id):
             message = f"the row says its {self.key} is {given!r:.100}, but it is written as {row_id!r:.100}"
@@ -105,9 +111,10 @@ class RowType:
             if stored_as in self._fields:
                 fields.refuse_in(self._fields[stored_as], value, f"update of table {self.name!r}: {name}")
             changed[stored_as] = value
+        document: dict[str, Any] = {**documents.parts(current), **self._normal(changed)}
+        self._check_remembered(changed)
         if self.struct is not None:
             self._check_held(self._plain(changed, self._what))
-        document: dict[str, Any] = {**documents.parts(current), **self._normal(changed)}
         return self._encode(document if self.struct is None else self._merged(document, changed.keys(), row_id))
 
     def _merged(self, document: dict[str, Any], changed: Collection[str], row_id: str) -> dict[str, Any]:
@@ -120,6 +127,16 @@ class RowType:
             if name in changed or name not in document or self._is_respelled(name, document[name]):
                 document[name] = value
         return document
+
+    def _check_remembered(self, value: Any) -> None:
+        """Raise InvalidRequestError for an object whose hidden fields the table would show: it has no type for it."""
+        place = typed.forgotten(self.record or ANY, value, "row") if self._has_anything else None
+        if place is not None:
+            message = (
+                f"{place} of table {self.name!r} holds an object with fields that callers may not read, and has no "
+                "type that remembers them; declare its struct there, or store what callers may see"
+            )
+            raise InvalidRequestError(message)
 
     def _check_held(self, document: dict[str, Any]) -> None:
         """Raise InvalidRequestError for a number that a float field would round."""

@@ -13,7 +13,8 @@ import msgspec
 from msgspec import inspect
 
 from kontract.core import values
-from kontract.core.kinds import Kind, alternatives, parts
+from kontract.core.fields import redact
+from kontract.core.kinds import ANYTHING, RECORDS, Kind, alternatives, kind_of, parts
 from kontract.core.types import Order
 
 # --- order -----------------------------------------------------------------------------------------------------------
@@ -229,6 +230,37 @@ def _float(value: int) -> float:
         return float(value)
     except OverflowError:
         return float("inf")
+
+
+# --- hidden fields ---------------------------------------------------------------------------------------------------
+
+
+def forgotten(kind: Kind, value: Any, where: str) -> str | None:
+    """Return the place of an object with hidden fields where the type says nothing of it, so that they would be shown.
+
+    Its class is what knows of them, and a stored row has no classes but those that its types name.
+    """
+    kinds = alternatives(kind)
+    if any(isinstance(one, ANYTHING) for one in kinds):
+        return where if redact(value) is not value else None
+    if isinstance(value, dict):
+        inside = [
+            (f"{where}.{key!s:.100}", of, item)
+            for key, item in value.items()
+            for one in kinds
+            for of in _under(one, key)
+        ]
+    elif isinstance(value, msgspec.Struct) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+        record = kind_of(type(value))
+        assert isinstance(record, RECORDS)
+        inside = [
+            (f"{where}.{field.encode_name}", field.type, getattr(value, field.name, None)) for field in record.fields
+        ]
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        inside = [(f"{where}[{at}]", of, item) for at, item in enumerate(value) for one in kinds for of in _items(one)]
+    else:
+        return None
+    return next((place for at, of, item in inside if (place := forgotten(of, item, at)) is not None), None)
 
 
 # --- dataclasses -----------------------------------------------------------------------------------------------------
