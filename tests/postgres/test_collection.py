@@ -225,7 +225,7 @@ async def test_an_unfinished_transaction_keeps_its_fence_however_old(bench):
     await txn.put(bench.table, "b", "1")
     changes = [(buffered.pointer, _wire(key, buffered, with_old=False)) for key, buffered in txn._writes.items()]
     prepared = await txn._prepare(changes, None)
-    await txn._store.apply(txn._plan(prepared, changes))
+    await txn._store.apply(txn._plan(prepared, changes, None))
     await txn._store.aclose()
     coordinator = bench.shell._coordinator
     bench.shell._collection = Collection([Mark(coordinator.watermark, bench.clock.time - limits.FENCE_RETENTION_MS)])
