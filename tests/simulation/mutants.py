@@ -160,8 +160,11 @@ class RemembersRowsOnly(Transaction):
         return await super().commit(result) if self._writes else None
 
 
-class PassesForeignFences(Coordinator):
-    """A repeated call that met its own earlier commit tries again under the next fence."""
+class PassesForeignFences(IsAlwaysSure):
+    """A repeated call that met its own earlier commit tries again under the next fence.
+
+    It would not come that far if its fence were asked before it runs, so that is missing, too.
+    """
 
     def resolved(self, txid, fence, now):
         live = self._live.get(txid)
@@ -396,6 +399,9 @@ MUTANTS = {
     "sequence left behind the numbers of rows": Variant(database=SequenceStaysBehind),
 }
 
+IN_ITS_SCENARIO = {"calls of before the journal taken for new"}
+"""No workload fails because of what its own first run did, which is what shows this one: its scenario does."""
+
 BACK_MUTANTS = {
     "commits do not look for witnesses": Variant(database=CommitsWithoutWitnesses),
     "the coordinator looks for no witnesses": Variant(shell=LooksForNoWitnesses),
@@ -424,7 +430,7 @@ SHAPES = {
     "idempotent calls forgotten": "idempotent",
     "calls of before the journal taken for new": "journal lost before a repetition",
     "calls that write nothing forgotten": "idempotent read, repeated",
-    "repeated calls pass the fence of their first commit": "journal lost after apply",
+    "repeated calls pass the fence of their first commit": "journal lost before two repetitions",
     "abort without fence": "blind write",
     "resolver does not wait for an apply in flight": "two blind writes",
     "fence not unique": "blind write",
@@ -450,7 +456,7 @@ SEEDS = 3000
 """Seeds a variant gets before it counts as unnoticed; the hardest to catch takes about 900."""
 
 
-LIKELY = (10, 62, 71, 134, 207, 255, 307, 620, 869)
+LIKELY = (10, 62, 71, 134, 207, 255, 307, 620, 869, 3503)
 """Seeds that noticed variants which others hardly notice; they are tried before the others, to save time."""
 
 

@@ -226,6 +226,12 @@ SCENARIOS: dict[str, Scenario] = {
         given=(("answer", "Committed", Fault.COORDINATOR_AFTER),),
         loses_journal=True,
     ),
+    "journal lost before two repetitions": Scenario(
+        two_rows,
+        tuple(Client(increment, at=at, key="k") for at in (0, 1_000, 2_000)),
+        given=(("answer", "Committed", Fault.COORDINATOR_AFTER),),
+        loses_journal=True,
+    ),
     # a second coordinator
     "superseded before apply": Scenario(two_rows, _beside(increment, increment, 30, node=1), rival_at=2.5),
     "superseded after apply": Scenario(two_rows, _beside(increment, increment, 30, node=1), rival_at=8.5),
