@@ -95,8 +95,10 @@ function functionOf(name, operation) {
     make("p", { className: "notes" }, notes.join(" · ")),
   ];
   if (Object.keys(properties).length > 0) {
-    parts.push(table("Arguments", Object.entries(properties).map(([argument, schema]) =>
-      [argument, typeOf(schema), [required.includes(argument) ? "" : "optional", limitsOf(schema)].filter(Boolean).join(", ")])));
+    parts.push(table("Arguments", Object.entries(properties).map(([argument, schema]) => {
+      const notes = [required.includes(argument) ? "" : "optional", limitsOf(schema)];
+      return [argument, typeOf(schema), notes.filter(Boolean).join(", ")];
+    })));
   }
   parts.push(make("p", { className: "returns" }, "Returns ", make("code", {}, answerOf(operation.responses))));
   parts.push(make("details", {}, make("summary", {}, "Errors"),

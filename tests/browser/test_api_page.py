@@ -85,7 +85,7 @@ def test_it_shows_every_function_of_a_large_application(large_site, visitor):
         }
         == returns
     )
-    assert tab.texts("article[aria-labelledby=chosen] tbody td:nth-child(2)") == ["Colour", "Level", '"a" | "b" | 3']
+    assert tab.texts("article[aria-labelledby=chosen] tbody td:nth-child(2)") == ["Colour", "Level", '3 | "a" | "b"']
     assert tab.texts("article[aria-labelledby=type-Point] p + code") == ["[number, number]"]
 
 

@@ -1,21 +1,18 @@
 """Editing the application under `make dev`: what is saved shows in the next calls, mistakes in it too."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import httpx
 import pytest
 
 from kontract.cli.toolchain import setup
-from kontract.cli.toolchain.processes import free_port, table, wait_until
+from kontract.cli.toolchain.processes import free_port, wait_until
 from support.dev import dev
 from support.scratch import product_checkout
 
@@ -139,37 +136,3 @@ def test_what_is_saved_shows_in_the_next_calls_mistakes_too(product, command, ca
         assert running.process.poll() is None
     with capsys.disabled():
         print("\nseconds from saving to the answer:", *(f"{seconds:.1f}" for seconds in took))
-
-
-def servers(product):
-    """The process ids of what answers calls: servers of `serve --local`, by where they run."""
-    return [one.pid for one in table() if "serve --parent" in one.command and str(product.root) in cwd(one.pid)]
-
-
-def cwd(pid):
-    try:
-        return str(Path(f"/proc/{pid}/cwd").readlink())
-    except OSError:
-        return ""
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="whose process it is, is read from /proc (Linux)")
-def test_a_server_that_dies_is_said_and_comes_back_with_the_next_edit(product):
-    """Callers get the gateway's kind of error meanwhile; with the command its server ends, too, whatever ended it."""
-    port = free_port()
-    path = product.root / "src" / "app" / "greeting.py"
-    path.write_text(MODULE.format(body='return "one"'))
-    with dev(product.root, port=port, command=SERVE) as running:
-        running.wait_for("Kontract is ready on")
-        assert call(port) == (200, {"result": "one"})
-        [server] = servers(product)
-        os.kill(server, signal.SIGKILL)
-        running.wait_for("The server ended.")
-        status, told = call(port)
-        assert (status, told["error"]) == (503, "UNAVAILABLE")
-        path.write_text(MODULE.format(body='return "two"'))
-        assert wait_until(lambda: call(port) == (200, {"result": "two"}), SECONDS)
-        [server] = servers(product)
-        os.kill(running.process.pid, signal.SIGKILL)
-        assert wait_until(lambda: servers(product) == [], SECONDS)

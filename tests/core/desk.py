@@ -80,7 +80,7 @@ class Desk:
 
     def finish(self, txid: int, *, applied: bool = True) -> int:
         """Report on an apply and return the ticket."""
-        return self.send(Finish(txid, self.coordinator.epoch, applied))
+        return self.send(Finish(txid, self.coordinator.epoch, applied, checked=True))
 
     def commit(self, call: str, *writes: Write, **more: Any) -> int:
         """Prepare and finish; returns the txid."""

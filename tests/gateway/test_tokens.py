@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 
 import jwt
 import pytest
@@ -182,10 +183,10 @@ async def test_new_tokens_are_made_with_the_current_secret(door):
         (f"Bearer {GOOD} {GOOD}", 401),
         (f"Bearer Bearer {GOOD}", 401),
         (f'Bearer "{GOOD}"', 401),
-        (f"Bearer {GOOD}\x00", 401),
-        (f"Bearer {GOOD}\n", 401),
-        (f"Bearer {GOOD}é", 401),
-        (f"Bearer {GOOD}\ud800", 401),
+        (f"Bearer {GOOD}\x00", 400),  # no text of a header
+        (f"Bearer {GOOD}\n", 400),
+        (f"Bearer {GOOD}é", 400),
+        (f"Bearer {GOOD}\ud800", 400),
     ],
 )
 async def test_the_header(door, authorization, status):
@@ -395,6 +396,9 @@ ATTACKS = other_headers() | confusions() | other_claims() | other_spellings()
 async def test_attacks_meet_one_answer(door, attack):
     """Nobody learns from it how far a forged token got."""
     response = await door.knock(f"Bearer {ATTACKS[attack]}")
+    if not re.fullmatch(r"[\x20-\x7e]*", ATTACKS[attack]):  # no text of a header, whatever it says
+        assert response.status == 400
+        return
     assert generic(response) == REFUSAL
     assert door.log[-1]["reason"] == "the token is not valid"
     assert "exception" not in door.log[-1]

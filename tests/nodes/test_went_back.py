@@ -142,6 +142,7 @@ class Failover:
         self.over = True
 
 
+@pytest.mark.needs("pg_basebackup")
 async def test_a_standby_that_lagged(checkout, reaper):
     """Two tenants' worth of servers: one process with its coordinator in memory, two nodes with a log."""
     with Postgres.started(checkout, reaper, synchronous_commit="on") as primary, standby(primary, reaper) as second:
@@ -184,6 +185,7 @@ async def test_a_standby_that_lagged(checkout, reaper):
             await state.aclose()
 
 
+@pytest.mark.needs("pg_basebackup")
 async def test_a_standby_that_had_everything_changes_nothing(checkout, reaper):
     """Another timeline is no loss: numbers, keys and streams go on."""
     with Postgres.started(checkout, reaper, synchronous_commit="on") as primary, standby(primary, reaper) as second:

@@ -32,7 +32,8 @@ def known() -> set[str]:
     sources = [Path(config.__file__), *Path(settings.__file__).parent.rglob("*.py")]
     nodes = [node for path in sources for node in ast.walk(ast.parse(path.read_text()))]
     texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    return {text for text in texts if re.fullmatch(r"PORT|DATABASE_URL|(KONTRACT|TIKV)_[A-Z_]+", text)}
+    names = {text for text in texts if re.fullmatch(r"PORT|DATABASE_URL|(KONTRACT|TIKV)_[A-Z_]+", text)}
+    return names - {settings.DEVELOPMENT}  # of a command to its own server
 
 
 # --- Dockerfile ------------------------------------------------------------------------------------------------------

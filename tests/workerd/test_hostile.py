@@ -253,7 +253,7 @@ def test_another_method_is_told_the_right_one(worker, method):
         sent, body = b"Connection: close\r\n", b""
     said = exchange(worker.port, head(worker, "/rpc/create_task", sent, method) + body)
     assert said.status == 405
-    assert said.answers[0].headers["allow"] == "POST"
+    assert said.answers[0].headers["allow"] == "POST, OPTIONS"
     assert check(said) == []
     assert titles(worker, f"by {method}") == []
 
