@@ -17,6 +17,10 @@ from kontract.ports import CoordinatorUnavailableError, DatabaseUnavailableError
 from kontract.questions import Questions
 from kontract.server.coordination.commands import Command, EpochRead, Start
 
+TAKE_OVER_PAUSES_MS = (50, 100, 200, 400, 800)
+"""Pauses between looks into the log before a higher epoch is taken for somebody else's: callers would be refused for
+good, while a node that takes the owner over writes it down within two statements."""
+
 
 class Custody:
     """One owner's, on one node."""
@@ -30,11 +34,12 @@ class Custody:
         coordinator: Callable[[], ReplicatedCoordinator | None],
         catch_up: Callable[[], Awaitable[None]],
         tell: Callable[[Command], Awaitable[None]],
+        sleep: Callable[[float], Awaitable[None]],
     ) -> None:
         """Look for ``owner``.
 
         ``now``: the time as the log tells it. ``coordinator``: as this node has it now. ``catch_up``: with the log.
-        ``tell``: append a command to it.
+        ``tell``: append a command to it. ``sleep``: for so many milliseconds.
         """
         self._owner = owner
         self._questions = questions
@@ -43,6 +48,7 @@ class Custody:
         self._coordinator = coordinator
         self._catch_up = catch_up
         self._tell = tell
+        self._sleep = sleep
         self._doubted: asyncio.Future[None] | None = None
         self._unsure = False  # a connection was lost, and the database has not answered since
         self._confirmed: tuple[int, int] | None = None  # in which epoch the database was ours, and when
@@ -147,6 +153,8 @@ class Custody:
         self._unsure = self._unsure and standing is None
         if standing is not None and standing[0] != epoch:
             await self._catch_up()
+            if standing[0] > epoch:
+                await self._await_start(coordinator, epoch)
         if coordinator is not self._coordinator() or coordinator.epoch != epoch:
             return  # another node was faster
         if standing is None:
@@ -166,6 +174,14 @@ class Custody:
             case Verdict.IN_CHARGE:
                 self._confirmed = epoch, asked_at
         await self._tell(EpochRead(current))
+
+    async def _await_start(self, coordinator: ReplicatedCoordinator, epoch: int) -> None:
+        """Wait a little for the entry of a node of ours: one that takes the owner over raises the epoch first."""
+        for pause in TAKE_OVER_PAUSES_MS:
+            if coordinator is not self._coordinator() or coordinator.epoch != epoch:
+                return
+            await self._sleep(pause)
+            await self._catch_up()
 
     async def _leave_behind(self, coordinator: ReplicatedCoordinator, epoch: int, found: int) -> None:
         await self._start_above(epoch, max(found, coordinator.highest_txid), coordinator.row_order)

@@ -117,7 +117,14 @@ class Replica:
         self._clock = clock
         self._log_line = log_line
         self._custody = Custody(
-            owner, self._questions, self._now, log_line, lambda: self.machine.coordinator, self._catch_up, self._tell
+            owner,
+            self._questions,
+            self._now,
+            log_line,
+            lambda: self.machine.coordinator,
+            self._catch_up,
+            self._tell,
+            clock.sleep,
         )
         self._upkeep = Upkeep(owner, log, self._questions, self._custody, log_line, lambda: self.machine, self._tell)
         self._checkpoint_entries = checkpoint_entries or CHECKPOINT_ENTRIES
