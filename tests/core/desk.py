@@ -78,9 +78,9 @@ class Desk:
             Prepare(call=call, writes=list(writes), snapshot=snapshot, **{"epoch": self.coordinator.epoch, **more})
         )
 
-    def finish(self, txid: int, *, applied: bool = True) -> int:
-        """Report on an apply and return the ticket."""
-        return self.send(Finish(txid, self.coordinator.epoch, applied, checked=True))
+    def finish(self, txid: int, *, applied: bool = True, checked: bool = True) -> int:
+        """Report on an apply and return the ticket. ``checked``: it looked for the witnesses, as all workers do now."""
+        return self.send(Finish(txid, self.coordinator.epoch, applied, checked=checked))
 
     def commit(self, call: str, *writes: Write, **more: Any) -> int:
         """Prepare and finish; returns the txid."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import sys
@@ -73,6 +74,7 @@ def steps(function, *arguments) -> int:
         return trace
 
     before = sys.gettrace()
+    gc.disable()  # other tests have callbacks that it would run in between
     sys.settrace(trace)
     try:
         function(*arguments)
@@ -80,6 +82,7 @@ def steps(function, *arguments) -> int:
         pass
     finally:
         sys.settrace(before)
+        gc.enable()
     return count
 
 
