@@ -98,7 +98,7 @@ async def site(make_site):
 
 
 async def test_functions_are_methods(site):
-    """The example of the README."""
+    """The first example of the manual."""
     async with Client(site.url, token(), **site.with_http()) as api:
         task = await api.create_task("x")
         assert (task["title"], task["done"]) == ("x", False)

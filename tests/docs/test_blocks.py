@@ -48,7 +48,11 @@ RUN_HERE = {
 
 # The page, the kinds of its blocks, and who runs them: the file, and what has to stand in it.
 ELSEWHERE = [
-    ("README.md", r"bash|console|sql|python( client| middleware)?", "docs/test_readme.py", "README"),
+    ("README.md", r"bash clone|console|python", "docs/test_readme.py", "README"),
+    ("docs/how-to/write-a-function.md", r"(python|sql) notes", "docs/test_examples.py", '"write-a-function.md"'),
+    ("docs/index.md", r"python transfer", "docs/test_examples.py", '"python transfer"'),
+    ("docs/how-to/middleware.md", r"python middleware", "docs/test_examples.py", '"python middleware"'),
+    ("docs/reference/http.md", r"console", "docs/test_examples.py", '"http.md"'),
     ("docs/tutorial/quick-start.md", r"bash dev|console", "docs/test_tutorial.py", '"quick-start.md"'),
     ("docs/tutorial/booking.md", r".*", "docs/test_tutorial.py", '"booking.md"'),
     ("docs/reference/python-client.md", r"python", "client/test_docs.py", '"python-client.md"'),
