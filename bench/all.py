@@ -197,15 +197,16 @@ def _last_word(*command: Path | str) -> str:
 
 
 def write(results: dict[str, Any]) -> None:
-    """Keep the results and make the page."""
+    """Keep the results and make the pages."""
     write_atomically(page.RESULTS, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     render()
 
 
 def render() -> None:
-    """Make the page of what was kept."""
+    """Make the pages of what was kept."""
     results = json.loads(page.RESULTS.read_text(encoding="utf-8"))
-    write_atomically(page.PAGE, page.render(page.TEMPLATE.read_text(encoding="utf-8"), results))
+    for template, made in page.PAGES.items():
+        write_atomically(made, page.render(template.read_text(encoding="utf-8"), results))
 
 
 def main() -> None:
@@ -214,8 +215,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="short rounds: it shows that all of it works, no more")
     parser.add_argument("--only", action="append", choices=names, metavar="NAME", help=f"some of {', '.join(names)}")
-    parser.add_argument("--write", action="store_true", help="write bench/results.json and the page made of it")
-    parser.add_argument("--render", action="store_true", help="measure nothing; make the page of bench/results.json")
+    parser.add_argument("--write", action="store_true", help="write bench/results.json and the pages made of it")
+    parser.add_argument("--render", action="store_true", help="measure nothing; make the pages of bench/results.json")
     options = parser.parse_args()
     if options.render:
         render()

@@ -1,7 +1,7 @@
-"""The table of all figures, and the page made of it: explanations from page.md, figures from results.json.
+"""The pages of benchmarks: explanations from page.md and figures.md, figures from results.json.
 
-Nothing here measures. In the template `{{table}}`, `{{machine}}` and `{{times}}` stand for what the whole run gave;
-`{{rows NAME}}` and `{{output NAME}}` for the rows of one part and for what it printed.
+Nothing here measures. In a template `{{ten}}`, `{{table}}`, `{{machine}}` and `{{times}}` stand for what the whole run
+gave; `{{rows NAME}}` and `{{output NAME}}` for the rows of one part and for what it printed.
 """
 
 from __future__ import annotations
@@ -13,9 +13,54 @@ from typing import Any
 from records import TIMES, Record, is_met
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "benchmarks.md"
 RESULTS = ROOT / "bench" / "results.json"
-TEMPLATE = ROOT / "bench" / "page.md"
+PAGES = {
+    ROOT / "bench" / "page.md": ROOT / "docs" / "benchmarks.md",
+    ROOT / "bench" / "figures.md": ROOT / "docs" / "benchmark-figures.md",
+}
+"""The page that each template becomes."""
+
+TEN = (
+    (
+        "From `git clone` to the first answer, nothing downloaded before",
+        "clone",
+        "from `git clone` to the first answer, caches empty",
+        "",
+    ),
+    (
+        "From saving a function to its first answer",
+        "clone",
+        "`make dev`: from saving a function to its first answer",
+        "",
+    ),
+    ("Statements of a transfer (it reads two rows and writes both)", "workerd", "transfer, caches warm", ""),
+    (
+        "A read in workerd, beside a JavaScript Worker written by hand",
+        "workerd",
+        "get_task in workerd, 8 clients",
+        "JavaScript",
+    ),
+    ("A read in workerd, beside FastAPI in a Python Worker", "workerd", "get_task in workerd, 8 clients", "FastAPI"),
+    ("A read at `kontract serve`, beside FastAPI", "serve", "get_task on CPython, 16 connections", "FastAPI"),
+    ("A write at `kontract serve`, beside FastAPI", "serve", "create_task on CPython, 16 connections", "FastAPI"),
+    ("A transfer at `kontract serve`, beside FastAPI", "serve", "transfer on CPython, 16 connections", "FastAPI"),
+    (
+        "Transfers between the same two rows, many clients: most attempts of a call",
+        "writes",
+        "32 clients on two rows: most attempts a call",
+        "",
+    ),
+    (
+        "From a commit to the event at each of many listeners, median",
+        "streams",
+        "from the answer of a commit to 500 listeners, p50",
+        "",
+    ),
+)
+"""What matters most: what it is called on the first page, its part, its scenario, its peer.
+
+Of records that agree in these, and in their unit, the first one counts: coordinators in memory before PostgreSQL.
+"""
 
 HEAD = ("what", "beside", "of what", "ratio or value (min-max of rounds)", "aim", "met?", "behind it")
 
@@ -65,6 +110,19 @@ def table(parts: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def ten(parts: list[dict[str, Any]]) -> str:
+    """The figures of the first page; one of a part that was not run says so."""
+    lines = ["| What | Figure | Made of |", "|---|---|---|"]
+    for name, part, scenario, peer in TEN:
+        records = [Record(**one) for each in parts if each["name"] == part for one in each["records"]]
+        found = [
+            one for one in records if (one.scenario, one.peer) == (scenario, peer) and one.unit != "coordinator calls"
+        ]
+        value, behind = (figure(found[0]), found[0].behind) if found else ("(Not part of this run.)", "")
+        lines.append(f"| {name} | {value} | {behind} |")
+    return "\n".join(lines)
+
+
 def machine(results: dict[str, Any]) -> str:
     """When, where and of what."""
     facts = results["machine"]
@@ -94,9 +152,13 @@ def render(template: str, results: dict[str, Any]) -> str:
     def fill(place: re.Match[str]) -> str:
         kind, name = place.groups()
         if name is None:
-            return {"table": lambda: table(parts), "machine": lambda: machine(results), "times": lambda: times(parts)}[
-                kind
-            ]()
+            whole = {
+                "ten": lambda: ten(parts),
+                "table": lambda: table(parts),
+                "machine": lambda: machine(results),
+                "times": lambda: times(parts),
+            }
+            return whole[kind]()
         part = by_name.get(name)
         if part is None:
             return "(Not part of this run.)"

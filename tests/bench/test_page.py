@@ -1,4 +1,4 @@
-"""Nobody types figures into the page of benchmarks: it is what the renderer makes of the results that are kept."""
+"""Nobody types figures into the pages of benchmarks: they are what the renderer makes of the results that are kept."""
 
 import importlib
 import json
@@ -47,22 +47,41 @@ def part(name="core", *records, problem=""):
     }
 
 
-def test_the_page_is_what_the_results_give(page):
-    """A figure that was typed, or results without their page, would differ."""
+def test_the_pages_are_what_the_results_give(page):
+    """A figure that was typed, or results without their pages, would differ."""
     results = json.loads(page.RESULTS.read_text(encoding="utf-8"))
-    made = page.render(page.TEMPLATE.read_text(encoding="utf-8"), results)
-    assert page.PAGE.read_text(encoding="utf-8") == made, "run .venv/bin/python bench/all.py --render"
+    assert len(page.PAGES) == 2
+    for template, made in page.PAGES.items():
+        wanted = page.render(template.read_text(encoding="utf-8"), results)
+        assert made.read_text(encoding="utf-8") == wanted, "run .venv/bin/python bench/all.py --render"
 
 
-def test_the_explanations_hold_no_figures(page):
-    """A measured number in the template would stay when the measurement changes."""
-    text = re.sub(r"`[^`]*`", "", page.TEMPLATE.read_text(encoding="utf-8").replace("127.0.0.1", ""))
+def test_the_first_page_has_ten_figures_and_fits_a_screen(page):
+    """All of them were measured, and each name says what the figure is of."""
+    (first, *_) = page.PAGES.values()
+    text = first.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .* \| \d[^|]* \|.*\|$", text, re.MULTILINE)
+    assert len(rows) == len(page.TEN) == 10
+    assert len(text.splitlines()) <= 50
+
+
+def test_a_figure_that_was_not_measured_is_said_to_be_missing(page):
+    """On the first page, too."""
+    assert page.ten([part("core")]).count("(Not part of this run.)") == 10
+
+
+@pytest.mark.parametrize("name", ["page.md", "figures.md"])
+def test_the_explanations_hold_no_figures(page, name):
+    """A measured number in a template would stay when the measurement changes."""
+    template = (BENCH / name).read_text(encoding="utf-8").replace("127.0.0.1", "")
+    text = re.sub(r"`[^`]*`", "", template)
     assert re.findall(r"\d+(?:[.,]\d+)*\s*(?:%|ms|µs|s|KiB|MiB|times|x|of)\b|\d+\.\d+", text) == []
 
 
 def test_every_part_has_its_place_in_the_page(page, bench):
     """A part that is measured and not shown would be found by nobody."""
-    shown = re.findall(r"\{\{output ([\w-]+)\}\}", page.TEMPLATE.read_text(encoding="utf-8"))
+    templates = "".join(template.read_text(encoding="utf-8") for template in page.PAGES)
+    shown = re.findall(r"\{\{output ([\w-]+)\}\}", templates)
     assert sorted(shown) == sorted(one.name for one in bench["all"].PARTS)
 
 

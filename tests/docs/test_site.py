@@ -60,3 +60,23 @@ def test_what_makes_the_site_is_typed():
         cwd=DOCS.parent, capture_output=True, text=True, check=False, timeout=170,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("folder", ["tutorial", "how-to", "reference", "explanation"])
+def test_an_index_links_each_of_its_pages_in_the_order_of_the_sidebar(folder):
+    """On a code host there is no sidebar: the links are what readers have."""
+    text = (DOCS / folder / "index.md").read_text(encoding="utf-8")
+    linked = re.findall(r"\]\(([\w/-]+)\.md\)", text)
+    listed = re.search(r"```\{toctree\}\n(?::.*\n)*\n(.*?)```", text, re.DOTALL)[1].split()
+    assert linked == listed
+    there = {path.stem for path in (DOCS / folder).glob("*.md")} - {"index"}
+    assert {name for name in listed if "/" not in name} == there
+
+
+def test_decisions_are_one_entry_of_the_sidebar(site):
+    """Not twenty-seven beside the pages that people look for."""
+    tree = re.search(r'<div class="sidebar-tree">.*?</ul>\s*</div>', (site / "index.html").read_text(), re.DOTALL)[0]
+    deep = re.findall(r'toctree-l(\d)[^"]*"><a class="reference internal" href="explanation/decisions/(\w+)', tree)
+    assert ("2", "README") in deep
+    assert len(deep) > 25
+    assert {level for level, name in deep if name != "README"} == {"3"}
