@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
+import sys
+import threading
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from kontract.cli.toolchain.processes import free_port
+from kontract.server import metrics as metrics_module
 from kontract.server.metrics import BUCKETS, Metrics, join
 
 SAMPLE = re.compile(r'([a-z_]+)\{((?:[a-z_]+="[^"]*",?)*)\} ([0-9.e+-]+|\+Inf)')
@@ -74,6 +79,69 @@ def test_the_numbers_of_several_processes_are_one_text():
     for number in (1, 2):
         key = ("kontract_requests_total", ("function", "f"), ("status", "200"), ("worker", str(number)))
         assert found[key] == number
+
+
+def test_names_and_labels_are_those_that_dashboards_use():
+    """Written down once more: a library that is exchanged must not rename what queries ask for."""
+    metrics = Metrics("1", ["f"])
+    metrics.gauges += [
+        lambda: [
+            ("kontract_requests_running", (), 1),
+            ("kontract_streams_open", (("protocol", "sse"),), 2),
+            ("kontract_streams_open", (("protocol", "websocket"),), 0),
+        ],
+        lambda: [("kontract_pool_connections", (("state", "max"),), 7), ("kontract_pool_waiting", (), 0)],
+        lambda: [("kontract_draining", (), 0.0)],
+    ]
+    metrics.observe(fields(function="f", attempts=1, error='SAYS "NO"\\\n'))
+    text = join([metrics.render(), Metrics("2", []).render()])
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert {
+        sample.name: (family.type, set(sample.labels)) for family in families.values() for sample in family.samples
+    } == {
+        "kontract_requests_total": ("counter", {"worker", "function", "status"}),
+        "kontract_request_seconds_bucket": ("histogram", {"worker", "function", "le"}),
+        "kontract_request_seconds_sum": ("histogram", {"worker", "function"}),
+        "kontract_request_seconds_count": ("histogram", {"worker", "function"}),
+        "kontract_attempts_total": ("counter", {"worker", "function"}),
+        "kontract_conflicts_total": ("counter", {"worker", "function"}),
+        "kontract_coordinator_seconds_total": ("counter", {"worker"}),
+        "kontract_coordinator_calls_total": ("counter", {"worker"}),
+        "kontract_database_seconds_total": ("counter", {"worker"}),
+        "kontract_database_statements_total": ("counter", {"worker"}),
+        "kontract_errors_total": ("counter", {"worker", "code"}),
+        "kontract_requests_running": ("gauge", {"worker"}),
+        "kontract_streams_open": ("gauge", {"worker", "protocol"}),
+        "kontract_pool_connections": ("gauge", {"worker", "state"}),
+        "kontract_pool_waiting": ("gauge", {"worker"}),
+        "kontract_draining": ("gauge", {"worker"}),
+    }
+    (error,) = families["kontract_errors"].samples
+    assert error.labels["code"] == 'SAYS "NO"\\\n'
+    assert [sample.value for sample in families["kontract_streams_open"].samples] == [2, 0]
+
+
+async def test_requests_go_on_while_metrics_are_written(monkeypatch):
+    """They are written beside the event loop, which here sets them going; on it this would wait for ever."""
+    go_on = threading.Event()
+
+    def slow(registry: object) -> bytes:
+        assert go_on.wait(60)
+        return b"# written\n"
+
+    monkeypatch.setattr(metrics_module, "generate_latest", slow)
+    writing = asyncio.ensure_future(Metrics("1", []).text())
+    asyncio.get_running_loop().call_soon(go_on.set)
+    assert await writing == "# written\n"
+
+
+def test_a_server_without_metrics_does_not_import_them():
+    """Nor does the Worker: the library takes 50 ms."""
+    script = (
+        "import sys, kontract.server.serve, kontract.server.workers, kontract.gateway.app\n"
+        "assert not [name for name in sys.modules if name.startswith('prometheus_client')]"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 async def test_a_server_tells_its_numbers_on_a_port_of_their_own(serve, client):

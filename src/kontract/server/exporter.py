@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from kontract.server.metrics import CONTENT_TYPE
 from kontract.server.settings import SettingsError
 
 Collect = Callable[[], Awaitable[str]]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 REQUEST_SECONDS = 10.0
 """How long one request may take, answer included."""

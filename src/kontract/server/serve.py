@@ -31,7 +31,6 @@ from kontract.server.coordination.postgres import PostgresLog
 from kontract.server.coordination.tikv import TiKVLog
 from kontract.server.database import Pool
 from kontract.server.http import Http
-from kontract.server.metrics import Metrics
 from kontract.server.runtime import ManyNodes, SingleProcess
 from kontract.server.settings import LOG_LEVELS, Settings, SettingsError
 from kontract.server.shared_postgres import PostgresShared
@@ -241,8 +240,6 @@ class ServerProcess:
             platform = open_platform(settings, pool, log)
             pool.on_lost = platform.doubt  # type: ignore[method-assign]
             await platform.start()
-            metrics = Metrics(self._worker, registry.names())
-            log.observe = metrics.observe
             http = Http(
                 Gateway(registry, broken),
                 platform,
@@ -250,9 +247,11 @@ class ServerProcess:
                 Assets(root / "public", watched=settings.development),
                 PeerSockets(settings.port),
             )
-            metrics.gauges += [http.gauges, lambda: _pool_gauges(pool)]
+            collect = self._metrics(registry, http, pool, log)
             # Before granian: its threads outlive an error of the start, and the interpreter ends badly under them.
-            exported = await self._export(metrics)
+            exported = None
+            if settings.metrics is not None and self._channel is None:  # else the parent answers for its processes
+                exported = await exporter.export(settings.metrics, collect)
             access = await pool.access()
             granian = _granian(http, settings)
             self._on_signals()
@@ -271,7 +270,7 @@ class ServerProcess:
             )
             if access.is_unbounded:
                 log("warning", "statement_timeout", advice=_ADVICE)
-            await self._tell(metrics)
+            await self._tell(collect)
             await self._serve(serving)
             await self._finish(http, granian, serving, log)
             if exported is not None:
@@ -283,20 +282,21 @@ class ServerProcess:
             log.flush()
         return 0
 
-    async def _export(self, metrics: Metrics) -> asyncio.Server | None:
-        """Give numbers to Prometheus, unless a parent does it for all its processes."""
+    def _metrics(self, registry: Registry, http: Http, pool: Pool, log: LineLog) -> exporter.Collect:
+        """Count from now on, if somebody is to read it; return what says the metrics."""
+        if self._settings.metrics is None:
+            return _none
+        from kontract.server.metrics import Metrics  # 50 ms
 
-        async def collect() -> str:
-            return metrics.render()
+        metrics = Metrics(self._worker, registry.names())
+        log.observe = metrics.observe
+        metrics.gauges += [http.gauges, lambda: _pool_gauges(pool)]
+        return metrics.text
 
-        if self._channel is not None or self._settings.metrics is None:
-            return None
-        return await exporter.export(self._settings.metrics, collect)
-
-    async def _tell(self, metrics: Metrics) -> None:
-        """Say that requests are answered, and give numbers to the parent, if there is one."""
+    async def _tell(self, collect: exporter.Collect) -> None:
+        """Say that requests are answered, and give metrics to the parent, if there is one."""
         if self._channel is not None:
-            await self._channel.open(metrics.render, self._stop.set)
+            await self._channel.open(collect, self._stop.set)
         if self._ready is not None:
             self._ready()
 
@@ -357,6 +357,10 @@ def _granian(http: Http, settings: Settings) -> Granian:
         backpressure=CONNECTIONS,
         log_enabled=False,
     )
+
+
+async def _none() -> str:
+    return ""
 
 
 def _pool_gauges(pool: Pool) -> list[tuple[str, tuple[tuple[str, str], ...], float]]:

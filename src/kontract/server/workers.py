@@ -17,7 +17,6 @@ from contextlib import suppress
 
 from kontract.ports import Log
 from kontract.server import exporter
-from kontract.server.metrics import join
 from kontract.server.settings import Settings
 
 ANSWER_SECONDS = 2.0
@@ -40,7 +39,7 @@ class Channel:
         self._socket = socket.socket(fileno=descriptor)
         self._writer: asyncio.StreamWriter | None = None
 
-    async def open(self, metrics: Callable[[], str], parent_gone: Callable[[], None]) -> None:
+    async def open(self, metrics: Callable[[], Awaitable[str]], parent_gone: Callable[[], None]) -> None:
         """Say that this process is ready, and answer from now on."""
         reader, self._writer = await asyncio.open_connection(sock=self._socket)
         self._writer.write(b"ready\n")
@@ -50,12 +49,12 @@ class Channel:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        metrics: Callable[[], str],
+        metrics: Callable[[], Awaitable[str]],
         parent_gone: Callable[[], None],
     ) -> None:
         with suppress(OSError):
             while await reader.readline():
-                text = metrics().encode()
+                text = (await metrics()).encode()
                 writer.write(b"%d\n" % len(text) + text)
         parent_gone()
 
@@ -158,6 +157,8 @@ class Workers:
 
     async def metrics(self) -> str:
         """Return the numbers of all children that answer."""
+        from kontract.server.metrics import join
+
         asked: list[Awaitable[str]] = [worker.metrics() for worker in self._workers]
         return join(await asyncio.gather(*asked))
 
