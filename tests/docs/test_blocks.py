@@ -66,6 +66,7 @@ ELSEWHERE = [
     ("docs/how-to/encrypt-calls.md", r"js", "browser/test_docs.py", '"how-to/encrypt-calls.md"'),
     ("docs/how-to/encrypt-calls.md", r"bash keys", "client/test_docs.py", "/.well-known/kontract"),
     ("docs/how-to/connect-from-a-page.md", r"js", "browser/test_docs.py", '"how-to/connect-from-a-page.md"'),
+    ("docs/reference/python-client.md", r"bash install", "deploy/test_package.py", "```bash install"),
     ("docs/reference/javascript-client.md", r"js", "browser/test_docs.py", '"javascript-client.md"'),
     ("docs/reference/raystream.md", r"json", "docs/test_raystream.py", "```json"),
     ("docs/reference/raystream.md", r"bash vectors", "core/test_raystream_vectors.py", '"raystream-vectors.json"'),

@@ -95,6 +95,7 @@ def test_the_changelog_knows_the_version():
 def test_the_licence_is_the_one_that_the_package_names():
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"] == "MIT"
     assert (ROOT / "LICENSE").read_text().startswith("MIT License\n")
+    assert (ROOT / "LICENSE").read_text() == (ROOT / "src/kontract/LICENSE").read_text()
 
 
 def test_hooks_run_goals_of_make_and_need_no_other_host():

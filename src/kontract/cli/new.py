@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kontract.cli import starter
+from kontract.cli.main import COMMANDS
 from kontract.cli.toolchain.checkout import Checkout, out_of_space
 from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.progress import say
@@ -51,7 +52,7 @@ DEMO = ("src/app/", "tests/app/", "public/demo/", "public/index.html", "sql/migr
 RENAMED = ("deploy/", "Dockerfile", "compose.yaml")
 """Files that name a deployment's parts after Kontract: services, images, databases, folders on a server."""
 
-_COMMANDS = "serve|migrate|build|keygen|token|table|doctor|dev|setup|wrangler|bench|new"
+_COMMANDS = "|".join(COMMANDS)
 _OURS = re.compile(
     # The program and its package stay what they are,
     rf'(?P<program>(?<=bin/)kontract\b|\["kontract"\]|\bkontract(?=\.gateway)|\bkontract(?= (?:{_COMMANDS})\b))'
@@ -100,7 +101,6 @@ def create(checkout: Checkout, target: Path, name: str, *, demo: bool) -> None:
             new.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(checkout.root / path, new)
             _adapt(new, path, name, demo=demo)
-        shutil.copy2(checkout.root / "LICENSE", work / "src" / "kontract" / "LICENSE")
         _write(work, "README.md", starter.README.format(name=name, version=_version(checkout)))
         _write(work, "tests/conftest.py", starter.CONFTEST)
         if not demo:

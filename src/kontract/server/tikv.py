@@ -253,7 +253,7 @@ def connect_tikv(
     try:
         from tikv import AsyncRawClient
     except ImportError as error:
-        raise ImportError("the client for TiKV is not installed: pip install 'kontract[tikv]'") from error
+        raise ImportError("the client for TiKV is not installed: it comes with the extra kontract[tikv]") from error
 
     addresses = endpoints.split(",") if isinstance(endpoints, str) else list(endpoints)
     addresses = [address.strip() for address in addresses if address.strip()]

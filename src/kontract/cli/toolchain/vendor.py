@@ -84,7 +84,7 @@ def export(checkout: Checkout) -> str:
         [
             uv(),
             *("export", "--quiet", "--locked", "--format", "pylock.toml", "--no-emit-project"),
-            *("--no-default-groups", "--group", "worker"),
+            *("--no-default-groups", "--extra", "worker"),
         ],
         cwd=checkout.root,
         failed="uv could not read uv.lock.",
@@ -117,7 +117,7 @@ def _pin(package: dict[str, Any]) -> Pin:
     raise Problem(
         f"The package {package['name']} {package.get('version', '')} has no wheel that runs in a Python Worker.",
         f"Wheels that work are pure ones (py3-none-any) and those for {_ABI}-{_ABI}-{PLATFORM}. Take it out of "
-        "[project.dependencies] of pyproject.toml, or replace it by a package that has one.",
+        "pyproject.toml, [project] dependencies or the extra `worker`, or replace it by a package that has one.",
         f"Wheels in uv.lock: {', '.join(names[:6]) or 'none'}{' ...' if len(names) > 6 else ''}",
     )
 
