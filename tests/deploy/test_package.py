@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -193,19 +194,30 @@ def test_a_client_speaks_encrypted_too(client, tmp_path):
     assert (done.stdout, done.stderr) == ("there\n", "")
 
 
+def repository(folder):
+    """Make a repository of one commit with this clone's files. (A clone of a shallow one could not be fetched from.)"""
+    shutil.copytree(
+        ROOT / "src" / "kontract", folder / "src" / "kontract", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, folder)
+    for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message=all"]):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@example.com", *command], cwd=folder, check=True)
+
+
 @pytest.mark.needs("git")
 def test_the_page_says_how_to_install_it(client, tmp_path):
     """From a clone and from a Git URL. uv does what pip would, beside the packages that are there already."""
     page = (ROOT / "docs" / "reference" / "python-client.md").read_text()
     [block] = re.findall(r"```bash install\n(.*?)```", page, re.DOTALL)
-    subprocess.run(["git", "clone", "--quiet", "--depth=1", f"file://{ROOT}", tmp_path / "kontract"], check=True)
+    repository(tmp_path / "kontract")
     places = ("path/to/kontract", str(tmp_path / "kontract")), ("https://git.example.com/you", f"file://{tmp_path}")
     for line in block.splitlines():
         for written, here in places:
             line = line.replace(written, here)  # noqa: PLW2901 - a name for each step says no more
         program, *arguments = shlex.split(line)
         assert (program, arguments[0], str(tmp_path) in line) == ("pip", "install", True)
-        uv("pip", *arguments, "--reinstall-package=kontract", "--no-deps", "--python", client / "python")
+        uv("pip", *arguments, "--reinstall-package=kontract", "--no-deps", "--no-cache", "--python", client / "python")
         assert run([client / "python", "-c", "import kontract.client"], tmp_path).stderr == ""
 
 
