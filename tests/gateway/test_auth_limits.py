@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
+from itertools import count, islice
 
 import pytest
 
@@ -12,6 +14,7 @@ from kontract.core import limits
 from kontract.core.shared import SharedRequest, SharedValue
 from kontract.gateway.counters import LocalCounters
 from kontract.ports import CoordinatorUnavailableError
+from kontract.server.shared_tikv import BUCKET, create_tikv_adapter
 from support.api import check_error
 from support.auth import Auth, credentials, later
 from support.sessions import ENVIRONMENT, OWNER, SECRET, token
@@ -179,6 +182,50 @@ async def test_local_development_has_no_limit_of_sign_ups(auth, make, monkeypatc
         assert [await attempt(here, "locally-9", "127.0.0.1") for _ in range(2)] == [401, 429]
     finally:
         platform.environment = ENVIRONMENT
+
+
+# --- counters that push each other out -------------------------------------------------------------------------------
+
+
+class OneNode:
+    """TiKV for one process: the four methods that users have to bring."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+
+    async def get(self, key: str) -> str | None:
+        return self.values.get(key)
+
+    async def put(self, key: str, value: str) -> None:
+        self.values[key] = value
+
+    async def delete(self, key: str) -> None:
+        self.values.pop(key, None)
+
+    async def scan(self, prefix: str, limit: int) -> list:
+        raise NotImplementedError
+
+
+def reckoned(name: str, address: str) -> int:
+    """The bucket that a pair would be counted in, as far as somebody outside can know."""
+    whose = hashlib.sha256(name.encode()).hexdigest()[:32]
+    digest = hashlib.sha256(f"auth/login-pair/{whose}/{address}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % (limits.SHARED_COUNTERS // BUCKET)
+
+
+async def test_nobody_can_have_a_counter_pushed_out(auth, monkeypatch):
+    """In TiKV eight counters share a key, and one more pushes the lowest out: which ones meet there is a secret."""
+    shared, _ = create_tikv_adapter(OneNode(), clock=auth.api.platform.clock)
+    monkeypatch.setattr(auth.api.platform, "shared", shared.for_owner)
+    address = "198.51.100.60"
+    there = (f"meets-{n}" for n in count() if reckoned(f"meets-{n}", address) == reckoned("victim", address))
+    for name in islice(there, BUCKET):
+        assert [await attempt(auth, name, address) for _ in range(2)] == [401, 401]
+    said = []
+    for name in islice(there, limits.LOGINS_PER_PAIR + 2):
+        said.append(await attempt(auth, "victim", address))
+        await attempt(auth, name, address)
+    assert said == [401] * limits.LOGINS_PER_PAIR + [429, 429]
 
 
 # --- counters that cannot be reached ---------------------------------------------------------------------------------

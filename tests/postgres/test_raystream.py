@@ -14,7 +14,9 @@ from kontract.core.raystream import frames
 from kontract.core.raystream.client import Handshake, Session
 from kontract.core.raystream.server import Server
 from kontract.core.raystream.suites import Suite
+from kontract.gateway.app import Gateway
 from kontract.gateway.http import Response
+from kontract.gateway.routes import Registry
 from kontract.server.crypto import NativeCrypto
 from kontract.server.runtime import LocalStub
 from support.api import Api, apis, check_error
@@ -418,6 +420,28 @@ async def test_headers_that_cannot_be_sent(api, value, fail):
         assert (answer.status, json.loads(answer.body)["error"]) == (500, "INTERNAL")
     assert (await api.database())[0] == []
     assert "x-name" in api.log[-1]["exception"]
+
+
+async def test_headers_that_the_gateway_adds_to_always_fit(api):
+    """A function may fill one that the gateway adds to: what has been committed is answered, and sealed."""
+    headers = ("Server-Timing", "x" * limits.HEADER_BYTES)
+    plain = await api.rpc("bad_header", *headers)
+    sealed = await client(api).rpc("bad_header", *headers)
+    assert (plain.status, sealed.status, sealed.body) == (200, 200, plain.body)
+    assert plain.headers["Server-Timing"] == sealed.headers["server-timing"] == headers[1]
+
+
+async def test_an_application_that_was_not_built_says_so(make_api):
+    """Through both ways alike: its functions are not there, but that is not what is wrong."""
+    api = make_api({**ENVIRONMENT, "KONTRACT_SHOW_ERRORS": "1"})
+    api.gateway = Gateway(Registry({}, {}), "src/app/tasks.py:1: invalid syntax")
+    for way in (api, client(api)):
+        answer = await way.rpc("create_task", "a")
+        message = json.loads(answer.body)["message"]
+        assert (answer.status, message) == (
+            500,
+            "the application was not built. src/app/tasks.py:1: invalid syntax",
+        )
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
@@ -56,6 +57,11 @@ async def spend(ctx: Context, name: str, amount: int) -> int:
     return account.balance - amount
 
 
+@backend(perm=0)
+async def same(_ctx: Context, value: Any) -> Any:
+    return value
+
+
 @backend(perm=perms.RW_)
 async def fragile(ctx: Context) -> str:
     ran.append("fragile")
@@ -84,7 +90,7 @@ async def write_much(ctx: Context, name: str, size: int, answered: int) -> str:
 async def make_api(postgres):
     ran.clear()
     go_on.clear()
-    async with apis(postgres, [give, take, look, toss, find, spend, fragile, set_up_once, write_much]) as make:
+    async with apis(postgres, [give, take, look, toss, find, spend, fragile, same, set_up_once, write_much]) as make:
         yield make
 
 
@@ -205,6 +211,18 @@ async def test_another_body_under_the_same_key_is_refused(make_api, restarts):
     assert "new key" in said["message"]
     same = await api.send("POST", "/rpc/spend", b' [ "a" ,1 ] ', idempotency_key="k")
     assert (same.status, same.body) == (200, first.body)
+
+
+async def test_a_number_and_a_text_of_its_digits_are_two_bodies(api):
+    """Also where a function takes either."""
+    first = await api.rpc("same", 1.5, idempotency_key="k")
+    assert json.loads(first.body)["result"] == 1.5
+    for other in ("1.5", 1.25, 15):
+        check_error(await api.rpc("same", other, idempotency_key="k"), 422, "KEY_REUSED")
+    for other in (b"[1.50]", b'["1.5"]'):
+        check_error(await api.send("POST", "/rpc/same", other, idempotency_key="k"), 422, "KEY_REUSED")
+    again = await api.send("POST", "/call/same", b'{"value": 1.5}', idempotency_key="k")
+    assert (again.status, again.body) == (200, first.body)
 
 
 async def test_results_of_the_release_before_have_no_digest(api):

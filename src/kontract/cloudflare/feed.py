@@ -30,6 +30,11 @@ _UNSUPPORTED = 1003
 _POLICY = 1008
 _TOO_BIG = 1009
 
+_FIRST_LOOK = 0.002
+"""Seconds until it is looked again whether a client has taken what it was sent; doubled each time."""
+
+_LATER_LOOK = 0.5
+
 _encode = msgspec.json.encode
 
 
@@ -139,13 +144,26 @@ class ClientSocket:
             socket.addEventListener(event, self._proxies[1])
 
     async def write(self, data: bytes) -> None:
-        """Send a message. The platform buffers it; what the client does not take it does not tell."""
+        """Send a message, and wait while the platform holds more than a little that the client has not taken.
+
+        It buffers whatever is sent, without a bound and without a word: it only says how much waits when it is asked.
+        """
         if self._closed:
             raise ClientGoneError
         try:
             self._socket.send(data.decode())
         except Exception as error:  # JavaScript's errors come in many classes
             raise ClientGoneError(str(error)) from error
+        pause = _FIRST_LOOK
+        while self._buffered() > limits.STREAM_BUFFERED_BYTES:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LATER_LOOK)
+            if self._closed:
+                raise ClientGoneError
+
+    def _buffered(self) -> int:
+        """Return how many bytes the platform holds; 0 from one that does not say so."""
+        return int(getattr(self._socket, "bufferedAmount", 0) or 0)
 
     async def receive(self) -> str:
         """Wait for a message."""
@@ -175,9 +193,7 @@ class ClientSocket:
         data = event.data
         if not isinstance(data, str):
             self._hang_up(_UNSUPPORTED, "messages are text")
-        elif (
-            len(data) > limits.STREAM_MESSAGE_BYTES or len(data.encode(errors="replace")) > limits.STREAM_MESSAGE_BYTES
-        ):
+        elif _is_too_long(data):
             self._hang_up(_TOO_BIG, f"a message has at most {limits.STREAM_MESSAGE_BYTES} bytes")
         elif self._pace.spend(_now()):
             self._hang_up(_POLICY, f"at most {limits.STREAM_FRAMES_PER_SECOND} messages a second")

@@ -45,15 +45,19 @@ def put_default(headers: dict[str, str], name: str, value: str) -> None:
 
 
 def add(headers: dict[str, str], name: str, values: str) -> None:
-    """Add the members of a list to a field whose value is one (section 5.6.1), each once."""
+    """Add the members of a list to a field whose value is one (section 5.6.1), each once.
+
+    A function may have filled the field up to HEADER_BYTES: then they are left out, and the answer can be sent.
+    """
     known = _name_in(headers, name)
     if known is None:
         headers[name] = values
         return
     there = {member.strip().lower() for member in headers[known].split(",")}
     new = [member.strip() for member in values.split(",") if member.strip().lower() not in there]
-    if new and "*" not in there:  # "*" is everything
-        headers[known] = ", ".join([headers[known], *new])
+    joined = ", ".join([headers[known], *new])
+    if "*" not in there and len(joined) <= limits.HEADER_BYTES:  # "*" is everything
+        headers[known] = joined
 
 
 def _name_in(headers: Mapping[str, str], name: str) -> str | None:

@@ -12,6 +12,7 @@ label                           use
 ``kontract/v1/raystream/static``  X25519 private key of the server in raystream handshakes
 ``kontract/v1/raystream/ticket``  AEAD key of raystream tickets
 ``kontract/v1/place``           HMAC key of network addresses that are kept with sessions and accounts
+``kontract/v1/counter``         HMAC key of the names of counters of throttles and rate limits
 ``kontract/v1/id``              8 bytes that name the secret in public, to find it again while it is rotated
 =============================== ============================================================================
 
@@ -40,6 +41,7 @@ class Keys:
     id: bytes
     token: bytes = field(repr=False)
     place: bytes = field(repr=False)
+    counter: bytes = field(repr=False)
     raystream_static: bytes = field(repr=False)
     raystream_ticket: bytes = field(repr=False)
 
@@ -79,6 +81,7 @@ def derive(secret: bytes) -> Keys:
         id=key("id", ID_BYTES),
         token=key("token"),
         place=key("place"),
+        counter=key("counter"),
         raystream_static=key("raystream/static"),
         raystream_ticket=key("raystream/ticket"),
     )

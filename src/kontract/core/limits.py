@@ -336,6 +336,10 @@ STREAMS = 10_000
 STREAM_BACKLOG_BYTES = 1024 * 1024
 """What may wait for a client that reads slowly. Then its stream is cut; it comes back and resumes at its own pace."""
 
+STREAM_BUFFERED_BYTES = 256 * 1024
+"""What workerd may hold of what it was given for one WebSocket, beside that, before the stream waits: enough for a
+client that reads to have something to read until it is looked again."""
+
 STREAM_USER_BACKLOG_BYTES = 4 * 1024 * 1024
 """What may wait for all streams of one user in a process. An isolate has 128 MB."""
 

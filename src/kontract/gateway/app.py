@@ -98,7 +98,8 @@ class Gateway:
             except ConfigurationError as error:
                 message = f"this deployment is not configured: {error}"
                 raise UnavailableError(message) from error
-            self._deployment = Deployment(self._registry, config, Tokens(config.keys), Catalog(platform.clock))
+            tokens, catalog = Tokens(config.keys), Catalog(platform.clock)
+            self._deployment = Deployment(self._registry, config, tokens, catalog, broken=self._broken)
         return self._deployment
 
     async def _route(self, scope: Scope) -> Response:
@@ -109,9 +110,6 @@ class Gateway:
         if request.path.startswith(rpc.PREFIXES):
             name = function_name(request.path)
             scope.log["function"] = name
-            if self._broken:
-                told = self._broken if scope.deployment.config.show_errors else ""
-                raise InternalError(f"the application was not built. {told}".strip())
             methods.check(request.method, request.path)
             session = authenticate(request, scope.deployment.tokens, scope.platform.clock.now())
             return await call_function(scope, session, name, request)

@@ -2,9 +2,15 @@
 
 All nodes count together, in the shared state of an owner. When that does not answer, or not in time, a process counts
 by itself: then each process lets the limit through once, instead of nobody or everybody.
+
+What is counted is named by a keyed digest. A full room, and on TiKV a full bucket of eight, forgets its lowest counter:
+whoever could reckon which names meet there would have one that counts against him forgotten, again and again. And names
+have network addresses in them, which nobody has to know who sees the room.
 """
 
 from __future__ import annotations
+
+import hmac
 
 import msgspec
 
@@ -34,26 +40,31 @@ class LocalCounters:
 class CallCounters:
     """Counters of one owner, as one request uses them."""
 
-    def __init__(self, platform: RuntimeAdapter, owner: str, local: LocalCounters) -> None:
-        """Count in the shared state of ``owner``, and in ``local`` when that does not answer."""
+    def __init__(self, platform: RuntimeAdapter, owner: str, local: LocalCounters, secret: bytes) -> None:
+        """Count in the shared state of ``owner``, and in ``local`` when that does not answer.
+
+        ``secret``: of the digests. While it is rotated, nodes with another one count for themselves.
+        """
         self._platform = platform
         self._owner = owner
         self._local = local
+        self._secret = secret
 
     async def count_within(self, key: str, seconds: float) -> tuple[int, float]:
         """Count an event in a window that begins with its first one: (how many so far, seconds until it ends).
 
-        ``key``: text, kept short by whoever calls. Never raises because the shared state does not answer.
+        ``key``: any text. Never raises because the shared state does not answer.
         """
+        name = hmac.digest(self._secret, key.encode(errors="replace"), "sha256")[:16].hex()
         window_ms = max(1, round(seconds * 1000))
         stub = self._platform.shared(self._owner)
         try:
-            answer = await self._platform.within(limits.COUNT_MS, stub.shared(SharedCount(key, window_ms)))
+            answer = await self._platform.within(limits.COUNT_MS, stub.shared(SharedCount(name, window_ms)))
         except (CoordinatorUnavailableError, TimeoutError) as error:
-            count, ttl_ms = self._local.count(f"{self._owner}/{key}", window_ms, self._platform, error)
+            count, ttl_ms = self._local.count(f"{self._owner}/{name}", window_ms, self._platform, error)
             return count, ttl_ms / 1000
         if not isinstance(answer, SharedValue):
             unexpected = CoordinatorUnavailableError("the shared state does not count")
-            count, ttl_ms = self._local.count(f"{self._owner}/{key}", window_ms, self._platform, unexpected)
+            count, ttl_ms = self._local.count(f"{self._owner}/{name}", window_ms, self._platform, unexpected)
             return count, ttl_ms / 1000
         return msgspec.json.decode(answer.value, type=int), (answer.ttl_ms or 0) / 1000

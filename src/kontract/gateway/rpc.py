@@ -10,7 +10,7 @@ import msgspec
 
 from kontract.core import headers as header_fields
 from kontract.core import idempotency, limits, values
-from kontract.core.errors import Code, HttpError, InvalidRequestError, NotFoundError
+from kontract.core.errors import Code, HttpError, InternalError, InvalidRequestError, NotFoundError
 from kontract.core.perms import may_write
 from kontract.core.signatures import Passing
 from kontract.core.storage import Storage
@@ -37,8 +37,8 @@ FUNCTION_NAME = re.compile(rf"[A-Za-z_][A-Za-z0-9_.-]{{0,{limits.FUNCTION_NAME_L
 IDEMPOTENCY_KEY = re.compile(rf"[\x21-\x7e]{{1,{limits.KEY_LENGTH}}}")
 
 
-_decode_digits = msgspec.json.Decoder(float_hook=str).decode
-"""Two floats that differ in a digit are two arguments."""
+_decode_digits = msgspec.json.Decoder(float_hook=lambda digits: msgspec.Raw(digits.encode())).decode
+"""Two floats that differ in a digit are two arguments, and a text of the same digits is a third."""
 
 
 class _Envelope(msgspec.Struct):
@@ -68,9 +68,13 @@ async def call_function(
     ``request`` is the call's own: through raystream it is another one than the HTTP request. ``call_id``: what every
     copy of the request has, so that it is applied once. Raises HttpError and whatever the function raises.
     """
-    endpoint = scope.deployment.registry.endpoint(name)
+    deployment = scope.deployment
+    if deployment.broken:
+        told = deployment.broken if deployment.config.show_errors else ""
+        raise InternalError(f"the application was not built. {told}".strip())
+    endpoint = deployment.registry.endpoint(name)
     if session is None and endpoint is not None and endpoint.meta.public:
-        session = public_session(scope.deployment.config)
+        session = public_session(deployment.config)
     # Without a token nobody learns which functions there are.
     session = required(session)
     scope.log["owner"], scope.log["user"] = session.owner, session.user

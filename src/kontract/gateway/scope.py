@@ -34,12 +34,16 @@ class Writes:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What all requests of a process have in common: the application, the configuration, the keys."""
+    """What all requests of a process have in common: the application, the configuration, the keys.
+
+    ``broken``: why the application has no functions, told to whoever calls one.
+    """
 
     registry: Registry
     config: Config
     tokens: Tokens
     catalog: Catalog
+    broken: str = ""
     sessions: LiveSessions = field(default_factory=LiveSessions)
     counters: LocalCounters = field(default_factory=LocalCounters)
     hashing: HashLine = field(default_factory=HashLine)
@@ -67,4 +71,4 @@ class Scope:
 
     def counters(self, owner: str) -> CallCounters:
         """Return the counters of throttles and limits of ``owner``."""
-        return CallCounters(self.platform, owner, self.deployment.counters)
+        return CallCounters(self.platform, owner, self.deployment.counters, self.deployment.config.keys.current.counter)
