@@ -60,7 +60,7 @@ def _limits() -> str:
 
 
 def _errors() -> str:
-    lines = ["| Code | Status | Raised by functions as | The clients try again |", "|---|---|---|---|"]
+    lines = ["| Code | Status | Raised by functions as | Clients retry |", "|---|---|---|---|"]
     for code in Code:
         raised = CLASSES[code].__name__
         raises = f"`{raised}`" if raised != "HttpError" and CLASSES[code].code is code else ""

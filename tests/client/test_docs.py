@@ -72,7 +72,7 @@ def made_by(shown, monkeypatch) -> str:
 def test_the_table_of_errors_is_that_of_the_code():
     """Each code, its class, and whether it is tried again."""
     rows = [f"| `{code.name}` | `{CLASSES[code].__name__}` | {'yes ' if code in RETRIED else ''}|" for code in Code]
-    assert "| Code | Class | Tried again |\n|---|---|---|\n" + "\n".join(rows) + "\n\n" in TEXT
+    assert "| Code | Class | Retried |\n|---|---|---|\n" + "\n".join(rows) + "\n\n" in TEXT
 
 
 def test_the_clients_own_errors_are_all_there():
