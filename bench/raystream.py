@@ -31,7 +31,6 @@ from stage import Server, Stage, conditions, tell
 
 from kontract import Context, backend, perms
 from kontract.cli import build
-from kontract.cli.toolchain import dev_vars
 from kontract.cli.toolchain.problem import Problem
 from kontract.core import keys
 from kontract.core.perms import ALL
@@ -43,6 +42,7 @@ from kontract.gateway.app import Gateway
 from kontract.gateway.http import Request
 from kontract.gateway.routes import Registry, Route
 from kontract.gateway.tokens import Kind, Tokens
+from kontract.server import env_file
 from kontract.server.crypto import NativeCrypto
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.runtime import SingleProcess
@@ -284,7 +284,7 @@ def workerd(stage: Stage, database: str, rounds: int) -> list[Record]:
     server.start()
     server.find_direct()
     assert server.env_file is not None
-    token = token_of(dev_vars.parse(server.env_file.read_text())["KONTRACT_SECRET"])
+    token = token_of(env_file.parse(server.env_file.read_text())["KONTRACT_SECRET"])
     authorization = {"Authorization": f"Bearer {token}"}
     wire = Wire(server.ask_port)
     told = json.loads(wire.send("GET", "/.well-known/kontract"))["raystream"]

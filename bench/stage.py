@@ -33,6 +33,7 @@ from kontract.cli.toolchain.wrangler import DevServer
 from kontract.core import keys
 from kontract.gateway.context import Session
 from kontract.gateway.tokens import Kind, Tokens
+from kontract.server import env_file
 from kontract.server.system import SystemRandomness
 
 PEERS = Path(__file__).parent / "peers"
@@ -94,7 +95,7 @@ class Server(DevServer):
     def token(self, user: str = "bench") -> str:
         """An access token of tenant-1; other peers than the product's do not look at it."""
         assert self.env_file is not None
-        secret = dev_vars.parse(self.env_file.read_text())["KONTRACT_SECRET"]
+        secret = env_file.parse(self.env_file.read_text())["KONTRACT_SECRET"]
         session = Session(SystemRandomness().token(8).hex(), "tenant-1", user, is_anonymous=False)
         tokens = Tokens(keys.ring(bytes.fromhex(secret)))
         return tokens.make(session, Kind.ACCESS, time.time_ns() // 1_000_000, 3 * 3600, SystemRandomness())

@@ -5,6 +5,7 @@ import pytest
 from kontract.cli import main
 from kontract.cli.toolchain import dev_vars
 from kontract.cli.toolchain.problem import Problem
+from kontract.server import env_file
 from support.sessions import SECRET
 
 
@@ -14,7 +15,7 @@ def test_a_missing_file_is_written_private_and_with_a_fresh_secret(tmp_path):
     assert dev_vars.ensure(first)
     assert dev_vars.ensure(second)
 
-    values = [dev_vars.parse(path.read_text()) for path in (first, second)]
+    values = [env_file.parse(path.read_text()) for path in (first, second)]
     assert values[0]["KONTRACT_SECRET"] != values[1]["KONTRACT_SECRET"]
     for value in values:
         assert dev_vars.SECRET_FORM.fullmatch(value.pop("KONTRACT_SECRET"))
@@ -29,7 +30,7 @@ def test_a_file_that_is_there_stays_as_it_is(tmp_path):
 
     assert not dev_vars.ensure(path)
     assert path.read_text() == text
-    assert dev_vars.parse(text) == {"KONTRACT_SECRET": SECRET, "OTHER": "1"}
+    assert env_file.parse(text) == {"KONTRACT_SECRET": SECRET, "OTHER": "1"}
 
 
 @pytest.mark.parametrize("secret", ["abc", "x" * 64, "0" * 63, "0" * 65, "hunter2 is my password"])
@@ -71,12 +72,29 @@ def test_keygen_prints_what_the_file_accepts(tmp_path, capsys):
     assert dev_vars.SECRET_FORM.fullmatch(capsys.readouterr().out.strip())
 
 
-@pytest.mark.parametrize("value", ["", "plain", "two words", "a # b", "it's", 'say "x"', "`'", "a=b", " padded "])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "plain",
+        "two words",
+        "a # b",
+        "it's",
+        'say "x"',
+        "`'",
+        "a=b",
+        " padded ",
+        "a\\",
+        "it's\\n",
+        "two\nlines",
+        "$HOME",
+    ],
+)
 def test_a_line_is_read_as_it_was_meant(value):
-    assert dev_vars.parse(dev_vars.line("NAME", value)) == {"NAME": value}
+    assert env_file.parse(dev_vars.line("NAME", value)) == {"NAME": value}
 
 
-@pytest.mark.parametrize("value", ["two\nlines", "'\"`"])
+@pytest.mark.parametrize("value", ["two\r\nlines", "'\"`#"])
 def test_a_value_that_no_line_can_hold_is_refused(value):
     with pytest.raises(Problem, match="cannot hold it"):
         dev_vars.line("NAME", value)

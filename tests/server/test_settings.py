@@ -56,13 +56,14 @@ def test_everything_that_can_be_said():
 def test_flags_win_over_the_environment_and_it_wins_over_the_file(tmp_path):
     file = tmp_path / "env"
     file.write_text(
-        "# a comment\n\nexport PORT=\"1000\"\nKONTRACT_POOL = 7\nKONTRACT_OWNER='file'\nEMPTY=\nX=a=b # c\n"
+        "# a comment\n\nexport PORT=\"1000\"\nKONTRACT_POOL = 7\nKONTRACT_OWNER='file'\nEMPTY=\n"
+        "X='a=b # c'\nTWO=\"1\n2\"\n"
     )
     read = settings.read(
         settings.read_env_file(file) | GOOD | {"PORT": "2000"}, {"PORT": "3000", "KONTRACT_POOL": None}
     )
     assert (read.port, read.pool, read.environment["KONTRACT_OWNER"]) == (3000, 7, "file")
-    assert (read.environment["EMPTY"], read.environment["X"]) == ("", "a=b # c")
+    assert (read.environment["EMPTY"], read.environment["X"], read.environment["TWO"]) == ("", "a=b # c", "1\n2")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_each_mistake_is_named(wrong, says):
     assert "hunter2" not in text
 
 
-@pytest.mark.parametrize("line", ["PORT", "=1", "1PORT=2", "P-ORT=1"])
+@pytest.mark.parametrize("line", ["PORT", "=1", "1PORT=2", "P-ORT=1", "PORT: 1", "PORT=1#2", "PORT=1 # why"])
 def test_a_line_of_the_file_that_is_none_is_named(tmp_path, line):
     file = tmp_path / "env"
     file.write_text(f"A=1\n{line}\n")

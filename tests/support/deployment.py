@@ -16,6 +16,7 @@ import yaml
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.gateway import config
 from kontract.server import database, serve, settings
+from kontract.server.env_file import parse
 
 ROOT = Checkout.find().root
 DEPLOY = ROOT / "deploy"
@@ -138,8 +139,7 @@ def compose(variables: dict[str, str]) -> dict:
 
 def env_file(path: Path) -> dict[str, str]:
     """KEY=VALUE lines; the commented ones too, since they are there to be taken in."""
-    pairs = re.findall(r"^#?([A-Z][A-Z0-9_]*)=(.*)$", path.read_text(), re.MULTILINE)
-    return {key: value.strip() for key, value in pairs}
+    return parse(re.sub(r"^#(?=[A-Z][A-Z0-9_]*=)", "", path.read_text(), flags=re.MULTILINE))
 
 
 # --- Kubernetes ------------------------------------------------------------------------------------------------------

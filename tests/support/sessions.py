@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from kontract.cli.toolchain import dev_vars
 from kontract.cli.toolchain.wrangler import DevServer
 from kontract.core import keys
 from kontract.core.perms import ALL
 from kontract.gateway.context import Session
 from kontract.gateway.tokens import Kind, Tokens
+from kontract.server import env_file
 from kontract.server.system import SystemRandomness
 
 SECRET = "5ee1f7a9c04b2d86e3319a7c55d0f4b8127e6c9da38b40f1d6c2975e0b84a13f"
@@ -44,4 +44,4 @@ def bearer(secret: str = SECRET, **who) -> dict[str, str]:
 def bearer_for(server: DevServer, **who) -> dict[str, str]:
     """The same for a Worker that runs with a secret of its own."""
     assert server.env_file is not None
-    return bearer(dev_vars.parse(server.env_file.read_text())["KONTRACT_SECRET"], **who)
+    return bearer(env_file.parse(server.env_file.read_text())["KONTRACT_SECRET"], **who)

@@ -12,7 +12,7 @@ import pytest
 from msgspec import Struct
 
 from kontract import ConflictError, ForbiddenError, NotFoundError, PayloadTooLargeError, UnauthorizedError
-from kontract.cli.toolchain import dev_vars, setup
+from kontract.cli.toolchain import setup
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.reaper import Reaper
 from kontract.cli.toolchain.wrangler import DevServer
@@ -20,6 +20,7 @@ from kontract.client import Client, Retries, Tokens
 from kontract.client.errors import CLASSES
 from kontract.core.errors import Code
 from kontract.core.perms import perms
+from kontract.server import env_file
 from support import apps, sessions
 from support.loopback import Fault, Proxy, proxied
 from support.postgres import Postgres
@@ -73,7 +74,7 @@ def token(server: DevServer, **who) -> str:
 
 def secret(server: DevServer) -> str:
     assert server.env_file is not None
-    return dev_vars.parse(server.env_file.read_text())["KONTRACT_SECRET"]
+    return env_file.parse(server.env_file.read_text())["KONTRACT_SECRET"]
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from kontract.cli.toolchain.progress import say, step
 from kontract.cli.toolchain.pyodide_bundle import mode
 from kontract.cli.toolchain.reaper import Reaper
 from kontract.cli.toolchain.wrangler import DevServer
+from kontract.server import env_file
 
 DEFAULT_PORT = 8787
 _MEND = "Everything else keeps running; save a corrected file below src/ and it starts again. (Ctrl-C stops all.)"
@@ -96,7 +97,7 @@ def _run(checkout: Checkout, port: int, stack: ExitStack, lock: int) -> int:
 
 
 def _listen(checkout: Checkout, port: int, stack: ExitStack) -> Front:
-    variables = dev_vars.parse((checkout.root / ".dev.vars").read_text(encoding="utf-8"))
+    variables = env_file.parse((checkout.root / ".dev.vars").read_text(encoding="utf-8"))
     front = Front(port, free_port(), Hosts.read(variables | dict(os.environ)))
     stack.callback(front.stop)
     try:

@@ -30,6 +30,7 @@ from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.processes import free_port, is_running
 from kontract.cli.toolchain.progress import say, step
 from kontract.cli.toolchain.reaper import Reaper
+from kontract.server import env_file
 from kontract.server.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _run(args: argparse.Namespace, checkout: Checkout, stack: ExitStack, lock: i
         say("  Wrote .dev.vars with a fresh KONTRACT_SECRET.")
     with checkout.wrangler_toml.open("rb") as file:
         variables = tomllib.load(file).get("vars", {})
-    variables |= {"KONTRACT_SHOW_ERRORS": "1"} | dev_vars.parse(secrets.read_text(encoding="utf-8"))
+    variables |= {"KONTRACT_SHOW_ERRORS": "1"} | env_file.parse(secrets.read_text(encoding="utf-8"))
     cluster = None
     if os.environ.get("DATABASE_URL"):
         host, port = asyncio.run(database_url.check(os.environ["DATABASE_URL"]))

@@ -18,6 +18,7 @@ from kontract.gateway.config import OWNER, ConfigurationError
 from kontract.gateway.context import Session
 from kontract.gateway.tokens import Kind, Tokens
 from kontract.gateway.transact import uuid7
+from kontract.server import env_file
 from kontract.server.system import SystemClock, SystemRandomness
 
 
@@ -82,7 +83,7 @@ def _secret() -> dict[str, str]:
             "Set it in the environment to the secret of the deployment, or run `make dev` once: it writes .dev.vars.",
         )
     dev_vars.check(path)
-    return dev_vars.parse(path.read_text(encoding="utf-8"))
+    return env_file.parse(path.read_text(encoding="utf-8"))
 
 
 def _described(tokens: Tokens, token: str, now: int) -> str:

@@ -20,7 +20,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the histograms in seconds: from a cached answer to the longest transaction."""
 
-_GAUGES = {
+GAUGES = {
     "kontract_requests_running": "Requests that are being answered.",
     "kontract_streams_open": "Open change streams, by protocol.",
     "kontract_pool_connections": "Connections to the database, by state; state=max is the limit.",
@@ -154,7 +154,7 @@ class _Asked(Collector):
             for name, labels, value in gauge():
                 names = ["worker", *(label for label, _ in labels)]
                 if name not in families:
-                    families[name] = GaugeMetricFamily(name, _GAUGES[name], labels=names)
+                    families[name] = GaugeMetricFamily(name, GAUGES[name], labels=names)
                 families[name].add_metric([self._worker, *(text for _, text in labels)], value)
         self._families = list(families.values())
 

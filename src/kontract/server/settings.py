@@ -16,6 +16,7 @@ from kontract.core import database_url
 from kontract.core.database_url import DatabaseUrlError
 from kontract.gateway import config
 from kontract.gateway.config import ConfigurationError
+from kontract.server import env_file
 
 COORDINATIONS = ("postgres", "tikv", "memory")
 """Where the coordinators of owners may live: shared by any number of processes, or in the memory of one."""
@@ -116,10 +117,10 @@ def read(environment: Mapping[str, str], flags: Mapping[str, str | None] | None 
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """Return the variables of a file of ``NAME=value`` lines; raises SettingsError, naming the line.
+    """Return the variables of a file (:mod:`kontract.server.env_file`); raises SettingsError, naming the line.
 
-    ``#`` begins a comment at the start of a line, ``export`` may stand in front, one pair of quotes is taken off:
-    what systemd, Docker and shells agree on.
+    What systemd and Docker, which read such files too, would take for another value is refused: a ``#`` in a value
+    without quotes, and what is no assignment.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -127,19 +128,17 @@ def read_env_file(path: Path) -> dict[str, str]:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         message = f"the env file {path} cannot be read: {reason}"
         raise SettingsError(message) from None
+    wrong = [(number, "is not NAME=value") for number in [env_file.stray(text)] if number is not None]
     values: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        given = line.strip().removeprefix("export ").lstrip()
-        if not given or given.startswith("#"):
-            continue
-        name, equals, value = given.partition("=")
-        if not equals or not _VARIABLE.fullmatch(name.strip()):
-            message = f"line {number} of the env file {path} is not NAME=value; correct it, or begin it with # "
-            raise SettingsError(message.rstrip())
-        value = value.strip()
-        if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
-            value = value[1:-1]
-        values[name.strip()] = value
+    for one in env_file.assignments(text):
+        doubt = one.doubt if _VARIABLE.fullmatch(one.name) else "is not NAME=value"
+        if doubt:
+            wrong.append((one.line, doubt))
+        values[one.name] = one.value
+    if wrong:
+        number, reason = min(wrong)
+        message = f"line {number} of the env file {path} {reason}"
+        raise SettingsError(message)
     return values
 
 

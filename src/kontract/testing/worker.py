@@ -14,6 +14,7 @@ from kontract.cli.toolchain.reaper import Reaper
 from kontract.cli.toolchain.wrangler import DevServer
 from kontract.client import Client
 from kontract.core.perms import ALL
+from kontract.server import env_file
 from kontract.testing import sessions
 
 
@@ -55,7 +56,7 @@ class Worker:
         assert server.env_file is not None
         self.server = server
         self.owner = owner
-        self._secret = dev_vars.parse(server.env_file.read_text(encoding="utf-8"))["KONTRACT_SECRET"]
+        self._secret = env_file.parse(server.env_file.read_text(encoding="utf-8"))["KONTRACT_SECRET"]
 
     @classmethod
     @contextmanager
@@ -69,7 +70,11 @@ class Worker:
         owner: str,
     ) -> Iterator[Worker]:
         """Start one, with the variables of ``environment`` and a secret of its own; it is stopped at the end."""
-        variables = (dev_vars.line(name, value) for name, value in environment.items() if name != "KONTRACT_SECRET")
+        variables = (
+            dev_vars.line(name, value, expanded=True)
+            for name, value in environment.items()
+            if name != "KONTRACT_SECRET"
+        )
         with running_worker(checkout, database_url, folder, reaper, "".join(variables)) as server:
             yield cls(server, owner)
 

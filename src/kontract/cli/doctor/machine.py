@@ -22,6 +22,7 @@ from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.progress import warn
 from kontract.gateway import config
+from kontract.server import env_file
 
 _SET_UP = "Run: make setup"
 _PARTS = 4
@@ -129,7 +130,7 @@ def _well_formed(checkout: Checkout, path: Path) -> Iterator[Finding]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, AttributeError):
         return  # which is a finding of its own
     try:
-        config.read(given | dev_vars.parse(path.read_text(encoding="utf-8", errors="replace")))
+        config.read(given | env_file.parse(path.read_text(encoding="utf-8", errors="replace")))
     except config.ConfigurationError as error:
         yield Finding(f"{path.name} and [vars]: {error}", "The gateway does not answer until then.", wrong=True)
 

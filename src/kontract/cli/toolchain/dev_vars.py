@@ -9,6 +9,7 @@ from pathlib import Path
 from kontract.cli.toolchain.checkout import write_atomically
 from kontract.cli.toolchain.problem import Problem
 from kontract.core import keys
+from kontract.server.env_file import parse
 
 SECRET_FORM = re.compile(r"[0-9a-fA-F]{64}")
 
@@ -23,15 +24,21 @@ def new_secret() -> str:
     return secrets.token_hex(32)
 
 
-def line(name: str, value: str) -> str:
-    """Return a line of such a file; raises Problem for a value that no quotes can hold."""
-    quote = next((mark for mark in "'\"`" if mark not in value), None)
-    if quote is None or "\n" in value:
-        raise Problem(
-            f"The value of {name} has a line break, or all kinds of quotes: a .dev.vars file cannot hold it.",
-            "Encode it, for example as base64, and decode it in the application.",
-        )
-    return f"{name}={quote}{value}{quote}\n"
+def line(name: str, value: str, *, expanded: bool = False) -> str:
+    """Return the assignment of a value in such a file; raises Problem for a value that no quotes can hold.
+
+    ``expanded``: for a file that wrangler takes by ``--env-file``, where ``$NAME`` stands for a variable.
+    """
+    written = value.replace("$", "\\$") if expanded else value
+    for quote in "'\"`":
+        text = f"{name}={quote}{written}{quote}\n"
+        after = f"{name}_={quote}{quote}\n"  # a quote that is not closed would go on there
+        if parse(text + after) == {name: written, f"{name}_": ""}:
+            return text
+    raise Problem(
+        f"The value of {name} has all kinds of quotes, or a carriage return: a .dev.vars file cannot hold it.",
+        "Encode it, for example as base64, and decode it in the application.",
+    )
 
 
 def write(path: Path) -> None:
@@ -65,19 +72,3 @@ def check(path: Path) -> None:
         )
     if keys.is_guessable(bytes.fromhex(secret)):
         raise Problem(f"KONTRACT_SECRET in {path.name} is a pattern that can be guessed, not a secret.", renew)
-
-
-def parse(text: str) -> dict[str, str]:
-    """KEY=VALUE lines as wrangler reads them: comments, `export` and one pair of quotes are taken off."""
-    values = {}
-    for line in text.splitlines():
-        key, equals, value = line.strip().removeprefix("export ").partition("=")
-        if not equals or key.startswith("#"):
-            continue
-        value = value.strip()
-        if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'`":
-            value = value[1:-1]
-        else:
-            value = value.partition(" #")[0].rstrip()
-        values[key.strip()] = value
-    return values
