@@ -104,7 +104,7 @@ def test_what_the_commands_are_told_is_all_there():
 def test_every_parameter_of_a_database_url_is_on_its_page():
     """In the part of the page that says what becomes of it."""
     page = (DOCS / "reference" / "database-url.md").read_text(encoding="utf-8")
-    followed, _, rest = page.partition("Accepted, because")
+    followed, _, rest = page.partition("Accepted without effect")
     without_effect, _, refused = rest.partition("\nRefused:")
     for names, part in (
         (database_url._FOLLOWED | database_url._PLACES | {"channel_binding"}, followed),
