@@ -55,6 +55,7 @@ class Part:
 
 PARTS = (
     Part("core", "core", ("--rounds", "3"), ("--rounds", "1")),
+    Part("holding", "holding", ("--rounds", "7"), ("--rounds", "2")),
     Part("apply", "apply", ("--rounds", "200"), ("--rounds", "60")),
     Part(
         "serve",
@@ -67,6 +68,12 @@ PARTS = (
     Part("workerd", "workerd", ("--rounds", "4"), ("--rounds", "1")),
     Part("writes", "writes", ("--rounds", "2"), ("--rounds", "1", "--clients", "8")),
     Part("streams", "streams", ("--streams", "500", "--commits", "10"), ("--streams", "100", "--commits", "5")),
+    Part(
+        "idle",
+        "streams",
+        ("--idle", "--streams", "640", "--commits", "40"),
+        ("--idle", "--streams", "64", "--commits", "10"),
+    ),
     Part("raystream", "raystream", ("--rounds", "2"), ("--rounds", "1", "--cpython")),
     Part("imports", "imports", ("--rounds", "3"), ("--rounds", "1")),
     Part("loading", "loading", ("--rounds", "7"), ("--rounds", "1")),

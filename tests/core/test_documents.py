@@ -8,7 +8,7 @@ import pytest
 
 from kontract.core import documents, limits
 from kontract.core.errors import InvalidRequestError, PayloadTooLargeError
-from kontract.core.values import Number, is_held, number
+from kontract.core.values import Number, decode, is_held
 
 
 def nested(levels: int) -> object:
@@ -113,6 +113,6 @@ def test_the_digits_of_a_number():
 def test_what_a_float_holds(text, held):
     """Every way in which programs write a double, and nothing that would be rounded."""
     assert is_held(float(text), text) is held
-    value = number(text)
+    value = decode(text)
     assert type(value) is (float if held else Number)
     assert held or str(value) == text

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import random
-import sys
 
 import msgspec
 import pytest
 
+from core.steps import steps
 from kontract.core import incoming, limits
 from kontract.core.errors import InvalidRequestError
 
@@ -62,28 +61,6 @@ def test_text_of_a_mebibyte_is_one_value():
     for text in (", and", "1,2,3\n", '"', "[{", "\\", "\\n", "ä,"):
         body = json.dumps([text * (1_000_000 // len(json.dumps(text)))]).encode()
         assert incoming.decode(body, decode) == json.loads(body)
-
-
-def steps(function, *arguments) -> int:
-    """How often Python code was called, or a line of it ran, within a function: compiled code counts as one step."""
-    count = 0
-
-    def trace(frame, event, argument):
-        nonlocal count
-        count += 1
-        return trace
-
-    before = sys.gettrace()
-    gc.disable()  # other tests have callbacks that it would run in between
-    sys.settrace(trace)
-    try:
-        function(*arguments)
-    except InvalidRequestError:
-        pass
-    finally:
-        sys.settrace(before)
-        gc.enable()
-    return count
 
 
 @pytest.mark.parametrize("unit", [*UNITS, b'"x",', b"0.1,", b'{"a":0,"b":[{}]},', b'{"a":0,"a":1},'])
@@ -181,6 +158,29 @@ def test_depth_and_values_are_counted_as_a_decoder_does():
             if levels:
                 with pytest.raises(InvalidRequestError, match=f"deeper than {levels - 1} levels"):
                     incoming.check_depth(text, "it", levels - 1)
+
+
+LONG_NUMBERS = [b"7" * 400, b"-0." + b"7" * 399, b"1e" + b"7" * 400, b"7" * 9 + b"." + b"7" * 391]
+
+
+@pytest.mark.parametrize("number", LONG_NUMBERS)
+def test_the_digits_of_a_number(number):
+    """The time that an integer takes grows with the square of its digits: 250 of 4,000 took as long as a million."""
+    incoming.check(b"[" + number + b"," + number + b"]")
+    incoming.check(json.dumps("7" * 500).encode())
+    for longer in (number + b"7" * 2, number.replace(b"7", b"777", 1)):
+        with pytest.raises(InvalidRequestError, match=f"a number of more than {limits.NUMBER_DIGITS} digits"):
+            incoming.check(b"[0," + longer + b"]")
+
+
+@pytest.mark.parametrize("number", [b"1.5e300", b"-1E-100", b"5e+123"])
+def test_numbers_that_are_nearly_out_of_range(number):
+    """Each keeps a decoder busy for microseconds. Below 1e100, and in strings, there may be as many as values."""
+    most = b"[" + b",".join([number] * limits.JSON_UNUSUAL_NUMBERS)
+    incoming.check(most + b"]")
+    incoming.check(b"[" + b",".join([b"1e99", b'"1e300"'] * 5_000) + b"]")
+    with pytest.raises(InvalidRequestError, match="more than 1000 numbers with an exponent of three digits"):
+        incoming.check(most + b"," + number + b"]")
 
 
 def test_what_is_decoded_was_checked():

@@ -99,19 +99,19 @@ def test_the_pairs_are_close_calls(judged):
 # Ways to say no too often: what is replaced in the module, and by what.
 NARROWER = {
     "each repetition needs an element of its own": (
-        "isinstance(document, list) and all(",
-        "isinstance(document, list) and len(wanted) <= len(document) and all(",
+        "isinstance(document, list) and _may_contain_items(",
+        "isinstance(document, list) and len(wanted) <= len(document) and _may_contain_items(",
     ),
     "elements of arrays have to be equal": (
-        "any(may_contain(element, value) for element in document)",
-        "any(element == value and type(element) is type(value) for element in document)",
+        "any(may_contain(element, value) for element in containers)",
+        "any(element == value and type(element) is type(value) for element in containers)",
     ),
     "elements of arrays keep their order": (
-        "any(may_contain(element, value) for element in document) for value in wanted",
-        "may_contain(element, value) for element, value in zip(document, wanted)",
+        "and _may_contain_items(document, wanted)",
+        "and all(may_contain(element, value) for element, value in zip(document, wanted))",
     ),
     "an array does not contain its scalars": (
-        "return any(_same_scalar(element, wanted) for element in document)",
+        "return _scalar(wanted) in map(_scalar, document)",
         "return False",
     ),
     "an empty object is in empty ones only": (
@@ -119,23 +119,23 @@ NARROWER = {
         "return isinstance(document, dict) and bool(wanted or not document) and all(",
     ),
     "1 is not 1.0": (
-        "if isinstance(left, (int, float)) and isinstance(right, (int, float)):",
-        "if type(left) is type(right) and isinstance(left, (int, float)):",
+        'return "number", _as_float(value)',
+        "return type(value).__name__, _as_float(value)",
     ),
     "big numbers are compared exactly after they were rounded": (
-        "left == right or _as_float(left) == _as_float(right)",
-        "left == right",
+        'return "number", _as_float(value)',
+        'return "number", value',
     ),
     "null equals nothing": (
-        "return type(left) is type(right)",
-        "return left is not None and type(left) is type(right)",
+        "return type(value).__name__, value",
+        "return type(value).__name__, object() if value is None else value",
     ),
 }
 WIDER = {
-    "true is 1": ("return left is right", "return left == right"),
+    "true is 1": (" and not isinstance(value, bool)", ""),
     "every array contains every other": (
-        "any(may_contain(element, value) for element in document) for value in wanted",
-        "True for value in wanted",
+        " and _may_contain_items(document, wanted)",
+        "",
     ),
     "values of keys do not matter": ("may_contain(document[key], value)", "True"),
     "a missing key is null": (

@@ -264,7 +264,7 @@ class Client:
             raise error_of(answer, self._clock.now())
         try:
             result = msgspec.json.decode(answer.body, type=_Result).result if answer.body else Raw(b"null")
-            return msgspec.json.Decoder(wanted, float_hook=values.number).decode(result)
+            return values.Decoder[Any](wanted).decode(bytes(result))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             message = f"{function}: the result is not what was asked for: {error}"
             raise InvalidAnswerError(message) from error

@@ -124,7 +124,7 @@ class _Ready(Struct):
 
 def _decode(text: str, kind: Any) -> Any:
     try:
-        return msgspec.json.Decoder(kind, float_hook=values.number).decode(text)
+        return values.Decoder[Any](kind).decode(text)
     except msgspec.DecodeError as error:
         message = f"the stream says something that this client does not understand: {error}"
         raise InvalidAnswerError(message) from error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -62,6 +64,10 @@ def _normal(value: Any, digits: dict[int, str], depth: int) -> Any:
     if isinstance(value, (bool, int, msgspec.Raw)) or value is None:
         return value
     if isinstance(value, dict):
+        if len(value) > _FEW and depth < limits.JSON_DEPTH:
+            items = _flat(list(value.values()), digits)
+            if items is not None and _is_text("".join(value)):
+                return dict(zip(value, items, strict=True))
         made: dict[str, Any] = {}
         step = ""
         try:
@@ -75,15 +81,53 @@ def _normal(value: Any, digits: dict[int, str], depth: int) -> Any:
             raise
         return made
     if isinstance(value, (list, tuple)):
-        items: list[Any] = []
+        items = _flat(value, digits) if len(value) > _FEW and depth < limits.JSON_DEPTH else None
+        if items is not None:
+            return items
+        items = []
         try:
             for item in value:
-                items.append(_normal(item, digits, depth + 1))  # noqa: PERF401 - its length says where a flaw is
+                items.append(_normal(item, digits, depth + 1))
         except _FlawError as flaw:
             flaw.path.append(f"[{len(items)}]")
             raise
         return items
     return _scalar(value, digits)
+
+
+_FEW = 8
+"""Up to so many values are looked at one by one, which is quicker than to begin with all of them."""
+
+_FIXED = frozenset({bool, int, str, type(None)})
+_is_float = partial(type.__instancecheck__, float)
+_is_str = partial(type.__instancecheck__, str)
+
+
+def _flat(items: Sequence[Any], digits: dict[int, str]) -> list[Any] | None:
+    """Return scalars in normal form; None where something has to be looked at by itself.
+
+    In compiled code, but for what has to be spelled: a caller may send thousands, which must not keep a process from
+    answering others.
+    """
+    kinds = set(map(type, items))
+    if not kinds <= values.SCALARS or (str in kinds and not _is_text("".join(filter(_is_str, items)))):
+        return None
+    if float in kinds and not digits and values.are_plain(list(filter(_is_float, items))):
+        kinds.remove(float)
+    if kinds <= _FIXED:
+        return list(items)
+    try:
+        return [one if type(one) in _FIXED else _scalar(one, digits) for one in items]
+    except _FlawError:
+        return None
+
+
+def _is_text(text: str) -> bool:
+    try:
+        _check_text(text, "")
+    except _FlawError:
+        return False
+    return True
 
 
 def _scalar(value: Any, digits: dict[int, str]) -> Any:

@@ -22,7 +22,6 @@ import inspect as inspect_module
 import sys
 import types
 from collections.abc import Iterable, Iterator
-from decimal import Decimal
 from functools import cache
 from typing import Annotated, Any, NewType, Union, get_args, get_origin, get_type_hints, is_typeddict
 from uuid import UUID
@@ -34,6 +33,7 @@ from kontract.core.declare import FieldPerm, perm
 from kontract.core.errors import PermissionDeniedError
 from kontract.core.kinds import RECORDS, Kind, Record, class_of, is_array, kind_of, parts, tag_of
 from kontract.core.perms import READ, WRITE
+from kontract.core.values import SCALARS, are_scalars
 
 # --- what is declared ------------------------------------------------------------------------------------------------
 
@@ -222,7 +222,7 @@ def _changed(before: Any, after: dict[Any, Any], items: Iterable[tuple[Any, Any]
     return before if all(after[key] is item for key, item in items) else after
 
 
-_PLAIN = frozenset({str, int, float, bool, bytes, type(None), Decimal, UUID})
+_PLAIN = SCALARS | {bytes, UUID}
 """Types of values that hold no others."""
 
 
@@ -262,10 +262,10 @@ def refuse_in(kind: Kind, sent: Any, where: str) -> None:
         case inspect.TupleType() if isinstance(sent, list):
             for position, (part, item) in enumerate(zip(kind.item_types, sent, strict=False)):
                 refuse_in(part, item, f"{where}[{position}]")
-        case inspect.CollectionType() if isinstance(sent, list):
+        case inspect.CollectionType() if isinstance(sent, list) and not are_scalars(sent):
             for position, item in enumerate(sent):
                 refuse_in(kind.item_type, item, f"{where}[{position}]")
-        case inspect.DictType() | inspect.FrozenDictType() if isinstance(sent, dict):
+        case inspect.DictType() | inspect.FrozenDictType() if isinstance(sent, dict) and not are_scalars(sent.values()):
             for key, item in sent.items():
                 refuse_in(kind.value_type, item, f"{where}.{key:.100}")
 

@@ -7,6 +7,7 @@ decoder), never a step of Python for each value: a body of 1 MiB must not keep a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -20,6 +21,9 @@ T = TypeVar("T")
 
 _BRACKETS = b"[]{}"
 _NO_BRACKETS = bytes(set(range(256)) - set(_BRACKETS))
+_ZEROS = bytes(48 if byte in b"0123456789." else byte for byte in range(256))
+_MANY_ZEROS = b"0" * (limits.NUMBER_DIGITS + 2)  # with its point
+_EXTREME = re.compile(rb"[eE][-+]?[0-9]{3}")
 _STEPS = [1 if byte in b"[{" else -1 if byte in b"]}" else 0 for byte in range(256)]
 
 
@@ -50,6 +54,9 @@ def check(text: bytes, what: str = "the request body") -> bytes:
 
     - Deeper than JSON_DEPTH: see :func:`check_depth`.
     - More than JSON_VALUES values: each costs time and memory long after it was decoded.
+    - A number of more than NUMBER_DIGITS digits: the time that an integer takes grows with their square.
+    - More than JSON_UNUSUAL_NUMBERS with an exponent of three digits: a decoder takes microseconds for a float that is
+      nearly too large or too small for one.
     - A name twice in one object. What that means differs from parser to parser (RFC 8259, section 4). Ours takes the
       last; something in front of the gateway may have looked at the first.
 
@@ -59,10 +66,10 @@ def check(text: bytes, what: str = "the request body") -> bytes:
     if unescaped.count(b'"') > 4 * limits.JSON_VALUES:  # two of a value, two of its name
         raise _too_many(what)
     joints = _joints(unescaped)
-    # A value is the first of its array or object, or follows a comma.
-    if joints.count(b",") + joints.count(b"[") + joints.count(b"{") >= limits.JSON_VALUES:
+    if _count(joints) > limits.JSON_VALUES:
         raise _too_many(what)
     _check_depth(joints, what, limits.JSON_DEPTH)
+    _check_numbers(joints, what)
     if joints.count(b":") > 1:
         _check_names(text, what)
     return joints
@@ -86,6 +93,33 @@ def _check_depth(joints: bytes, what: str, levels: int) -> None:
     brackets = joints.translate(None, _NO_BRACKETS)
     if len(brackets) > levels and max(accumulate(map(_STEPS.__getitem__, brackets))) > levels:
         raise InvalidRequestError(f"{what} is nested deeper than {levels} levels")
+
+
+def _check_numbers(joints: bytes, what: str) -> None:
+    if _MANY_ZEROS in joints.translate(_ZEROS):
+        message = f"{what} has a number of more than {limits.NUMBER_DIGITS} digits; send it as a string"
+        raise InvalidRequestError(message)
+    if len(_EXTREME.findall(joints)) > limits.JSON_UNUSUAL_NUMBERS:
+        message = (
+            f"{what} has more than {limits.JSON_UNUSUAL_NUMBERS} numbers with an exponent of three digits; round those "
+            "next to 0, or send them in several calls"
+        )
+        raise InvalidRequestError(message)
+
+
+def count(text: bytes) -> int:
+    """Return how many values there are in a JSON text; an empty array or object counts for two."""
+    return _count(outside_of_strings(text))
+
+
+def _count(joints: bytes) -> int:
+    # A value is the first of its array or object, or follows a comma.
+    return joints.count(b",") + joints.count(b"[") + joints.count(b"{") + 1
+
+
+def outside_of_strings(text: bytes) -> bytes:
+    """Return the text without its strings and white space, as :func:`check` does."""
+    return _joints(_unescaped(text))
 
 
 def _unescaped(text: bytes) -> bytes:

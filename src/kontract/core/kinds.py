@@ -19,6 +19,10 @@ ANYTHING = (inspect.AnyType, inspect.RawType)
 """Kinds that say nothing of what they hold."""
 
 
+OPEN = (*ANYTHING, inspect.CustomType)
+"""Kinds within which a decoder chooses the types of values: those, and classes that it does not know."""
+
+
 @cache
 def kind_of(hint: Any) -> Kind:
     """What msgspec takes for a value of this type; a type that contains itself is a kind that contains itself."""
@@ -41,6 +45,15 @@ def parts(kind: Kind) -> Sequence[Kind]:
         case inspect.StructType() | inspect.DataclassType() | inspect.TypedDictType() | inspect.NamedTupleType():
             return [field.type for field in kind.fields]
     return ()
+
+
+def holds(kind: Kind, which: tuple[type[Kind], ...], within: tuple[Kind, ...] = ()) -> bool:
+    """Whether a value of a type may hold, or be, one of these kinds."""
+    if isinstance(kind, which):
+        return True
+    if any(kind is one for one in within):
+        return False
+    return any(holds(part, which, (*within, kind)) for part in parts(kind))
 
 
 def alternatives(kind: Kind) -> Sequence[Kind]:

@@ -23,6 +23,10 @@ JSON_VALUES = 16_000
 """Values in one JSON text from outside, with those in arrays and objects. Each costs time and memory as long as it is
 there: more could keep a process from answering others for over 50 ms (decision 0024)."""
 
+JSON_UNUSUAL_NUMBERS = 1_000
+"""Numbers in one JSON text from outside that take longer than others: with an exponent of three digits, and, where no
+type is declared, with more digits than a float holds. Each takes up to 20 microseconds until it is stored."""
+
 QUERY_FIELDS = 1_000
 """Parameters of a request's query, for the same reason."""
 
@@ -55,8 +59,12 @@ WRITE_SET_BYTES = 1_000_000
 """Bytes of all new row values of a transaction, encoded. It travels to the coordinator, its journal and PostgreSQL."""
 
 NUMBER_DIGITS = 400
-"""Digits of a number that is stored, without its exponent: a few bytes like 1e999999 must not become a megabyte. A
-float has at most 325 before or after the point, an integer of 256 bits 78."""
+"""Digits of a number in JSON from outside, and of one that is stored, without its exponent: a few bytes like 1e999999
+must not become a megabyte, and the time that an integer takes grows with the square of its digits. A float has at most
+325 before or after the point, an integer of 256 bits 78."""
+
+FILTER_VALUES = 100
+"""Values in the filter of a query: PostgreSQL and the coordinator compare each with what the rows hold."""
 
 READ_SET_ROWS = 16_000
 """Rows a transaction may read. Each id is sent to the coordinator and kept until validation."""

@@ -11,6 +11,7 @@ Where it says yes too often, on purpose:
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 
@@ -21,23 +22,32 @@ def may_contain(document: Any, wanted: Any) -> bool:
             key in document and may_contain(document[key], value) for key, value in wanted.items()
         )
     if isinstance(wanted, list):
-        # Order and repetition do not matter: [1, 1] is contained in [2, 1].
-        return isinstance(document, list) and all(
-            any(may_contain(element, value) for element in document) for value in wanted
-        )
+        return isinstance(document, list) and _may_contain_items(document, wanted)
     if isinstance(document, list):
-        return any(_same_scalar(element, wanted) for element in document)
-    return _same_scalar(document, wanted)
+        return _scalar(wanted) in map(_scalar, document)
+    return _scalar(document) == _scalar(wanted)  # which is a scalar
 
 
-def _same_scalar(left: Any, right: Any) -> bool:
-    if isinstance(left, (dict, list)) or isinstance(right, (dict, list)):
-        return False
-    if isinstance(left, bool) or isinstance(right, bool):  # Python says True == 1; PostgreSQL does not
-        return left is right
-    if isinstance(left, (int, float)) and isinstance(right, (int, float)):
-        return left == right or _as_float(left) == _as_float(right)
-    return type(left) is type(right) and bool(left == right)
+def _may_contain_items(document: list[Any], wanted: list[Any]) -> bool:
+    """Whether each wanted item is among the others. Order and repetition do not matter: [2, 1] contains [1, 1]."""
+    inner = (item for element in document if isinstance(element, list) for item in element)
+    there = set(map(_scalar, chain(document, inner)))
+    containers = [element for element in document if isinstance(element, (dict, list))]
+    return all(
+        any(may_contain(element, value) for element in containers)
+        if isinstance(value, (dict, list))
+        else _scalar(value) in there
+        for value in wanted
+    )
+
+
+def _scalar(value: Any) -> tuple[str, Any] | None:
+    """Return what is the same for scalars that may be the same; None for what is no scalar."""
+    if isinstance(value, (dict, list)):
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return "number", _as_float(value)
+    return type(value).__name__, value  # Python says True == 1; PostgreSQL does not
 
 
 def _as_float(number: float) -> float:

@@ -9,10 +9,10 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 from msgspec import inspect
 
-from kontract.core import documents, fields, typed, values
+from kontract.core import documents, fields, incoming, limits, typed, values
 from kontract.core.declare import TABLE, TableMeta, primkey
 from kontract.core.errors import InvalidRequestError, PermissionDeniedError
-from kontract.core.kinds import ANYTHING, Kind, Record, kind_of, tag_field
+from kontract.core.kinds import ANYTHING, Kind, Record, holds, kind_of, tag_field
 from kontract.core.perms import READ, WRITE
 from kontract.core.shown import UnknownFieldError, check_question, hidden_names, shown
 from kontract.core.types import Filter, Order, Version
@@ -60,10 +60,10 @@ class RowType:
             self.record = kind
             self._fields = {field.encode_name: field.type for field in kind.fields}
             self._hidden = hidden_names(kind)
-            self._has_anything = typed.holds(kind, ANYTHING)
-            self._has_floats = typed.holds(kind, (inspect.FloatType,))
-            self._has_defaults = typed.holds(kind, (inspect.DataclassType,))
-            self._decode = msgspec.json.Decoder(struct, float_hook=values.number).decode
+            self._has_anything = holds(kind, ANYTHING)
+            self._has_floats = holds(kind, (inspect.FloatType,))
+            self._has_defaults = holds(kind, (inspect.DataclassType,))
+            self._decode = values.Decoder[Any](struct).decode
 
     def encode(self, value: Any, row_id: str | None) -> str:
         """Validate a row and return its JSON without the id; ``row_id`` None: any id in it is ignored."""
@@ -201,7 +201,11 @@ class RowType:
         asked: list[tuple[str, str, Any]] = []
         row_id = None
         what = f"the filter of table {self.name!r}"
-        for name, value in self._plain(wanted, what).items():
+        asked_for = self._plain(wanted, what)
+        if incoming.count(msgspec.json.encode(asked_for, enc_hook=str)) > limits.FILTER_VALUES:
+            message = f"{what} has more than {limits.FILTER_VALUES} values; ask for fewer, and compare the rows found"
+            raise InvalidRequestError(message)
+        for name, value in asked_for.items():
             stored_as = self.stored_name(name)
             if stored_as == self.key:
                 row_id = documents.check_id(value, self.name)

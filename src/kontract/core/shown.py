@@ -29,6 +29,7 @@ from kontract.core.kinds import (
     tag_of,
 )
 from kontract.core.perms import READ
+from kontract.core.values import are_scalars
 
 LEFT_OUT = object()
 """In place of what callers do not see."""
@@ -60,6 +61,8 @@ def _shown_object(kinds: Sequence[Kind], value: dict[str, Any]) -> Any:
                     seen = {field: tag, **seen}
                 return {name: item for name, item in seen.items() if item is not LEFT_OUT}
         elif isinstance(kind, (inspect.DictType, inspect.FrozenDictType)):
+            if are_scalars(value.values()) and any(map(is_scalar, alternatives(kind.value_type))):
+                return value
             seen = {key: shown(kind.value_type, item) for key, item in value.items()}
             return {key: item for key, item in seen.items() if item is not LEFT_OUT}
     return LEFT_OUT
@@ -70,6 +73,8 @@ def _shown_array(kinds: Sequence[Kind], value: list[Any]) -> Any:
         if isinstance(kind, inspect.TupleType):
             return [_placed(of, item) for of, item in zip(kind.item_types, value, strict=False)]
         if isinstance(kind, inspect.CollectionType):
+            if are_scalars(value) and any(map(is_scalar, alternatives(kind.item_type))):
+                return value
             items = [shown(kind.item_type, item) for item in value]
             return [item for item in items if item is not LEFT_OUT]
         if isinstance(kind, RECORDS) and is_array(kind):

@@ -13,18 +13,21 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from kontract.core import incoming, typed, values
+from kontract.core import incoming, limits, typed, values
 from kontract.core.errors import InvalidRequestError
 from kontract.core.fields import check, guarded, refuse
-from kontract.core.kinds import kind_of
+from kontract.core.kinds import holds, kind_of
 
 CONTEXT_NAMES = frozenset({"Context"})
 
 _INTEGER_DIGITS = 20
 """Of an integer that was written as a float: more than 64 bits have."""
 
-_STRING_OR_FLOAT = re.compile(rb'"(?:[^"\\]++|\\.)*+"|-?\d++(?:\.\d++(?:[eE][+-]?\d++)?|[eE][+-]?\d++)', re.DOTALL)
+_STRING_OR_FLOAT = re.compile(
+    rb'"(?:[^"\\]++|\\.)*+"|(?<![\d.])-?\d++(?:\.\d++(?:[eE][+-]?\d++)?|[eE][+-]?\d++)', re.DOTALL
+)
 
+_anything = values.Decoder[Any]()
 _decode_any = msgspec.json.Decoder().decode
 _decode_one = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -77,16 +80,14 @@ class Signature:
                 self._guarded.append((len(self.parameters) - 1, parameter.name, hint))
         check(hints.get("return"), f"{name}: what it returns")
         self._kinds = {name: kind_of(hint) for name, hint, _ in self.fields}
-        self._takes_floats = any(typed.holds(kind, (msgspec.inspect.FloatType,)) for kind in self._kinds.values())
-        self._takes_dataclasses = any(
-            typed.holds(kind, (msgspec.inspect.DataclassType,)) for kind in self._kinds.values()
-        )
+        self._takes_floats = any(holds(kind, (msgspec.inspect.FloatType,)) for kind in self._kinds.values())
+        self._takes_dataclasses = any(holds(kind, (msgspec.inspect.DataclassType,)) for kind in self._kinds.values())
         self.required = sum(len(field) == 2 for field in fields)
         by_position = msgspec.defstruct("Arguments", fields, array_like=True, forbid_unknown_fields=True)
         by_name = msgspec.defstruct("Arguments", fields, forbid_unknown_fields=True)
         self._decoders = {
-            Passing.BY_POSITION: msgspec.json.Decoder(by_position, float_hook=values.number).decode,
-            Passing.BY_NAME: msgspec.json.Decoder(by_name, float_hook=values.number).decode,
+            Passing.BY_POSITION: values.Decoder[Any](by_position),
+            Passing.BY_NAME: values.Decoder[Any](by_name),
         }
 
     def bind(self, body: bytes, context: Any, passing: Passing = Passing.BY_POSITION) -> dict[str, Any]:
@@ -96,17 +97,24 @@ class Signature:
         may not write.
         """
         joints = incoming.check(body)
+        odd = self._unheld(joints, passing)
         incoming.check_text(body)
         text = _array(body) if passing is Passing.BY_POSITION else body.strip() or b"{}"
         try:
             self._refuse(text)
-            given = self._decode(text, passing)
+            given = self._decode(text, passing, joints, odd)
         except msgspec.ValidationError as error:
             raise InvalidRequestError(self._explain(str(error), text, passing)) from None
+        except values.TooManyNumbersError:
+            message = (
+                f"{self.name}: more than {limits.JSON_UNUSUAL_NUMBERS} numbers have more digits than a float holds; "
+                "round them, declare Decimals, or send strings"
+            )
+            raise InvalidRequestError(message) from None
         except TypeError as error:  # a list within a set, where anything was declared
             raise InvalidRequestError(f"{self.name}: {error}") from None
-        if self._takes_floats and values.LONG.search(joints) and not values.all_held(joints):
-            self._check_digits(text)
+        if self._takes_floats and odd:
+            self._check_digits(text, joints, odd)
         bound = {parameter: getattr(given, parameter) for parameter in self.parameters}
         if self._takes_dataclasses:
             typed.completed(bound)
@@ -114,8 +122,15 @@ class Signature:
             bound[self._context_at] = context
         return bound
 
-    def _decode(self, text: bytes, passing: Passing) -> Any:
-        decoder = self._decoders[passing]
+    def _unheld(self, joints: bytes, passing: Passing) -> tuple[str, ...]:
+        if not self._takes_floats and not self._decoders[passing].is_open:
+            return ()
+        return values.unheld(joints, integers=self._takes_floats)
+
+    def _decode(self, text: bytes, passing: Passing, joints: bytes, odd: tuple[str, ...]) -> Any:
+        def decoder(text: bytes) -> Any:
+            return self._decoders[passing].decode_with(text, joints, odd, limits.JSON_UNUSUAL_NUMBERS)
+
         try:
             return incoming.parse(text, decoder)
         except msgspec.ValidationError as error:
@@ -124,18 +139,19 @@ class Signature:
             # In JSON 5 and 5.0 are one number, and some callers write the second where an integer is asked for.
             return incoming.parse(_STRING_OR_FLOAT.sub(_as_integer, text), decoder)
 
-    def _check_digits(self, text: bytes) -> None:
+    def _check_digits(self, text: bytes, joints: bytes, odd: tuple[str, ...]) -> None:
         """Refuse a number that a float would not hold where a float is declared."""
-        sent = values.decode(text)
-        named = sent.items() if isinstance(sent, dict) else zip(self.parameters, sent, strict=False)
-        for name, value in named:
-            place = typed.rounded(self._kinds[name], value, name)
-            if place is not None:
-                message = (
-                    f"{self.name}: argument {place}: a float does not hold all digits of this number; round it, or "
-                    "declare a Decimal"
-                )
-                raise InvalidRequestError(message)
+        for some in (odd[:1], odd):  # most often it is the first, and the others need not be made
+            sent = _anything.decode_with(text, joints, some)
+            named = sent.items() if isinstance(sent, dict) else zip(self.parameters, sent, strict=False)
+            for name, value in named:
+                place = typed.rounded(self._kinds[name], value, name)
+                if place is not None:
+                    message = (
+                        f"{self.name}: argument {place}: a float does not hold all digits of this number; round it, or "
+                        "declare a Decimal"
+                    )
+                    raise InvalidRequestError(message)
 
     def _refuse(self, text: bytes) -> None:
         """Refuse fields that callers may not write. Once they are decoded nobody knows which of them were sent."""

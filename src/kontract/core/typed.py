@@ -14,7 +14,7 @@ from msgspec import inspect
 
 from kontract.core import values
 from kontract.core.fields import redact
-from kontract.core.kinds import ANYTHING, RECORDS, Kind, alternatives, kind_of, parts
+from kontract.core.kinds import ANYTHING, RECORDS, Kind, alternatives, holds, is_array, kind_of, tag_of
 from kontract.core.types import Order
 
 # --- order -----------------------------------------------------------------------------------------------------------
@@ -70,15 +70,6 @@ def compared_by(kind: Kind) -> Order | None:
 def is_spelled(kind: Kind) -> bool:
     """Whether values of this type hold something that has several spellings in JSON."""
     return holds(kind, (*_SPELLED, inspect.UUIDType, inspect.TimeDeltaType, inspect.BytesType))
-
-
-def holds(kind: Kind, which: tuple[type[Kind], ...], within: tuple[Kind, ...] = ()) -> bool:
-    """Whether a value of a type may hold, or be, one of these kinds."""
-    if isinstance(kind, which):
-        return True
-    if any(kind is one for one in within):
-        return False
-    return any(holds(part, which, (*within, kind)) for part in parts(kind))
 
 
 # --- spelling --------------------------------------------------------------------------------------------------------
@@ -196,24 +187,56 @@ def _name(kind: Kind) -> str:
 
 def rounded(kind: Kind, value: Any, where: str) -> str | None:
     """Return the place of a number that a float of this type would not hold; ``value`` is of :data:`values.decode`."""
-    kinds = alternatives(kind)
+    steps = _rounded(alternatives(kind), value)
+    return None if steps is None else where + "".join(reversed(steps))
+
+
+def _rounded(kinds: Sequence[Kind], value: Any) -> list[str] | None:
+    """Return the way to such a number, from its end."""
     if isinstance(value, dict):
-        found = (
-            rounded(below, item, f"{where}.{key:.100}")
-            for key, item in value.items()
-            for one in kinds
-            for below in _under(one, key)
-        )
-    elif isinstance(value, (list, tuple)):
-        found = (
-            rounded(inspect.UnionType(items), item, f"{where}[{at}]")
-            for one in kinds
-            if (items := tuple(_items(one)))
-            for at, item in enumerate(value)
-        )
+        if values.are_held(value.values()):
+            return None
+        for key, item in value.items():
+            below = [alternatives(found) for one in kinds for found in _under(one, key)]
+            for steps in (_rounded(one, item) for one in below):
+                if steps is not None:
+                    return [*steps, f".{key:.100}"]
+        return None
+    if isinstance(value, (list, tuple)):
+        if values.are_held(value):
+            return None
+        return next((steps for one in kinds if (steps := _rounded_item(one, value)) is not None), None)
+    return [] if _is_rounded(kinds, value) else None
+
+
+def _rounded_item(kind: Kind, value: Sequence[Any]) -> list[str] | None:
+    if not holds(kind, (inspect.FloatType,)):
+        return None
+    if isinstance(kind, inspect.CollectionType):
+        inner = alternatives(kind.item_type)
+        held = _NO_NUMBERS | {int} if any(isinstance(one, inspect.IntType) for one in inner) else _NO_NUMBERS
+        if held.issuperset(map(type, value)):
+            return None
+        found = ((at, _rounded(inner, item)) for at, item in enumerate(value) if type(item) not in held)
     else:
-        return where if _is_rounded(kinds, value) else None
-    return next((place for place in found if place is not None), None)
+        found = (
+            (at, _rounded(alternatives(of), item))
+            for at, (of, item) in enumerate(zip(_places(kind), value, strict=False))
+        )
+    return next(([*steps, f"[{at}]"] for at, steps in found if steps is not None), None)
+
+
+def _places(kind: Kind) -> Sequence[Kind]:
+    """Return what stands where in an array with places."""
+    if isinstance(kind, inspect.TupleType):
+        return kind.item_types
+    if isinstance(kind, RECORDS) and is_array(kind):
+        return [*([inspect.AnyType()] if tag_of(kind) is not None else []), *(field.type for field in kind.fields)]
+    return ()
+
+
+_NO_NUMBERS = frozenset({str, bool, type(None), float})
+"""What no float is asked to hold, or a float already."""
 
 
 def _is_rounded(kinds: Sequence[Kind], value: Any) -> bool:
@@ -244,6 +267,8 @@ def forgotten(kind: Kind, value: Any, where: str) -> str | None:
     if any(isinstance(one, ANYTHING) for one in kinds):
         return where if redact(value) is not value else None
     if isinstance(value, dict):
+        if values.are_scalars(value.values()):
+            return None
         inside = [
             (f"{where}.{key!s:.100}", of, item)
             for key, item in value.items()
@@ -257,6 +282,8 @@ def forgotten(kind: Kind, value: Any, where: str) -> str | None:
             (f"{where}.{field.encode_name}", field.type, getattr(value, field.name, None)) for field in record.fields
         ]
     elif isinstance(value, (list, tuple, set, frozenset)):
+        if values.are_scalars(value):
+            return None
         inside = [(f"{where}[{at}]", of, item) for at, item in enumerate(value) for one in kinds for of in _items(one)]
     else:
         return None
@@ -271,12 +298,11 @@ def completed(value: Any) -> Any:
 
     It writes the attributes of an object, so what it does not set when it reads one is missing when it writes it.
     """
-    if isinstance(value, dict):
-        for item in value.values():
-            completed(item)
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        for item in value:
-            completed(item)
+    if isinstance(value, (dict, list, tuple, set, frozenset)):
+        items = value.values() if isinstance(value, dict) else value
+        if not values.are_scalars(items):
+            for item in items:
+                completed(item)
     elif isinstance(value, msgspec.Struct):
         for name in value.__struct_fields__:
             completed(getattr(value, name))

@@ -19,7 +19,7 @@ from kontract.core import headers as header_fields
 from kontract.core import limits, typed, values
 from kontract.core.errors import PayloadTooLargeError
 from kontract.core.fields import redact
-from kontract.core.kinds import kind_of
+from kontract.core.kinds import holds, kind_of
 from kontract.core.shown import hides
 from kontract.gateway.http import JSON, HttpResp, Response, encode_json
 
@@ -46,11 +46,11 @@ class Result:
         self.hint: Any = Union[tuple(carried)]  # noqa: UP007 - made of a list
         """The type of the value, whatever its status: of ``HttpResp[Task]`` that of a Task."""
         kind = kind_of(self.hint)
-        self._is_any = typed.holds(kind, (inspect.CustomType,)) or isinstance(kind, inspect.AnyType)
-        self._may_hold_nan = typed.holds(kind, (inspect.FloatType, inspect.AnyType, inspect.CustomType))
+        self._is_any = holds(kind, (inspect.CustomType,)) or isinstance(kind, inspect.AnyType)
+        self._may_hold_nan = holds(kind, (inspect.FloatType, inspect.AnyType, inspect.CustomType))
         self._hides = hides(kind)
-        self._has_defaults = typed.holds(kind, (inspect.DataclassType,))
-        self._decode = msgspec.json.Decoder(Any if self._is_any else self.hint, float_hook=values.number).decode
+        self._has_defaults = holds(kind, (inspect.DataclassType,))
+        self._decode = values.Decoder[Any](Any if self._is_any else self.hint).decode
 
     def response(self, value: Any) -> Response:
         """Return the answer for what the function returned.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +18,7 @@ from kontract.core.select.sizes import Sizes, check_params
 from kontract.core.select.view import columns
 from kontract.core.select.writer import Writer
 
-_decode = msgspec.json.Decoder(dict[str, Any], float_hook=values.number).decode
+_decode: Callable[[str], dict[str, Any]] = values.Decoder[Any](dict[str, Any]).decode
 
 Param = str | int | float | bool | None
 """What may be bound to ``$1, $2, ..``."""
