@@ -37,7 +37,7 @@ FUNCTION_NAME = re.compile(rf"[A-Za-z_][A-Za-z0-9_.-]{{0,{limits.FUNCTION_NAME_L
 IDEMPOTENCY_KEY = re.compile(rf"[\x21-\x7e]{{1,{limits.KEY_LENGTH}}}")
 
 
-_decode_digits = msgspec.json.Decoder(float_hook=lambda digits: msgspec.Raw(digits.encode())).decode
+_decode_digits = msgspec.json.Decoder(float_hook=msgspec.Raw).decode
 """Two floats that differ in a digit are two arguments, and a text of the same digits is a third."""
 
 
