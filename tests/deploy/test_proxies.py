@@ -4,12 +4,15 @@ import asyncio
 import json
 import ssl
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import pytest
 import websockets
 
 from kontract.cli.toolchain.processes import free_port, wait_until
+from kontract.core import limits
+from support import apps
 from support.proxies import proxy
 from support.serving import running_server
 from support.sessions import SECRET, bearer
@@ -25,7 +28,9 @@ TRUST.verify_mode = ssl.CERT_NONE
 def node(checkout, postgres, reaper, tmp_path_factory):
     """The port of a `kontract serve`."""
     folder = tmp_path_factory.mktemp("node")
-    with running_server(checkout, postgres.create_database(), folder, reaper, KONTRACT_SECRET=SECRET) as server:
+    modules = [Path(apps.__path__[0]) / "odd.py"]
+    url = postgres.create_database()
+    with running_server(checkout, url, folder, reaper, modules=modules, KONTRACT_SECRET=SECRET) as server:
         yield server.port
 
 
@@ -60,14 +65,55 @@ async def test_calls_find_the_node_that_lives(front):
 async def test_what_is_too_large_gets_an_answer_that_clients_can_read(front):
     """Nobody reads two megabytes to refuse them: the head is enough, and the answer has a code and is no page."""
     reader, writer = await asyncio.open_connection("127.0.0.1", front, ssl=TRUST)
-    writer.write(b"POST /rpc/create_task HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 2000000\r\n\r\n")
+    token = f"Authorization: {TOKEN['authorization']}\r\n".encode()
+    sent = b"POST /rpc/create_task HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 2000000\r\n"
+    writer.write(sent + token + b"\r\n")
     async with asyncio.timeout(60):
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         body = await reader.readexactly(int(head.partition("content-length: ")[2].split()[0]))
     await hang_up(writer)
     assert head.startswith("http/1.1 413 ")
     assert "content-type: application/json" in head
-    assert json.loads(body)["error"] == "PAYLOAD_TOO_LARGE"
+    said = json.loads(body)
+    assert said["error"] == "PAYLOAD_TOO_LARGE"
+    assert len(said["request_id"]) >= 24
+
+
+async def test_what_is_too_large_and_was_sent_whole_gets_it_too(front):
+    """Clients send all of a body before they look for the answer; a connection that is reset tells them nothing."""
+    async with client(front) as api:
+        answer = await api.post("/call/echo", content=b'{"value":"' + b"a" * 4_000_000 + b'"}')
+    assert (answer.status_code, answer.json()["error"]) == (413, "PAYLOAD_TOO_LARGE")
+
+
+async def test_an_answer_with_the_largest_head_comes_through(front):
+    """The call has been applied: a 502 of the proxy would tell its caller that it may not have been."""
+    headers = {f"x-{number}": "b" * limits.HEADER_BYTES for number in range(limits.HANDLER_HEADERS)}
+    async with client(front) as api:
+        for sent in ({"x-0": headers["x-0"]}, headers):
+            answer = await api.post("/call/headers", json={"headers": sent, "status": 201})
+            assert answer.status_code == 201, answer.text
+            assert sent.items() <= dict(answer.headers).items()
+
+
+async def test_a_function_does_not_steer_the_proxy(front):
+    async with client(front) as api:
+        answer = await api.post("/call/headers", json={"headers": {"X-Accel-Redirect": "/health"}})
+    assert answer.json() == {"result": "ok"}
+
+
+@pytest.mark.parametrize("front", PROXIES[:1], indirect=True)
+@pytest.mark.parametrize("line", [b"X-A: a\x00b", b"X-A: " + b"b" * 9_000])
+async def test_a_head_that_the_proxy_refuses_is_refused_like_by_the_gateway(front, line):
+    """Not with a page for people. HAProxy would take that from a file only."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", front, ssl=TRUST)
+    writer.write(b"GET /health HTTP/1.1\r\nHost: api.example.com\r\nConnection: close\r\n" + line + b"\r\n\r\n")
+    async with asyncio.timeout(60):
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    await hang_up(writer)
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body).keys() == {"error", "message", "request_id"}
+    assert json.loads(body)["error"] == "INVALID_REQUEST"
 
 
 async def test_what_is_just_allowed_goes_through(front):
