@@ -22,9 +22,9 @@ from records import TIMES, Record, over_rounds
 
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.postgres import Cluster
-from kontract.core import sql
 from kontract.core.messages import Write
-from kontract.core.sql import ApplyPlan, Statement
+from kontract.core.statements import ApplyPlan, Statement
+from kontract.core.transaction import sql
 from kontract.core.types import Epoch, TableKind, TablePointer, Txid
 
 WARM_UP = 20

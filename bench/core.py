@@ -20,8 +20,8 @@ from page import figure
 from records import TIMES, Record, over_rounds
 
 from kontract.core import limits
-from kontract.core.coordinator import Coordinator
 from kontract.core.messages import Began, Begin, Finish, Key, Prepare, Prepared, Write
+from kontract.core.protocol.coordinator import Coordinator
 
 TRANSACTIONS = 20_000
 AIM = "at least 50,000"  # cycles a second

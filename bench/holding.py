@@ -25,8 +25,8 @@ from records import TIMES, Record, over_rounds
 from kontract import primkey
 from kontract.core import limits
 from kontract.core.errors import HttpError
-from kontract.core.rows import RowType
-from kontract.core.signatures import Signature
+from kontract.core.model.rows import RowType
+from kontract.core.model.signatures import Signature
 from kontract.core.types import Version
 from kontract.gateway.results import Result
 

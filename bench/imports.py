@@ -36,7 +36,7 @@ MODULES = (
     "pg8000.core",
     "kontract",
     "kontract.gateway.app",
-    "kontract.cloudflare.gateway",
+    "kontract.cloudflare.http",
     "kontract.cloudflare.durable_object",
     "session_do",
     "routes",

@@ -32,11 +32,11 @@ from stage import Server, Stage, conditions, tell
 from kontract import Context, backend, perms
 from kontract.cli import build
 from kontract.cli.toolchain.problem import Problem
-from kontract.core import keys
-from kontract.core.perms import ALL
-from kontract.core.raystream.client import Handshake, Session
-from kontract.core.raystream.payloads import Call
-from kontract.core.raystream.suites import Suite
+from kontract.core.model.perms import ALL
+from kontract.core.security import keys
+from kontract.core.security.raystream.client import ClientHandshake, SealedSession
+from kontract.core.security.raystream.payloads import SealedCall
+from kontract.core.security.raystream.suites import Suite
 from kontract.gateway import context
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import Request
@@ -59,11 +59,11 @@ import os
 
 from kontract import Context, backend, perms
 from kontract.cloudflare.crypto import NativeCrypto
-from kontract.core import keys
-from kontract.core.raystream.client import Handshake
-from kontract.core.raystream.payloads import Call, Reply
-from kontract.core.raystream.server import Randoms, Server
-from kontract.core.raystream.suites import Suite
+from kontract.core.security import keys
+from kontract.core.security.raystream.client import Handshake
+from kontract.core.security.raystream.payloads import Call, Reply
+from kontract.core.security.raystream.server import Randoms, Server
+from kontract.core.security.raystream.suites import Suite
 from kontract.ports import Cipher
 
 
@@ -167,11 +167,11 @@ async def cpython(database: str, rounds: int) -> list[Record]:
     token = token_of(here.secret)
     public = CRYPTO.x25519_public(keys.derive(bytes.fromhex(here.secret)).raystream_static)
 
-    async def new_session(suite: Suite) -> Session:
-        handshake = Handshake(CRYPTO, public, os.urandom(32), suite)
+    async def new_session(suite: Suite) -> SealedSession:
+        handshake = ClientHandshake(CRYPTO, public, os.urandom(32), suite)
         _, welcome = await here.post("/raystream/handshake", handshake.hello(token.encode()), {})
         session = handshake.finish(welcome)
-        assert isinstance(session, Session)
+        assert isinstance(session, SealedSession)
         return session
 
     measured = []
@@ -189,7 +189,7 @@ async def cpython(database: str, rounds: int) -> list[Record]:
                     await here.post("/rpc/echo", arguments, {"authorization": f"Bearer {token}"})
                 plain.append((time.process_time() - started) / count * 1e6)
                 started = time.process_time()
-                requests = [session.seal(Call("echo", {}, arguments, 0)) for _ in range(count)]
+                requests = [session.seal(SealedCall("echo", {}, arguments, 0)) for _ in range(count)]
                 sealing = time.process_time() - started
                 started = time.process_time()
                 answers = [await here.post("/raystream/rpc", one.message, {}) for one in requests]
@@ -290,10 +290,10 @@ def workerd(stage: Stage, database: str, rounds: int) -> list[Record]:
     told = json.loads(wire.send("GET", "/.well-known/kontract"))["raystream"]
     public = base64.urlsafe_b64decode(told["public_keys"][0] + "=")
 
-    def new_session(suite: Suite) -> Session:
-        handshake = Handshake(CRYPTO, public, os.urandom(32), suite)
+    def new_session(suite: Suite) -> SealedSession:
+        handshake = ClientHandshake(CRYPTO, public, os.urandom(32), suite)
         session = handshake.finish(wire.send("POST", told["handshake"], handshake.hello(token.encode())))
-        assert isinstance(session, Session)
+        assert isinstance(session, SealedSession)
         return session
 
     measured: list[Record] = []
@@ -314,7 +314,7 @@ def workerd(stage: Stage, database: str, rounds: int) -> list[Record]:
 def compare(
     wire: Wire,
     server: Server,
-    session: Session,
+    session: SealedSession,
     suite: Suite,
     arguments: bytes,
     size: int,
@@ -330,7 +330,9 @@ def compare(
     for number in range(rounds + 1):
         for sealed in (False, True) if number % 2 else (True, False):
             elapsed = int((time.monotonic() - started) * 1000)
-            requests = [session.seal(Call("echo", {}, arguments, elapsed)) for _ in range(count)] if sealed else []
+            requests = (
+                [session.seal(SealedCall("echo", {}, arguments, elapsed)) for _ in range(count)] if sealed else []
+            )
             before = server.cpu_seconds()
             for index in range(count):
                 began = time.perf_counter()

@@ -22,7 +22,7 @@ from kontract.cli.toolchain import dev_vars, node
 from kontract.cli.toolchain.postgres import Cluster, create_database
 from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.processes import free_port, group_members, stop_group, table
-from kontract.core import keys
+from kontract.core.security import keys
 from kontract.gateway.context import Session
 from kontract.gateway.tokens import Kind, Tokens
 from kontract.server.system import SystemRandomness

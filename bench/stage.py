@@ -30,7 +30,7 @@ from kontract.cli.toolchain.processes import free_port, group_members, run_tool
 from kontract.cli.toolchain.pyodide_bundle.mode import Runtime
 from kontract.cli.toolchain.reaper import Reaper
 from kontract.cli.toolchain.wrangler import DevServer
-from kontract.core import keys
+from kontract.core.security import keys
 from kontract.gateway.context import Session
 from kontract.gateway.tokens import Kind, Tokens
 from kontract.server import env_file

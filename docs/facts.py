@@ -116,7 +116,22 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-TABLES: dict[str, Callable[[], str]] = {"limits": _limits, "errors": _errors, "commands": _commands}
+def _house() -> str:
+    """The rooms of src/kontract and what each imports, as house.py beside this file reads them."""
+    found = importlib.util.spec_from_file_location("house", DOCS / "house.py")
+    if found is None or found.loader is None:
+        raise FileNotFoundError(DOCS / "house.py")
+    house = importlib.util.module_from_spec(found)
+    found.loader.exec_module(house)
+    return str(house.picture())
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "limits": _limits,
+    "errors": _errors,
+    "commands": _commands,
+    "house": _house,
+}
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ CREATE TABLE IF NOT EXISTS coordination (
   position BIGINT NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
--- Batches of commands: JSON, see src/kontract/server/coordination/commands.py. "at": milliseconds since 1970.
+-- Batches of commands: JSON, see src/kontract/core/protocol/commands.py. "at": milliseconds since 1970.
 CREATE TABLE IF NOT EXISTS coordination_log (
   owner    TEXT   NOT NULL,
   position BIGINT NOT NULL,

@@ -2,7 +2,7 @@
 
 from workers import WorkerEntrypoint
 
-from kontract.cloudflare.gateway import serve
+from kontract.cloudflare.http import serve
 from kontract.gateway.app import Gateway
 from kontract.gateway.routes import Registry
 from routes import BROKEN, ROUTES, TABLES

@@ -1,6 +1,5 @@
 """Kontract: serializable backend functions on Cloudflare Workers or your own servers, over your own PostgreSQL."""
 
-from kontract.core.declare import RowId, backend, middleware, perm, primkey, table
 from kontract.core.errors import (
     ConflictError,
     DeadlineExceededError,
@@ -15,7 +14,8 @@ from kontract.core.errors import (
     UnauthorizedError,
     UnavailableError,
 )
-from kontract.core.perms import perms
+from kontract.core.model.declare import RowId, backend, middleware, perm, primkey, table
+from kontract.core.model.perms import perms
 from kontract.gateway.context import Context
 from kontract.gateway.http import HttpResp
 

@@ -8,7 +8,7 @@ import pytest
 
 import support
 from kontract.cli.toolchain.checkout import Checkout
-from kontract.core.declare import BACKEND
+from kontract.core.model.declare import BACKEND
 from routes import ROUTES
 from support.apps import large
 from support.serving import running_server

@@ -154,7 +154,7 @@ def test_chains_are_composed_in_the_order_of_definition(app):
         ('class C:\n    @middleware(egroup="x")\n    async def m(ctx, call_next): ...', 2, "at the top of a module"),
         ('guard = middleware(egroup="x")', 1, "with a name"),
         ("from kontract import Context, middleware as mw", 1, "middleware is imported as mw"),
-        ("from kontract.core.declare import backend as b", 1, "backend is imported as b"),
+        ("from kontract.core.model.declare import backend as b", 1, "backend is imported as b"),
         (
             '@middleware(egroup="nobody")\nasync def m(ctx, call_next): ...',
             2,

@@ -16,8 +16,8 @@ from kontract.cli.doctor.database import database_findings
 from kontract.cli.main import main
 from kontract.cli.respell import respell
 from kontract.cli.table import list_tables
-from kontract.core.declare import primkey, table
-from kontract.core.rows import row_type
+from kontract.core.model.declare import primkey, table
+from kontract.core.model.rows import row_type
 from support.postgres import Postgres
 
 

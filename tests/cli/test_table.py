@@ -10,7 +10,7 @@ import pytest
 
 from kontract.cli.main import main
 from kontract.cli.table import list_tables
-from kontract.core.store import SqlStore
+from kontract.core.transaction.store import SqlStore
 from kontract.core.types import TableKind
 from kontract.server.database import AsyncpgDatabase
 from support.postgres import Postgres

@@ -7,8 +7,9 @@ import time
 import pytest
 
 from kontract.cli.main import main
-from kontract.core import keys, limits
-from kontract.core.perms import ALL, NAMES
+from kontract.core import limits
+from kontract.core.model.perms import ALL, NAMES
+from kontract.core.security import keys
 from kontract.gateway.tokens import Kind, Tokens
 from support.sessions import SECRET
 

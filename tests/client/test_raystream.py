@@ -19,9 +19,9 @@ from kontract.client import (
 )
 from kontract.core import limits
 from kontract.core.errors import Code
-from kontract.core.raystream import frames
-from kontract.core.raystream.client import Session
-from kontract.core.raystream.frames import MAX_SEQUENCE, FrameType
+from kontract.core.security.raystream import frames
+from kontract.core.security.raystream.client import SealedSession
+from kontract.core.security.raystream.frames import MAX_SEQUENCE, FrameType
 from kontract.gateway.http import Response
 from kontract.server.system import SystemClock
 from support.loopback import Fault, Instead
@@ -131,8 +131,8 @@ async def test_calls_at_once_share_a_session_and_no_number(site, key):
 async def test_the_token_is_sent_once_a_session(site, key, monkeypatch):
     """In the handshake; afterwards the ticket stands for it, and fewer places hold it."""
     sealed = []
-    seal = Session.seal
-    monkeypatch.setattr(Session, "seal", lambda self, call: sealed.append(call) or seal(self, call))
+    seal = SealedSession.seal
+    monkeypatch.setattr(SealedSession, "seal", lambda self, call: sealed.append(call) or seal(self, call))
     await site.client(token(), secure=True, server_key=key).list_tasks()
     assert [sorted(call.headers) for call in sealed] == [["content-type", "idempotency-key"]]
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from kontract.server.coordination.log import (
+from kontract.ports.shared_log import (
     MAX_BATCH_BYTES,
     READ_BYTES,
     READ_ENTRIES,
@@ -18,10 +18,10 @@ from kontract.server.coordination.log import (
     SharedLog,
     TrimmedError,
 )
-from kontract.server.coordination.memory import MemoryLog
-from kontract.server.coordination.postgres import PostgresLog
-from kontract.server.coordination.tikv import TiKVLog
 from kontract.server.database import AsyncpgDatabase
+from kontract.server.shared_log.memory import MemoryLog
+from kontract.server.shared_log.postgres import PostgresLog
+from kontract.server.shared_log.tikv import TiKVLog
 from kontract.server.system import SystemClock
 from support.tikv.clients import connections
 

@@ -10,7 +10,7 @@ import pytest
 from msgspec import Raw
 
 from kontract.core import limits
-from kontract.core.shared import (
+from kontract.core.shared.state import (
     DictRows,
     SharedCount,
     SharedDelete,

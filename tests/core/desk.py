@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from kontract.core.coordinator import Coordinator
 from kontract.core.messages import Answer, Begin, Finish, Key, Predicate, Prepare, Request, Write
-from kontract.core.records import Effects, JournalEntry, PutRecord, Record, Resolve
+from kontract.core.protocol.coordinator import Coordinator
+from kontract.core.protocol.records import Effects, JournalEntry, PutRecord, Record, Resolve
 
 PTR = "tbl"
 

@@ -20,7 +20,7 @@ from kontract.core.messages import (
     Prepared,
     Request,
 )
-from kontract.core.transaction import Call, Transaction
+from kontract.core.transaction.transaction import Call, Transaction
 from kontract.core.types import TableKind, TablePointer, Version
 from kontract.ports import ApplyOutcome
 

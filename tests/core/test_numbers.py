@@ -16,14 +16,15 @@ import pytest
 
 from core.steps import steps
 from kontract import primkey
-from kontract.core import limits, typed, values
+from kontract.core import limits
 from kontract.core.errors import InvalidRequestError
-from kontract.core.kinds import kind_of
-from kontract.core.predicates import may_contain
-from kontract.core.rows import RowType
-from kontract.core.signatures import Signature
+from kontract.core.model import typed, values
+from kontract.core.model.kinds import kind_of
+from kontract.core.model.rows import RowType
+from kontract.core.model.signatures import Signature
+from kontract.core.model.values import Number, hook
+from kontract.core.protocol.predicates import may_contain
 from kontract.core.types import Version
-from kontract.core.values import Number, hook
 from kontract.gateway.results import Result
 
 FEW, MANY = 300, 6_000

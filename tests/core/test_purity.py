@@ -14,7 +14,7 @@ import kontract.core
 FORBIDDEN = {
     "asyncio", "socket", "ssl", "threading", "js", "pyodide", "workers", "time", "datetime", "random", "secrets", "os",
     "subprocess", "asyncpg", "pg8000", "kontract.cloudflare", "kontract.server", "kontract.cli", "kontract.gateway",
-    "kontract.shell",
+    "kontract.coordination",
 }  # fmt: skip
 
 VALUES = ("values.py", "typed.py")

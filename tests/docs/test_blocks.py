@@ -69,7 +69,12 @@ ELSEWHERE = [
     ("docs/reference/python-client.md", r"bash install", "deploy/test_package.py", "```bash install"),
     ("docs/reference/javascript-client.md", r"js", "browser/test_docs.py", '"javascript-client.md"'),
     ("docs/reference/raystream.md", r"json", "docs/test_raystream.py", "```json"),
-    ("docs/reference/raystream.md", r"bash vectors", "core/test_raystream_vectors.py", '"raystream-vectors.json"'),
+    (
+        "docs/reference/raystream.md",
+        r"bash vectors",
+        "core/security/raystream/test_vectors.py",
+        '"raystream-vectors.json"',
+    ),
     ("docs/how-to/migrations.md", r"sql seeds", "cli/test_migrations.py", "```sql seeds"),
     ("docs/how-to/test-your-app.md", r"python( tests)?", "docs/test_how_to.py", '"python tests"'),
     ("docs/how-to/start-a-project.md", r"bash new", "cli/test_new.py", '["make", "new", f"NAME='),

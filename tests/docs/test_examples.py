@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from kontract.gateway.shared import SharedStorage
+from kontract.gateway.shared_storage import SharedStorage
 from support.example import Calls, built, migrated
 from support.pages import DOCS, ROOT, blocks
 from support.reader import Reader
@@ -66,7 +66,7 @@ async def test_nobody_is_answered_without_a_token(notes, postgres):
 
 def test_the_methods_of_a_table_are_those_that_there_are():
     """Each that the page names, and no public one is missing."""
-    from kontract.core.storage import Table
+    from kontract.core.transaction.storage import Table
 
     cells = re.search(r"^## `ctx\.storage`\n(.*?)^## ", FUNCTION.read_text(), re.MULTILINE | re.DOTALL)[1]
     named = set(re.findall(r"[`]([a-z]+)\(", cells))

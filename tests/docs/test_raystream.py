@@ -10,9 +10,9 @@ import pytest
 
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.core import limits
-from kontract.core.raystream import schedule, tickets
-from kontract.core.raystream.frames import HEADER_BYTES, FrameType
-from kontract.core.raystream.suites import PROLOGUE, Suite
+from kontract.core.security.raystream import schedule, tickets
+from kontract.core.security.raystream.frames import HEADER_BYTES, FrameType
+from kontract.core.security.raystream.suites import PROLOGUE, Suite
 from kontract.gateway import raystream
 
 ROOT = Checkout.find(Path(__file__).parent).root

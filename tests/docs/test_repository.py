@@ -67,7 +67,8 @@ def test_links_and_paths_lead_somewhere(path):
 
 def places_of(path):
     """Where a path in a text may start: the root, the sources, or the folder of a module that was named before."""
-    folders = [ROOT / "src" / "kontract" / name for name in ("core", "cli", "cli/toolchain")]
+    rooms = ("core", "core/protocol", "core/transaction", "coordination", "cli", "cli/toolchain")
+    folders = [ROOT / "src" / "kontract" / name for name in rooms]
     return [*SOURCES, path.parent, *folders]
 
 

@@ -9,7 +9,7 @@ import pytest
 import kontract
 import kontract.client
 from kontract import middlewares
-from kontract.core.storage import Table
+from kontract.core.transaction.storage import Table
 from support.pages import DOCS
 
 
@@ -48,7 +48,7 @@ def test_the_reference_has_every_public_name(site):
     for fixture in ("api", "app", "worker", "kontract_environment"):
         names.add(f"kontract.testing.pytest.{fixture}")
     tables = [name for name in vars(Table) if not name.startswith("_") and callable(getattr(Table, name))]
-    names |= {f"kontract.core.storage.Table.{name}" for name in tables}
+    names |= {f"kontract.core.transaction.storage.Table.{name}" for name in tables}
     assert len(names) > 50
     assert sorted(name for name in names if name not in there) == []
 

@@ -10,7 +10,7 @@ import pytest
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.core import limits
 from kontract.core.errors import Code
-from kontract.core.phases import COORDINATOR, TRANSACTION, Event, Phase, Stage, Turn
+from kontract.core.protocol.phases import COORDINATOR, TRANSACTION, CoordinatorStage, Phase, PhaseEvent, Turn
 
 ROOT = Checkout.find(Path(__file__).parent).root
 TEXT = (ROOT / "docs" / "explanation" / "transactions.md").read_text(encoding="utf-8")
@@ -27,8 +27,8 @@ def state_table(states, events, table):
 @pytest.mark.parametrize(
     ("title", "table"),
     [
-        ("transaction", state_table(Phase, Event, TRANSACTION)),
-        ("coordinator", state_table(Stage, Turn, COORDINATOR)),
+        ("transaction", state_table(Phase, PhaseEvent, TRANSACTION)),
+        ("coordinator", state_table(CoordinatorStage, Turn, COORDINATOR)),
     ],
 )
 def test_the_states_are_those_of_the_code(title, table):

@@ -7,10 +7,11 @@ import json
 
 import pytest
 
-from kontract.core import limits, passwords
+from kontract.coordination.shell import CoordinatorShell
+from kontract.core import limits
+from kontract.core.security import passwords
 from kontract.server.crypto import NativeCrypto
 from kontract.server.database import AsyncpgDatabase
-from kontract.shell import CoordinatorShell
 from support.api import check_error
 from support.auth import EVERY_WAY, PASSWORD, Auth, claims, credentials, later, ran
 from support.sessions import OWNER, token

@@ -11,7 +11,7 @@ from itertools import count, islice
 import pytest
 
 from kontract.core import limits
-from kontract.core.shared import SharedRequest, SharedValue
+from kontract.core.shared.state import SharedRequest, SharedValue
 from kontract.gateway.counters import LocalCounters
 from kontract.ports import CoordinatorUnavailableError
 from kontract.server.shared_tikv import BUCKET, create_tikv_adapter

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from kontract.core import limits
 from kontract.core.events import Subscription
-from kontract.core.hub import Hub
+from kontract.core.protocol.hub import Hub
 from kontract.gateway.http import Request
 from kontract.server.feed import LocalFeed
 from kontract.server.journal import MemoryJournal

@@ -13,7 +13,7 @@ import pytest
 
 from kontract.core import limits
 from kontract.core.messages import EndSession
-from kontract.core.store import SqlStore
+from kontract.core.transaction.store import SqlStore
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.runtime import SingleProcess
 from support.auth import Auth, Clock, claims, credentials

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct, defstruct
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from kontract import Context, HttpError, HttpResp, backend, perm, perms, primkey, table
-from kontract.core.signatures import Passing
+from kontract.core.model.signatures import Passing
 from kontract.gateway import openapi, raystream, stream
 from kontract.gateway.context import Session
 from kontract.gateway.openapi import Documents, document

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kontract.core.errors import UnavailableError
-from kontract.core.shared import DictRows, SharedState
-from kontract.gateway.shared import SharedStorage
+from kontract.core.shared.state import DictRows, SharedState
+from kontract.gateway.shared_storage import SharedStorage
 from kontract.ports import CoordinatorUnavailableError
 from kontract.server.shared import LocalShared
 from kontract.server.system import SystemClock

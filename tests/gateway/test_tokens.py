@@ -13,8 +13,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from kontract.core import keys, limits
+from kontract.core import limits
 from kontract.core.errors import UnauthorizedError
+from kontract.core.security import keys
 from kontract.gateway.app import Gateway
 from kontract.gateway.context import Session
 from kontract.gateway.http import Request, Response

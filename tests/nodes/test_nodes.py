@@ -10,10 +10,10 @@ import time
 import pytest
 from msgspec import Raw
 
+from kontract.coordination import replica as replicas
 from kontract.core import limits
 from kontract.core.messages import CheckSession, Finish, Prepare, Prepared, Status, Write
-from kontract.server.coordination import replica as replicas
-from kontract.server.coordination.machine import Machine
+from kontract.core.protocol.machine import Machine
 from kontract.server.system import SystemClock
 from support.nodes import cluster_of, repeat_a_call_whose_entry_was_kept
 from support.sessions import OWNER, bearer
@@ -93,7 +93,7 @@ class Later(SystemClock):
 async def test_shared_values_are_shared(cluster):
     one, two, _ = cluster.nodes
     stubs = [node.platform.shared("tenant-1") for node in (one, two)]
-    from kontract.core.shared import SharedIncr
+    from kontract.core.shared.state import SharedIncr
 
     answers = await asyncio.gather(*(stubs[number % 2].shared(SharedIncr("n", 1)) for number in range(40)))
     assert sorted(json.loads(bytes(answer.value)) for answer in answers) == list(range(1, 41))

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from kontract.server.coordination import replica as replicas
-from kontract.server.coordination.tikv import TiKVLog
+from kontract.coordination import replica as replicas
+from kontract.server.shared_log.tikv import TiKVLog
 from kontract.server.system import SystemClock
 from kontract.server.tikv import connect_tikv
 from support.nodes import Cluster, cluster_of, repeat_a_call_whose_entry_was_kept

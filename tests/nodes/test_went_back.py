@@ -15,10 +15,10 @@ import asyncpg
 import pytest
 
 from kontract.core import limits
-from kontract.server.coordination.memory import MemoryLog
-from kontract.server.coordination.postgres import PostgresLog
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.runtime import ManyNodes, SingleProcess
+from kontract.server.shared_log.memory import MemoryLog
+from kontract.server.shared_log.postgres import PostgresLog
 from kontract.server.shared_postgres import PostgresShared
 from kontract.server.system import SystemClock
 from support.nodes import NodeApi, cluster_of
@@ -107,7 +107,7 @@ async def test_a_log_that_went_back_and_grew_again_is_not_the_same(postgres):
         await asyncio.sleep(0.01)
         await other.append("acme", 1, b"another")
         await other.append("acme", 2, b"three")
-        from kontract.server.coordination.log import WentBackError
+        from kontract.ports.shared_log import WentBackError
 
         with pytest.raises(WentBackError):
             await reader.read("acme", 2)

@@ -15,8 +15,8 @@ import pytest
 from msgspec import Raw
 
 from kontract.core.messages import ABSENT, NOTHING, Write
-from kontract.core.sql import ApplyPlan
-from kontract.core.store import SqlStore
+from kontract.core.statements import ApplyPlan
+from kontract.core.transaction.store import SqlStore
 from kontract.core.types import TableKind, TablePointer
 from kontract.ports import ApplyOutcome, ApplyRefusedError
 from kontract.server.database import AsyncpgDatabase

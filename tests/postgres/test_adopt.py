@@ -14,8 +14,8 @@ from kontract.cli.main import main
 from kontract.cli.table import adopt, list_tables
 from kontract.cli.toolchain.problem import Problem
 from kontract.core.messages import NOTHING, Write
-from kontract.core.sql import ApplyPlan
-from kontract.core.store import SqlStore
+from kontract.core.statements import ApplyPlan
+from kontract.core.transaction.store import SqlStore
 from kontract.core.types import TableKind, TablePointer
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import Request

@@ -18,15 +18,15 @@ import json
 import asyncpg
 import pytest
 
-from kontract.core.sql import Page
-from kontract.core.store import SqlStore
-from kontract.core.transaction import Call, RetryError, Transaction
+from kontract.coordination.shell import CoordinatorShell
+from kontract.core.statements import Window
+from kontract.core.transaction.store import SqlStore
+from kontract.core.transaction.transaction import Call, RetryError, Transaction
 from kontract.core.types import EVERY_ROW, Filter, TableKind, TablePointer
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.journal import MemoryJournal
 from kontract.server.runtime import LocalStub
 from kontract.server.system import SystemClock
-from kontract.shell import CoordinatorShell
 
 OWNER = "tenant-1"
 
@@ -61,7 +61,7 @@ class Txn:
 
     async def find(self, value: int | None = None):
         wanted = EVERY_ROW if value is None else Filter({"v": value})
-        page = await self._step(self.transaction.page(self.table, wanted, Page(), ordered=False))
+        page = await self._step(self.transaction.page(self.table, wanted, Window(), ordered=False))
         return page if page is LOST else {row.id: json.loads(row.data)["v"] for row in page[0]}
 
     async def write(self, key: str, value: int) -> None:

@@ -7,10 +7,10 @@ import asyncio
 import asyncpg
 import pytest
 
-from kontract.core import fences, sql
 from kontract.core.messages import ABSENT
-from kontract.core.sql import ApplyPlan, Statement
-from kontract.core.store import SqlStore
+from kontract.core.statements import ApplyPlan, Statement
+from kontract.core.transaction import fences, sql
+from kontract.core.transaction.store import SqlStore
 from kontract.ports import ApplyOutcome, DatabaseError, DatabaseUnavailableError
 from kontract.server.database import AsyncpgDatabase
 from support.postgres import apply

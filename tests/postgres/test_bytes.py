@@ -9,9 +9,10 @@ import pytest
 from msgspec import Struct
 
 from kontract import Context, HttpError, HttpResp, backend, table
-from kontract.core import limits, sql
+from kontract.core import limits
 from kontract.core.errors import Code
-from kontract.core.sql import Page, Statement
+from kontract.core.statements import Statement, Window
+from kontract.core.transaction import sql
 from kontract.core.types import EVERY_ROW
 from support.api import Api, apis, check_error
 from support.listening import listen
@@ -154,7 +155,7 @@ async def test_text_is_not_made_for_rows_that_stay_behind(world):
     """What rows take in storage is known before they are written out: the end of a page comes from that, too."""
     await world.sql.execute(f"ALTER TABLE {world.table.ptr} ALTER COLUMN data SET STORAGE EXTERNAL")
     await world.insert(1, **{f"r{n:02}": {"text": "x" * LARGE} for n in range(40)})
-    statement = sql.query(world.table, EVERY_ROW, 1, Page())
+    statement = sql.query(world.table, EVERY_ROW, 1, Window())
     counting = statement.text.replace("data::text", "counted(data)")
     assert counting.count("counted") == 1
     await world.sql.execute(

@@ -11,17 +11,17 @@ import asyncpg
 import pytest
 
 from kontract.cloudflare.journal import SqliteJournal
+from kontract.coordination.shell import CoordinatorShell
 from kontract.core import limits
-from kontract.core.collection import Collection, Job, Mark, Stage
-from kontract.core.hub import LogHead
-from kontract.core.records import Drop, PutRecord, Record
-from kontract.core.store import SqlStore
-from kontract.core.transaction import Call, Transaction, _wire
+from kontract.core.protocol.collection import Collection, CollectionStage, Job, Mark
+from kontract.core.protocol.hub import LogHead
+from kontract.core.protocol.records import Drop, PutRecord, Record
+from kontract.core.transaction.store import SqlStore
+from kontract.core.transaction.transaction import Call, Transaction, _wire
 from kontract.core.types import Isolation, TableKind, TablePointer
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.journal import MemoryJournal
 from kontract.server.runtime import LocalStub
-from kontract.shell import CoordinatorShell
 
 OWNER = "tenant-1"
 PLAIN = """
@@ -330,13 +330,16 @@ def test_marks_are_made_while_there_is_work_only():
 def test_a_job_covers_every_mark_that_is_old_enough_and_no_other():
     collection = Collection([Mark(5, 0), Mark(9, 1_000)])
     assert collection.job(100, limits.RETENTION_MS - 1) is None
-    assert collection.job(100, limits.RETENTION_MS) == Job(Stage.VERSIONS, 5)
-    assert collection.job(100, limits.RETENTION_MS + 1_000) == Job(Stage.VERSIONS, 9)
-    assert collection.job(7, limits.RETENTION_MS + 1_000) == Job(Stage.VERSIONS, 5)
-    assert collection.done(Job(Stage.VERSIONS, 9)) == [Mark(5, 0, Stage.VERSIONS), Mark(9, 1_000, Stage.VERSIONS)]
-    assert collection.job(100, limits.FENCE_RETENTION_MS) == Job(Stage.FENCES, 5)
-    collection.done(Job(Stage.FENCES, 9))
-    assert collection.marks == [Mark(9, 1_000, Stage.FENCES)]
+    assert collection.job(100, limits.RETENTION_MS) == Job(CollectionStage.VERSIONS, 5)
+    assert collection.job(100, limits.RETENTION_MS + 1_000) == Job(CollectionStage.VERSIONS, 9)
+    assert collection.job(7, limits.RETENTION_MS + 1_000) == Job(CollectionStage.VERSIONS, 5)
+    assert collection.done(Job(CollectionStage.VERSIONS, 9)) == [
+        Mark(5, 0, CollectionStage.VERSIONS),
+        Mark(9, 1_000, CollectionStage.VERSIONS),
+    ]
+    assert collection.job(100, limits.FENCE_RETENTION_MS) == Job(CollectionStage.FENCES, 5)
+    collection.done(Job(CollectionStage.FENCES, 9))
+    assert collection.marks == [Mark(9, 1_000, CollectionStage.FENCES)]
     assert collection.due(9) is None
 
 
@@ -354,10 +357,10 @@ def test_the_journal_of_a_durable_object_keeps_marks_until_they_are_done():
     database = sqlite3.connect(":memory:", isolation_level=None)
     journal = SqliteJournal(SimpleNamespace(exec=lambda text, *params: Rows(database.execute(text, params))))
     journal.write_marks([Mark(5, 1_000), Mark(9, 2_000)])
-    journal.write_marks([Mark(5, 1_000, Stage.FENCES)])
+    journal.write_marks([Mark(5, 1_000, CollectionStage.FENCES)])
     assert journal.marks() == [Mark(9, 2_000)]
-    journal.write_marks([Mark(9, 2_000, Stage.FENCES)])
-    assert journal.marks() == [Mark(9, 2_000, Stage.FENCES)]
+    journal.write_marks([Mark(9, 2_000, CollectionStage.FENCES)])
+    assert journal.marks() == [Mark(9, 2_000, CollectionStage.FENCES)]
     journal.start(2, 100, "g1", {})
     assert journal.marks() == []
     database.close()

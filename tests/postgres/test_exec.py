@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from kontract.core import limits, select
+from kontract.core import limits
 from kontract.core.errors import InvalidRequestError
-from kontract.core.sql import Pending
+from kontract.core.statements import Pending
+from kontract.core.transaction import select
 from kontract.core.types import TableKind
 from kontract.ports import SnapshotTooOldError
 from support.selects import ACCEPTED, IDS, ROWS

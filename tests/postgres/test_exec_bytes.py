@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from kontract.core import limits, select
+from kontract.core import limits
 from kontract.core.errors import InvalidRequestError, PayloadTooLargeError
+from kontract.core.transaction import select
 
 
 async def ask(world, text, params=()):

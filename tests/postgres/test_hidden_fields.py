@@ -8,8 +8,8 @@ import random
 import pytest
 
 from kontract import Context, backend
-from kontract.core import select, sql
-from kontract.core.rows import row_type
+from kontract.core.model.rows import row_type
+from kontract.core.transaction import select, sql
 from kontract.core.types import Version
 from support.api import apis
 from support.listening import listen

@@ -12,10 +12,10 @@ from msgspec import Struct
 
 from kontract.cli.migrate import migrate
 from kontract.cli.migrations import new
-from kontract.core import sql
-from kontract.core.declare import primkey, table
-from kontract.core.rows import row_type
-from kontract.core.select import parse
+from kontract.core.model.declare import primkey, table
+from kontract.core.model.rows import row_type
+from kontract.core.transaction import sql
+from kontract.core.transaction.select import parse
 from kontract.core.types import TableKind, TablePointer, Version
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import Request

@@ -9,8 +9,8 @@ import pytest
 from msgspec import Raw
 
 from kontract.core.messages import ABSENT, Write
-from kontract.core.sql import ApplyPlan, Page, Statement
-from kontract.core.store import SqlStore
+from kontract.core.statements import ApplyPlan, Statement, Window
+from kontract.core.transaction.store import SqlStore
 from kontract.core.types import EVERY_ROW, Filter
 from kontract.ports import ApplyOutcome
 from kontract.server.database import AsyncpgDatabase
@@ -60,7 +60,7 @@ async def test_every_client_is_served_and_told_the_truth(crowd):
             assert await store.read_epoch(OWNER) == 1
             version = await store.read_row(table, row, txid)
             assert (version.txid, version.data) == (txid, f'{{"turn": {turn}, "client": {number}}}')
-            [found] = await store.query(table, Filter({"client": number}), txid, Page(), ())
+            [found] = await store.query(table, Filter({"client": number}), txid, Window(), ())
             assert found == version
             assert await store.count(table, EVERY_ROW, txid, ()) >= 1
             backends[number].add((await store._database.run(BACKEND))[0][0])

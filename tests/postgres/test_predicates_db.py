@@ -11,7 +11,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from kontract.core import predicates
+from kontract.core.protocol import predicates
 from support.containment import Kind, Pair, pairs
 
 PAIRS = 100_000

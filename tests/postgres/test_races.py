@@ -9,10 +9,10 @@ import asyncpg
 import pytest
 from msgspec import Raw
 
-from kontract.core import fences
 from kontract.core.messages import Write
-from kontract.core.sql import ApplyPlan
-from kontract.core.store import SqlStore
+from kontract.core.statements import ApplyPlan
+from kontract.core.transaction import fences
+from kontract.core.transaction.store import SqlStore
 from kontract.core.types import TableKind, TablePointer
 from kontract.ports import ApplyOutcome
 from kontract.server.database import AsyncpgDatabase

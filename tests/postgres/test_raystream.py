@@ -9,11 +9,12 @@ import json
 import pytest
 
 from kontract import Context, HttpError, HttpResp, backend, perms
-from kontract.core import keys, limits
-from kontract.core.raystream import frames
-from kontract.core.raystream.client import Handshake, Session
-from kontract.core.raystream.server import Server
-from kontract.core.raystream.suites import Suite
+from kontract.core import limits
+from kontract.core.security import keys
+from kontract.core.security.raystream import frames
+from kontract.core.security.raystream.client import ClientHandshake, SealedSession
+from kontract.core.security.raystream.server import HandshakeServer
+from kontract.core.security.raystream.suites import Suite
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import Response
 from kontract.gateway.routes import Registry
@@ -85,7 +86,7 @@ def api(make_api) -> Api:
 
 
 def public_of(secret: str) -> bytes:
-    return Server(NativeCrypto(), keys.ring(bytes.fromhex(secret))).public_keys[0]
+    return HandshakeServer(NativeCrypto(), keys.ring(bytes.fromhex(secret))).public_keys[0]
 
 
 def client(api: Api, *, secret: str = SECRET, pinned: str | None = None, suite: Suite = Suite.CHACHAPOLY, **who):
@@ -363,7 +364,7 @@ async def test_every_refusal_is_the_same(api):
     assert is_refused(await api.send("POST", "/raystream/handshake", good))
     with pytest.raises(AssertionError, match="refused"):
         await stranger.connect()
-    no_text = Handshake(NativeCrypto(), public_of(SECRET), bytes(range(32))).hello(b"\xff\xfe")
+    no_text = ClientHandshake(NativeCrypto(), public_of(SECRET), bytes(range(32))).hello(b"\xff\xfe")
     assert is_refused(await api.send("POST", "/raystream/handshake", no_text))
     assert (await api.database())[0] == []
     assert (await api.send("POST", "/raystream/rpc", good)).status == 200
@@ -475,5 +476,5 @@ async def test_a_rotated_secret(make_api):
     assert (await during.send("POST", "/raystream/rpc", message)).status == 200
     assert is_refused(await after.send("POST", "/raystream/rpc", message))
     pinned = client(during, secret=OTHER_SECRET, pinned=SECRET)
-    assert isinstance(await pinned.connect(), Session)
+    assert isinstance(await pinned.connect(), SealedSession)
     assert (await after.send("POST", "/raystream/rpc", pinned.seal("total").message)).status == 200

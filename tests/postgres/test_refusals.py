@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from kontract.core.sql import Statement
+from kontract.core.statements import Statement
 from kontract.server.database import AsyncpgDatabase, Pool
 from postgres.test_gateway import own_table, put_account
 from support.api import Api, apis, check_error

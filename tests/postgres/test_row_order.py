@@ -12,16 +12,17 @@ from msgspec import Raw
 
 from kontract.cli.doctor.database import grants
 from kontract.cloudflare.journal import SqliteJournal
-from kontract.core import limits, recovery
-from kontract.core.attempts import Attempts
+from kontract.coordination import recovery
+from kontract.coordination.shell import CoordinatorShell
+from kontract.core import limits
 from kontract.core.errors import UnavailableError
 from kontract.core.messages import ABSENT, Prepare, Prepared, Write
-from kontract.core.store import SqlStore
-from kontract.core.transaction import Call
+from kontract.core.transaction.attempts import Attempts
+from kontract.core.transaction.store import SqlStore
+from kontract.core.transaction.transaction import Call
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.journal import MemoryJournal
 from kontract.server.runtime import SingleProcess
-from kontract.shell import CoordinatorShell
 from postgres.conftest import OWNER, PLAIN_DDL
 
 PTR = {"queue": "tbl_x_1", "tasks": "tbl_tasks_5f0c1d"}

@@ -8,8 +8,9 @@ import json
 import pytest
 from msgspec import Raw
 
+from kontract.coordination.shell import CoordinatorShell
 from kontract.core.messages import Aborted, Begin, Committed, Finish, InDoubt, Prepare, Prepared, Status, Write
-from kontract.core.records import JournalEntry
+from kontract.core.protocol.records import JournalEntry
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import Request
 from kontract.gateway.routes import Registry
@@ -18,7 +19,6 @@ from kontract.server.database import AsyncpgDatabase
 from kontract.server.journal import MemoryJournal
 from kontract.server.runtime import SingleProcess
 from kontract.server.system import SystemClock
-from kontract.shell import CoordinatorShell
 from routes import ROUTES, TABLES
 from support.sessions import ENVIRONMENT, bearer
 

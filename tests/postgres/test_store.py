@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from kontract.core import documents
-from kontract.core.sql import Page, Pending
-from kontract.core.store import SqlStore, TableMissingError
+from kontract.core.model import documents
+from kontract.core.statements import Pending, Window
+from kontract.core.transaction.store import SqlStore, TableMissingError
 from kontract.core.types import EVERY_ROW, Filter
 from kontract.ports import SnapshotTooOldError
 from kontract.server.database import AsyncpgDatabase
 
 
-async def ids(world, snapshot, page=Page(), wanted=EVERY_ROW, pending=()) -> list[str]:  # noqa: B008
+async def ids(world, snapshot, page=Window(), wanted=EVERY_ROW, pending=()) -> list[str]:  # noqa: B008
     return [row.id for row in await world.store.query(world.table, wanted, snapshot, page, pending)]
 
 
@@ -35,7 +35,7 @@ async def test_history_is_kept_on_versioned_tables(versioned):
     await world.insert(1, a={"n": 1}, b={"n": 1})
     await world.applied(2, world.write("a", {"n": 2}, seen=1), world.write("b", seen=1))
     await world.applied(3, world.write("b", {"n": 3}, seen=0))
-    seen = [{r.id: r.data for r in await world.store.query(world.table, EVERY_ROW, s, Page(), ())} for s in range(4)]
+    seen = [{r.id: r.data for r in await world.store.query(world.table, EVERY_ROW, s, Window(), ())} for s in range(4)]
     assert seen == [
         {}, {"a": '{"n": 1}', "b": '{"n": 1}'}, {"a": '{"n": 2}'}, {"a": '{"n": 2}', "b": '{"n": 3}'},
     ]  # fmt: skip
@@ -50,11 +50,11 @@ async def test_a_plain_table_says_when_it_cannot_show_the_snapshot(plain):
     assert (await world.store.read_row(world.table, "b", 1)).txid == 1, "this row has not changed"
     reads = [
         lambda: world.store.read_row(world.table, "a", 1),
-        lambda: world.store.query(world.table, EVERY_ROW, 1, Page(), ()),
-        lambda: world.store.query(world.table, Filter({"n": 1}), 1, Page(limit=1), ()),
+        lambda: world.store.query(world.table, EVERY_ROW, 1, Window(), ()),
+        lambda: world.store.query(world.table, Filter({"n": 1}), 1, Window(limit=1), ()),
         lambda: world.store.count(world.table, EVERY_ROW, 1, ()),
         lambda: world.store.end_row(world.table, 1, (), last=True),
-        lambda: world.store.query(world.table, EVERY_ROW, 1, Page(), [Pending("a", "{}")]),
+        lambda: world.store.query(world.table, EVERY_ROW, 1, Window(), [Pending("a", "{}")]),
     ]
     for read in reads:
         with pytest.raises(SnapshotTooOldError):
@@ -72,7 +72,7 @@ async def test_rows_come_in_the_order_of_their_ids_bytes(world):
     await world.insert(1, **{row: {} for row in ["b", "B", "a", "ä", "Z", "10", "9"]})
     expected = sorted(["b", "B", "a", "ä", "Z", "10", "9"], key=str.encode)
     assert await ids(world, 1) == expected
-    assert await ids(world, 1, Page(descending=True)) == expected[::-1]
+    assert await ids(world, 1, Window(descending=True)) == expected[::-1]
 
 
 @pytest.mark.parametrize("order_by", [None, "n"])
@@ -83,12 +83,14 @@ async def test_pages_cover_everything_once(world, order_by, descending, own):
     rows = {f"r{n}": {"n": n // 3} for n in range(9)} | {"none": {}, "null": {"n": None}, "text": {"n": "1"}}
     await world.insert(1, **rows)
     pending = [Pending("r4", None), Pending("r5", '{"n":0}'), Pending("r55", '{"n":1}')] if own else []
-    everything = await ids(world, 1, Page(order_by, descending), pending=pending)
+    everything = await ids(world, 1, Window(order_by, descending), pending=pending)
     assert len(everything) == len(set(everything)) == 12
     assert ("r55" in everything) is own
     pages, after, value = [], None, None
     while True:
-        page = await world.store.query(world.table, EVERY_ROW, 1, Page(order_by, descending, after, 5, value), pending)
+        page = await world.store.query(
+            world.table, EVERY_ROW, 1, Window(order_by, descending, after, 5, value), pending
+        )
         pages += [row.id for row in page]
         if len(page) < 5:
             break
@@ -101,8 +103,8 @@ async def test_orders_of_a_field(world):
     values = {"g": {"x": 1}, "f": [1], "e": True, "d": 10, "c": 9, "b": "z", "a2": None, "a1": None}
     await world.insert(1, **{row: {"v": value} for row, value in values.items()}, a0={})
     order = ["a0", "a1", "a2", "b", "c", "d", "e", "f", "g"]
-    assert await ids(world, 1, Page("v")) == order
-    assert await ids(world, 1, Page("v", descending=True)) == order[::-1]
+    assert await ids(world, 1, Window("v")) == order
+    assert await ids(world, 1, Window("v", descending=True)) == order[::-1]
 
 
 async def test_filters(world):
@@ -120,7 +122,7 @@ async def test_own_writes_lie_over_the_snapshot(world):
     """Insert, change and deletion show in every kind of read; filters and orders mean the same for them."""
     await world.insert(1, a={"n": 1}, b={"n": 2}, c={"n": 3})
     own = [Pending("b", '{"n":9}'), Pending("c", None), Pending('d"', '{"n":0,"q":"\\u00e4"}')]
-    rows = await world.store.query(world.table, EVERY_ROW, 1, Page("n"), own)
+    rows = await world.store.query(world.table, EVERY_ROW, 1, Window("n"), own)
     assert [(r.id, r.txid) for r in rows] == [('d"', 0), ("a", 1), ("b", 0)]
     assert rows[0].data == '{"n": 0, "q": "ä"}'
     assert await ids(world, 1, wanted=Filter({"n": 2}), pending=own) == []

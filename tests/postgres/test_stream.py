@@ -12,17 +12,17 @@ import pytest
 from msgspec import Raw, Struct
 
 from kontract import Context, backend, perm, perms, primkey, table
+from kontract.coordination.shell import CoordinatorShell
 from kontract.core import limits
 from kontract.core.messages import EndSession, Finish, Prepare, Write
-from kontract.core.sql import ApplyPlan
-from kontract.core.store import SqlStore
+from kontract.core.statements import ApplyPlan
+from kontract.core.transaction.store import SqlStore
 from kontract.core.types import TableKind, TablePointer
 from kontract.gateway.http import Request
 from kontract.ports import CoordinatorUnavailableError, RuntimeAdapter
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.journal import MemoryJournal
 from kontract.server.runtime import SingleProcess
-from kontract.shell import CoordinatorShell
 from support.api import apis, check_error
 from support.listening import Listener, listen, talk
 from support.sessions import ENVIRONMENT, OWNER, bearer

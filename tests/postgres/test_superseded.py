@@ -7,12 +7,12 @@ import json
 import asyncpg
 import pytest
 
+from kontract.coordination.shell import CoordinatorShell
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import Request, Response
 from kontract.gateway.routes import Registry
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.runtime import SingleProcess
-from kontract.shell import CoordinatorShell
 from routes import ROUTES, TABLES
 from support.sessions import ENVIRONMENT, bearer
 

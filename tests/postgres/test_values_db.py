@@ -14,7 +14,7 @@ import pytest
 from msgspec import Struct
 
 from kontract import Context, backend, perms, primkey, table
-from kontract.core.rows import row_type
+from kontract.core.model.rows import row_type
 from support.api import apis
 
 

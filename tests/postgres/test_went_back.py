@@ -11,7 +11,7 @@ import pytest
 from kontract.cli.doctor.database import database_findings
 from kontract.core import limits
 from kontract.core.events import End, Subscription
-from kontract.core.hub import Subscriber
+from kontract.core.protocol.hub import Subscriber
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import Request, Response
 from kontract.gateway.routes import Registry

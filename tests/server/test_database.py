@@ -10,7 +10,7 @@ import sys
 import asyncpg
 import pytest
 
-from kontract.core.sql import Statement
+from kontract.core.statements import Statement
 from kontract.ports import DatabaseError, DatabaseUnavailableError
 from kontract.server import database
 from kontract.server.database import Pool
@@ -103,7 +103,7 @@ async def test_a_statement_of_a_process_that_was_killed_does_not_wait_for_ever(l
     reached = url if way == "direct" else request.getfixturevalue("pooler").url(url)
     program = (
         "import asyncio, sys\n"
-        "from kontract.core.sql import Statement\n"
+        "from kontract.core.statements import Statement\n"
         "from kontract.server.database import Pool\n"
         "statement = Statement('UPDATE storage SET owner = owner', (), 5000)\n"
         "asyncio.run(Pool(sys.argv[1], 1).run(statement))\n"

@@ -29,7 +29,7 @@ def test_importing_it_imports_little():
     code = (
         "import sys, kontract.server; assert 'asyncpg' not in sys.modules;"
         "from kontract.server import create_tikv_adapter, SharedStorage, TiKVClient, connect_tikv;"
-        "import kontract.server.coordination.tikv, kontract.testing.contracts;"
+        "import kontract.server.shared_log.tikv, kontract.testing.contracts;"
         "assert 'grpc' not in sys.modules and 'tikv' not in sys.modules;"
         "sys.modules['tikv'] = None;"
         "\ntry: connect_tikv('pd:2379')"

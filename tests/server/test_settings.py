@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kontract.core import keys
+from kontract.core.security import keys
 from kontract.gateway import config
 from kontract.server import settings
 from kontract.server.serve import application

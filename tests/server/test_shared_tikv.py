@@ -18,8 +18,8 @@ from msgspec import Raw
 
 from kontract.core import limits
 from kontract.core.errors import UnavailableError
-from kontract.core.shared import SharedDelete, SharedGet, SharedIncr, SharedRefused, SharedSet, SharedValue
-from kontract.gateway.shared import SharedStorage
+from kontract.core.shared.state import SharedDelete, SharedGet, SharedIncr, SharedRefused, SharedSet, SharedValue
+from kontract.gateway.shared_storage import SharedStorage
 from kontract.ports import CoordinatorUnavailableError
 from kontract.server import shared_tikv as module
 from kontract.server.database import AsyncpgDatabase

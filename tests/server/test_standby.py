@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kontract.core import sql
-from kontract.core.sql import Statement
+from kontract.core.statements import Statement
+from kontract.core.transaction import sql
 from kontract.ports import DatabaseError
 from kontract.server.database import Pool
 from support.postgres import Postgres

@@ -1,7 +1,7 @@
 """The coordinators' processes and journals, the network to them, and what a worker's platform offers: all simulated.
 
-The shell in a coordinator's process is the real one, ``kontract.shell``, over a simulated loop, journal and database;
-it may die between any two of its effects.
+The shell in a coordinator's process is the real one, ``kontract.coordination.shell``, over a simulated loop, journal
+and database; it may die between any two of its effects.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kontract.core.collection import Mark, Stage
-from kontract.core.hub import LogHead
+from kontract.coordination.recovery import Saved
+from kontract.coordination.shell import CoordinatorShell
 from kontract.core.messages import Answer, Began, Begin, Committed, Finish, Prepared, Request
-from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutOrder, PutRecord, Record, is_kept
-from kontract.core.recovery import Saved
-from kontract.core.witnesses import of_records
+from kontract.core.protocol.collection import CollectionStage, Mark
+from kontract.core.protocol.hub import LogHead
+from kontract.core.protocol.records import Drop, JournalEntry, PutBlock, PutEnded, PutOrder, PutRecord, Record, is_kept
+from kontract.core.protocol.witnesses import of_records
 from kontract.ports import CoordinatorUnavailableError
-from kontract.shell import CoordinatorShell
 from simulation.database import Database, Store
 from simulation.faults import LATE_MS, Fault, Wires
 from simulation.kernel import EXPECTED, Crashed, Future, Kernel, Process
@@ -99,7 +99,7 @@ class Journal:
     def write_marks(self, marks: list[Mark]):
         self.marks.update({mark.watermark: mark for mark in marks})
         newest = max(self.marks, default=0)
-        self.marks = {w: mark for w, mark in self.marks.items() if mark.stage < Stage.FENCES or w == newest}
+        self.marks = {w: mark for w, mark in self.marks.items() if mark.stage < CollectionStage.FENCES or w == newest}
 
 
 class _Life:

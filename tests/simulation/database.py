@@ -1,8 +1,8 @@
 """PostgreSQL as the protocol needs it: versions or plain rows, fences, the epoch row, statements that take their time.
 
 A statement is sent, runs, and is answered; each of these may go wrong. An apply statement runs for a while: it starts
-(epoch row FOR SHARE, fence inserted but not committed) and ends (all or nothing). What ``core/sql.py`` says in SQL,
-:class:`Database` says in Python; ``tests/postgres`` compares the statements with a real server.
+(epoch row FOR SHARE, fence inserted but not committed) and ends (all or nothing). What ``core/transaction/sql.py`` says
+in SQL, :class:`Database` says in Python; ``tests/postgres`` compares the statements with a real server.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from kontract.core import limits
 from kontract.core.errors import ConflictError
 from kontract.core.messages import Write
-from kontract.core.sql import ApplyPlan
+from kontract.core.statements import ApplyPlan
 from kontract.core.types import Filter, Snapshot, TableKind, TablePointer, Version
 from kontract.ports import ApplyOutcome, ApplyRefusedError, DatabaseUnavailableError, SnapshotTooOldError
 from simulation.faults import Fault, Wires

@@ -15,8 +15,8 @@ from typing import Any
 from isolation import checker
 from isolation.checker import FAIL, OK, UNKNOWN, Append, Deleted, Read, ReadWhere, Txn, Write
 from kontract.core.messages import Prepared
-from kontract.core.sql import Page
-from kontract.core.transaction import Transaction
+from kontract.core.statements import Window
+from kontract.core.transaction.transaction import Transaction
 from kontract.core.types import Filter, TablePointer
 from simulation.cluster import Node
 from simulation.database import Database, decode
@@ -83,7 +83,7 @@ class Handle:
 
     async def where(self, **contains: Any) -> dict[str, Any]:
         await self._pause()
-        rows, _ = await self.transaction.page(self._table, Filter(contains or None), Page(), ordered=False)
+        rows, _ = await self.transaction.page(self._table, Filter(contains or None), Window(), ordered=False)
         self.attempt.snapshot = self.transaction.snapshot
         found = {row.id: row.data for row in rows}
         others = {key: data for key, data in found.items() if key not in self.attempt.writes}

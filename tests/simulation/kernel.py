@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from kontract.ports import CoordinatorUnavailableError, DatabaseUnavailableError
-from kontract.server.coordination.log import LogUnavailableError
+from kontract.ports.shared_log import LogUnavailableError
 
 EXPECTED = (CoordinatorUnavailableError, DatabaseUnavailableError, LogUnavailableError, OSError)
 """What a task may end with; anything else is a defect, and ends the run."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from kontract.core.collection import Collection, Job
-from kontract.core.collection import Stage as Collected
-from kontract.core.coordinator import Coordinator
+from kontract.coordination.shell import CoordinatorShell
 from kontract.core.messages import Began, Committed, Finish, Key
-from kontract.core.phases import Event, Stage
-from kontract.core.records import FINISHED, PutOrder, PutRecord
-from kontract.core.transaction import RetryError, Transaction
+from kontract.core.protocol.collection import Collection, Job
+from kontract.core.protocol.collection import CollectionStage as Collected
+from kontract.core.protocol.coordinator import Coordinator
+from kontract.core.protocol.phases import CoordinatorStage, PhaseEvent
+from kontract.core.protocol.records import FINISHED, PutOrder, PutRecord
+from kontract.core.transaction.transaction import RetryError, Transaction
 from kontract.core.types import MAX_TXID, Snapshot, Txid
 from kontract.ports import ApplyOutcome
-from kontract.shell import CoordinatorShell
 from simulation.cluster import Journal
 from simulation.database import Database
 from simulation.world import Variant, simulate
@@ -97,7 +97,7 @@ class BeginsDuringRecovery(Coordinator):
     """It hands out a snapshot above transactions whose fences it has not read."""
 
     def _try_begin(self, held, now):
-        if self.stage is Stage.RECOVERING:
+        if self.stage is CoordinatorStage.RECOVERING:
             self._answer(held.ticket, Began(Snapshot(self._next_txid - 1), self.epoch))
             return True
         return super()._try_begin(held, now)
@@ -132,8 +132,8 @@ class FailureIsAbort(Coordinator):
             super()._finish(ticket, message, now)
             return
         live.waiters.append((ticket, now))
-        self._move(live, Event.FAILED)
-        self._settle(live, Event.FENCE_VOID, now)
+        self._move(live, PhaseEvent.FAILED)
+        self._settle(live, PhaseEvent.FENCE_VOID, now)
 
 
 class ForgetsAnsweredCalls(Coordinator):

@@ -11,15 +11,15 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
 
+from kontract.coordination import custody
+from kontract.coordination import replica as replicas
+from kontract.coordination.replica import Replica
 from kontract.core.events import Batch, End, Page, Subscription, decode_frame, parse_position
-from kontract.core.phases import Stage
+from kontract.core.protocol.machine import Machine
+from kontract.core.protocol.phases import CoordinatorStage
 from kontract.core.types import TableKind
 from kontract.ports import CoordinatorUnavailableError
-from kontract.server.coordination import custody
-from kontract.server.coordination import replica as replicas
-from kontract.server.coordination.log import Checkpoint, Entry, LogUnavailableError, TrimmedError, WentBackError
-from kontract.server.coordination.machine import Machine
-from kontract.server.coordination.replica import Replica
+from kontract.ports.shared_log import Checkpoint, Entry, LogUnavailableError, TrimmedError, WentBackError
 from simulation.cluster import OWNER, Node, _Life
 from simulation.database import Store
 from simulation.faults import Fault, Odds, bias
@@ -395,7 +395,7 @@ class ReplicatedWorld(RandomWorld):
             machine = node.shell.machine
             if machine.position == fresh.position and machine.dump() != state:
                 self.wrong.append(f"apart: node {node.number} is in another state than the log says")
-            if machine.coordinator.stage is not Stage.SERVING or machine.coordinator.unfinished:
+            if machine.coordinator.stage is not CoordinatorStage.SERVING or machine.coordinator.unfinished:
                 self.wrong.append(
                     f"stuck: node {node.number} {machine.coordinator.stage} {machine.coordinator.unfinished}"
                 )

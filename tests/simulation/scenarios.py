@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 from kontract.core.errors import NotFoundError
-from kontract.core.transaction import Call
+from kontract.core.transaction.transaction import Call
 from kontract.core.types import TableKind
 from simulation.cluster import OWNER, Worker
 from simulation.faults import FAULTS, Fault, Script

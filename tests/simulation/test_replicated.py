@@ -8,13 +8,13 @@ from collections import Counter
 
 import pytest
 
-from kontract.core import replicated as core
+from kontract.coordination import replica as replicas
+from kontract.coordination.replica import Replica
 from kontract.core.messages import Begin
-from kontract.core.replicated import ReplicatedCoordinator
-from kontract.server.coordination import machine as machines
-from kontract.server.coordination import replica as replicas
-from kontract.server.coordination.machine import Machine
-from kontract.server.coordination.replica import Replica
+from kontract.core.protocol import machine as machines
+from kontract.core.protocol import replicated as core
+from kontract.core.protocol.machine import Machine
+from kontract.core.protocol.replicated import ReplicatedCoordinator
 from simulation.replicated import ReplicatedWorld, failures, run_replicated
 from simulation.seeds import run_seeds
 

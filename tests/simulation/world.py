@@ -13,18 +13,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from kontract import questions
-from kontract import shell as shells
-from kontract.core import attempts, collection, limits, recovery
-from kontract.core.attempts import Attempts
-from kontract.core.collection import Collection
-from kontract.core.coordinator import Coordinator
+from kontract.coordination import questions, recovery
+from kontract.coordination import shell as shells
+from kontract.coordination.shell import CoordinatorShell
+from kontract.core import limits
 from kontract.core.errors import Code, HttpError, NotFoundError
-from kontract.core.phases import Stage
-from kontract.core.transaction import Call, RetryError, Transaction
+from kontract.core.protocol import collection
+from kontract.core.protocol.collection import Collection
+from kontract.core.protocol.coordinator import Coordinator
+from kontract.core.protocol.phases import CoordinatorStage
+from kontract.core.transaction import attempts
+from kontract.core.transaction.attempts import Attempts
+from kontract.core.transaction.transaction import Call, RetryError, Transaction
 from kontract.core.types import TableKind
 from kontract.ports import DatabaseUnavailableError
-from kontract.shell import CoordinatorShell
 from simulation import workloads
 from simulation.cluster import OWNER, Journal, Link, Node, Worker
 from simulation.database import Database, Store
@@ -86,8 +88,8 @@ class Variant:
         ages = dict(collection.AGE)
         for where, name, value in patches:
             setattr(where, name, value)
-        collection.AGE[collection.Stage.VERSIONS] = limits.RETENTION_MS
-        collection.AGE[collection.Stage.FENCES] = limits.FENCE_RETENTION_MS
+        collection.AGE[collection.CollectionStage.VERSIONS] = limits.RETENTION_MS
+        collection.AGE[collection.CollectionStage.FENCES] = limits.FENCE_RETENTION_MS
         try:
             yield
         finally:
@@ -261,7 +263,7 @@ class World:
 
 
 def _fenced(node: Node) -> bool:
-    return node.coordinator is not None and node.coordinator.stage is Stage.FENCED
+    return node.coordinator is not None and node.coordinator.stage is CoordinatorStage.FENCED
 
 
 class RandomWorld(World):

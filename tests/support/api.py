@@ -13,7 +13,7 @@ import asyncpg
 
 from kontract.cli.build import render, scan
 from kontract.cli.toolchain.checkout import Checkout
-from kontract.core.declare import TABLE
+from kontract.core.model.declare import TABLE
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import Request, Response
 from kontract.gateway.routes import Registry, Route, RowStruct

@@ -7,7 +7,7 @@ from typing import Any
 
 from kontract.cloudflare.crypto import NativeCrypto
 from kontract.cloudflare.database import HyperdriveDatabase, connector
-from kontract.core.sql import Statement
+from kontract.core.statements import Statement
 from kontract.ports import DatabaseError, DatabaseUnavailableError
 from support.crypto_operations import answer
 from support.noise_nk import play

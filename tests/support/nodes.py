@@ -12,15 +12,16 @@ import asyncpg
 import pytest
 
 from kontract.cli.toolchain.checkout import Checkout
-from kontract.core import limits, replicated
+from kontract.coordination import replica as replicas
+from kontract.core import limits
+from kontract.core.protocol import replicated
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import Request, Response
 from kontract.gateway.routes import Registry
-from kontract.server.coordination import replica as replicas
-from kontract.server.coordination.log import SharedLog
-from kontract.server.coordination.postgres import PostgresLog
+from kontract.ports.shared_log import SharedLog
 from kontract.server.database import Pool
 from kontract.server.runtime import ManyNodes
+from kontract.server.shared_log.postgres import PostgresLog
 from kontract.server.shared_postgres import PostgresShared
 from support.postgres import Postgres
 from support.sessions import ENVIRONMENT, OWNER, bearer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kontract.core.raystream.noise import CipherState, Initiator, Responder
-from kontract.core.raystream.suites import Suite
+from kontract.core.security.raystream.noise import CipherState, Initiator, Responder
+from kontract.core.security.raystream.suites import Suite
 from kontract.ports import Crypto
 
 Vector = dict[str, Any]

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from kontract.core.declare import perm, primkey, table
-from kontract.core.perms import perms
+from kontract.core.model.declare import perm, primkey, table
+from kontract.core.model.perms import perms
 
 Hidden = Annotated[str, perm(perms._W_)]
 T = TypeVar("T")

@@ -21,8 +21,8 @@ import asyncpg
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.postgres import THROW_AWAY, Cluster, create_database, programs
 from kontract.cli.toolchain.reaper import Reaper
-from kontract.core.sql import ApplyPlan
-from kontract.core.store import SqlStore
+from kontract.core.statements import ApplyPlan
+from kontract.core.transaction.store import SqlStore
 from kontract.ports import ApplyOutcome, ApplyRefusedError
 
 _TEMPLATE = "kontract_template"

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from kontract.core import hkdf, keys
-from kontract.core.raystream import frames, payloads, schedule
-from kontract.core.raystream.client import Handshake, Session
-from kontract.core.raystream.frames import FrameType
-from kontract.core.raystream.payloads import Call, Reply
-from kontract.core.raystream.server import Randoms, Server
-from kontract.core.raystream.suites import PROLOGUE, Suite
+from kontract.core.security import hkdf, keys
+from kontract.core.security.raystream import frames, payloads, schedule
+from kontract.core.security.raystream.client import ClientHandshake, SealedSession
+from kontract.core.security.raystream.frames import FrameType
+from kontract.core.security.raystream.payloads import Reply, SealedCall
+from kontract.core.security.raystream.server import HandshakeServer, Randoms
+from kontract.core.security.raystream.suites import PROLOGUE, Suite
 from kontract.ports import Crypto
 
 SECRET, PREVIOUS = bytes(range(32)), bytes(range(32, 64))
@@ -25,9 +25,9 @@ TOKEN = b"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJl"
 PRINCIPAL = b"what the server remembers"
 
 CALLS = [
-    Call("get_task", {}, b'["018f"]', 12),
-    Call("create_task", {"idempotency-key": "k-1", "x-request-id": "r1"}, '["Käse kaufen"]'.encode(), 1_500),
-    Call("total", {}, b"", 599_999),
+    SealedCall("get_task", {}, b'["018f"]', 12),
+    SealedCall("create_task", {"idempotency-key": "k-1", "x-request-id": "r1"}, '["Käse kaufen"]'.encode(), 1_500),
+    SealedCall("total", {}, b"", 599_999),
 ]
 REPLIES = [
     Reply(200, {"content-type": "application/json"}, b'{"result":{"id":"018f"}}'),
@@ -44,7 +44,7 @@ def number(label: int) -> bytes:
 def generate(crypto: Crypto) -> dict[str, Any]:
     """All vectors; bytes are in hexadecimal."""
     ring = keys.ring(SECRET, PREVIOUS)
-    server = Server(crypto, ring)
+    server = HandshakeServer(crypto, ring)
     return {
         "about": "Test vectors of raystream, version 1. raystream.md beside them explains every field; bytes are "
         "hexadecimal.",
@@ -64,13 +64,13 @@ def generate(crypto: Crypto) -> dict[str, Any]:
     }
 
 
-def conversation(crypto: Crypto, server: Server, suite: Suite) -> dict[str, Any]:
+def conversation(crypto: Crypto, server: HandshakeServer, suite: Suite) -> dict[str, Any]:
     """A handshake, three requests, and two answers to each."""
-    handshake = Handshake(crypto, server.public_keys[0], number(0x11), suite)
+    handshake = ClientHandshake(crypto, server.public_keys[0], number(0x11), suite)
     hello = handshake.hello(TOKEN)
     welcome = server.begin(hello).grant(PRINCIPAL, NOW, EXPIRES, Randoms(number(0x22), number(0x33)))
     session = handshake.finish(welcome)
-    assert isinstance(session, Session)
+    assert isinstance(session, SealedSession)
     initiator = handshake._initiator
     return {
         "suite": suite.protocol,
@@ -93,7 +93,7 @@ def conversation(crypto: Crypto, server: Server, suite: Suite) -> dict[str, Any]
     }
 
 
-def exchange(server: Server, session: Session, call: Call, reply: Reply) -> dict[str, Any]:
+def exchange(server: HandshakeServer, session: SealedSession, call: SealedCall, reply: Reply) -> dict[str, Any]:
     """A request and two answers of two servers to it."""
     sealed = session.seal(call)
     opened = server.open(sealed.message, NOW + call.elapsed)
@@ -127,9 +127,9 @@ def exchange(server: Server, session: Session, call: Call, reply: Reply) -> dict
     }
 
 
-def denied(crypto: Crypto, server: Server) -> dict[str, Any]:
+def denied(crypto: Crypto, server: HandshakeServer) -> dict[str, Any]:
     """A handshake with a token that is not accepted."""
-    handshake = Handshake(crypto, server.public_keys[0], number(0x66))
+    handshake = ClientHandshake(crypto, server.public_keys[0], number(0x66))
     hello = handshake.hello(b"expired")
     reply = Reply(401, {"content-type": "application/json"}, b'{"error":"UNAUTHORIZED"}')
     welcome = server.begin(hello).deny(reply, number(0x77))
@@ -146,15 +146,15 @@ def denied(crypto: Crypto, server: Server) -> dict[str, Any]:
     }
 
 
-def refused(crypto: Crypto, server: Server) -> list[dict[str, Any]]:
+def refused(crypto: Crypto, server: HandshakeServer) -> list[dict[str, Any]]:
     """Requests of the first conversation that a server refuses at the time ``now``, each for another reason."""
-    handshake = Handshake(crypto, server.public_keys[0], number(0x11))
+    handshake = ClientHandshake(crypto, server.public_keys[0], number(0x11))
     welcome = server.begin(handshake.hello(TOKEN)).grant(PRINCIPAL, NOW, EXPIRES, Randoms(number(0x22), number(0x33)))
     session = handshake.finish(welcome)
-    assert isinstance(session, Session)
+    assert isinstance(session, SealedSession)
     message = session.seal(CALLS[0]).message
     ticket, frame = frames.detach_ticket(message)
-    stale = session.seal(Call("total", {}, b"", 600_000)).message
+    stale = session.seal(SealedCall("total", {}, b"", 600_000)).message
 
     def changed(position: int, value: int) -> bytes:
         return frames.attach_ticket(ticket, frame[:position] + bytes([value]) + frame[position + 1 :])

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterable
 
 from kontract.cli.toolchain.wrangler import DevServer
-from kontract.core import keys
-from kontract.core.perms import ALL
+from kontract.core.model.perms import ALL
+from kontract.core.security import keys
 from kontract.gateway.context import Session
 from kontract.gateway.tokens import Kind, Tokens
 from kontract.server import env_file

@@ -19,7 +19,7 @@ from kontract.cli.toolchain.wrangler import DevServer
 from kontract.client import Client, Retries, Tokens
 from kontract.client.errors import CLASSES
 from kontract.core.errors import Code
-from kontract.core.perms import perms
+from kontract.core.model.perms import perms
 from kontract.server import env_file
 from support import apps, sessions
 from support.loopback import Fault, Proxy, proxied

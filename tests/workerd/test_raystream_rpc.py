@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from kontract.core.raystream.client import Session
-from kontract.core.raystream.suites import Suite
+from kontract.core.security.raystream.client import SealedSession
+from kontract.core.security.raystream.suites import Suite
 from support.sealed import SealedClient
 from support.sessions import bearer_for
 
@@ -32,7 +32,7 @@ async def connected(worker, http: httpx.AsyncClient, suite: Suite = Suite.CHACHA
     told = (await http.get("/.well-known/kontract")).json()["raystream"]
     public = base64.urlsafe_b64decode(told["public_keys"][0] + "=")
     sealed = SealedClient(post, public, bearer_for(worker, **who)["authorization"].removeprefix("Bearer "), suite)
-    assert isinstance(await sealed.connect(), Session)
+    assert isinstance(await sealed.connect(), SealedSession)
     return sealed
 
 

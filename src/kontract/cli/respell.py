@@ -15,8 +15,8 @@ import msgspec
 from kontract.cli.table import list_tables
 from kontract.cli.toolchain import database_url
 from kontract.cli.toolchain.problem import Problem
-from kontract.core import sql
-from kontract.core.rows import RowType
+from kontract.core.model.rows import RowType
+from kontract.core.transaction import sql
 
 _ROWS = 500
 """Rows of one statement: some hundred kilobytes."""

@@ -15,8 +15,9 @@ from kontract.cli.toolchain import database_url
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.progress import say
-from kontract.core import perms, sql
-from kontract.core.store import SqlStore, TableMissingError
+from kontract.core.model import perms
+from kontract.core.transaction import sql
+from kontract.core.transaction.store import SqlStore, TableMissingError
 from kontract.core.types import TableKind, TablePointer
 from kontract.server.database import AsyncpgDatabase
 
@@ -223,6 +224,7 @@ async def _swap_key(connection: asyncpg.Connection, pointer: TablePointer) -> No
         f"CREATE INDEX IF NOT EXISTS {dead} ON {table} (_deleted_txid) WHERE _deleted_txid IS NOT NULL"
     )
     # Readers of this moment may hold a snapshot from before the last change of a row, whose version was overwritten.
-    # For a minute, longer than any of them lives, the table is read like a plain one (kontract.core.sql.LOOKUP).
+    # For a minute, longer than any of them lives, the table is read like a plain one
+    # (kontract.core.transaction.sql.LOOKUP).
     now = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::bigint")
     await connection.execute(f"COMMENT ON INDEX {constraint} IS '{sql.ADOPTED}{now}'")

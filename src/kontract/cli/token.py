@@ -12,7 +12,7 @@ from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.problem import Problem
 from kontract.core import limits
 from kontract.core.errors import UnauthorizedError
-from kontract.core.perms import NAMES, name_of
+from kontract.core.model.perms import NAMES, name_of
 from kontract.gateway import config
 from kontract.gateway.config import OWNER, ConfigurationError
 from kontract.gateway.context import Session

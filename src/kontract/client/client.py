@@ -11,14 +11,15 @@ import httpx
 import msgspec
 from msgspec import Raw, Struct
 
+from kontract.client.codec import HttpTransport, Wire
 from kontract.client.errors import InvalidAnswerError, RedirectedError, error_of
 from kontract.client.retries import Retries, Retrying
 from kontract.client.session import Me, OnTokens, Session, Tokens
 from kontract.client.stream import SILENCE_SECONDS, Stream
 from kontract.client.transport import Answer, Transport
-from kontract.client.wire import HttpTransport, Wire
-from kontract.core import limits, values
-from kontract.core.idempotency import OF_CLIENT
+from kontract.core import limits
+from kontract.core.model import values
+from kontract.core.protocol.idempotency import OF_CLIENT
 from kontract.ports import Clock, Randomness
 from kontract.server.system import SystemClock, SystemRandomness
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Struct
 
+from kontract.client.codec import Wire
 from kontract.client.errors import (
     ClientError,
     InvalidAnswerError,
@@ -23,13 +24,12 @@ from kontract.client.errors import (
     error_of,
 )
 from kontract.client.transport import Answer
-from kontract.client.wire import Wire
 from kontract.core import limits
 from kontract.core.errors import HttpError, PayloadTooLargeError
-from kontract.core.idempotency import OF_CLIENT
-from kontract.core.raystream.client import Handshake, Session
-from kontract.core.raystream.payloads import Call, Reply
-from kontract.core.raystream.suites import KEY_BYTES, VERSION, RaystreamError
+from kontract.core.protocol.idempotency import OF_CLIENT
+from kontract.core.security.raystream.client import ClientHandshake, SealedSession
+from kontract.core.security.raystream.payloads import Reply, SealedCall
+from kontract.core.security.raystream.suites import KEY_BYTES, VERSION, RaystreamError
 from kontract.ports import Clock, Crypto, Randomness
 
 WELL_KNOWN = "/.well-known/kontract"
@@ -55,7 +55,7 @@ class _About(Struct):
 class _Line(Struct, frozen=True, eq=False):
     """A session in use: whose it is, and when its ticket came, by this machine's clock in milliseconds."""
 
-    session: Session
+    session: SealedSession
     token: str
     since: float
 
@@ -100,7 +100,7 @@ class RaystreamTransport:
             if isinstance(line, Reply):
                 return Answer(line.status, line.headers, line.body)
             elapsed = int(self._clock.elapsed() - line.since)
-            sealed = line.session.seal(Call(function, inner, body, elapsed))
+            sealed = line.session.seal(SealedCall(function, inner, body, elapsed))
             answer = await self._wire.request("POST", RPC, _OCTETS, sealed.message)
             if _is_refusal(answer) and refused is None:
                 refused = line
@@ -128,9 +128,9 @@ class RaystreamTransport:
     def _is_over(self, line: _Line) -> bool:
         return line.session.exhausted or self._clock.elapsed() - line.since >= line.session.lifetime
 
-    async def _handshake(self, token: str) -> Session | Reply:
+    async def _handshake(self, token: str) -> SealedSession | Reply:
         public = self._pinned or await self._told()
-        handshake = Handshake(self._crypto, public, self._random.token(KEY_BYTES))
+        handshake = ClientHandshake(self._crypto, public, self._random.token(KEY_BYTES))
         answer = await self._wire.request("POST", HANDSHAKE, _OCTETS, handshake.hello(token.encode()))
         if _is_refusal(answer):
             whose = "server_key" if self._pinned else f"the key at {WELL_KNOWN}"

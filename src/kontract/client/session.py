@@ -11,10 +11,10 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
+from kontract.client.codec import Wire
 from kontract.client.errors import ClientError, InvalidAnswerError, error_of
 from kontract.client.retries import Retrying
 from kontract.client.transport import Answer
-from kontract.client.wire import Wire
 from kontract.core.errors import HttpError, UnauthorizedError
 from kontract.ports import Clock
 

@@ -13,8 +13,8 @@ from msgspec import Struct
 from kontract.client.errors import ConnectionFailedError, InvalidAnswerError, error_of
 from kontract.client.sse import Parser, ServerSentEvent
 from kontract.client.transport import Answer
-from kontract.core import values
 from kontract.core.errors import HttpError
+from kontract.core.model import values
 from kontract.ports import Clock, Randomness
 
 PATH = "/stream"

@@ -15,10 +15,11 @@ from pg8000.exceptions import DatabaseError as PgDatabaseError
 from pg8000.exceptions import InterfaceError
 from pyodide.ffi import JsException
 
-from kontract.cloudflare.wire import Connection, Tls, connect
-from kontract.core import database_url, limits, sqlstates
+from kontract.cloudflare.postgres_wire import Connection, Tls, connect
+from kontract.core import database_url, limits
 from kontract.core.database_url import DatabaseUrl, DatabaseUrlError
-from kontract.core.sql import Statement
+from kontract.core.statements import Statement
+from kontract.core.transaction import sqlstates
 from kontract.ports import DatabaseError, DatabaseUnavailableError
 
 CONNECT_MS = 5_000

@@ -16,13 +16,13 @@ from kontract.cloudflare.feed import SocketSubscriber, page_text
 from kontract.cloudflare.journal import SqliteJournal
 from kontract.cloudflare.runtime import WorkerClock, log_line
 from kontract.cloudflare.shared import SqliteCounters, SqliteRows
-from kontract.core import shared
-from kontract.core.audience import Subscriber
+from kontract.coordination.shell import CoordinatorShell
 from kontract.core.events import End, Page, Resume, Subscription
 from kontract.core.messages import decode_request, encode
-from kontract.core.shared import SharedState
+from kontract.core.protocol.audience import Subscriber
+from kontract.core.shared import state as shared
+from kontract.core.shared.state import SharedState
 from kontract.ports import CoordinatorUnavailableError
-from kontract.shell import CoordinatorShell
 
 OWNER_TABLE = "CREATE TABLE IF NOT EXISTS owner (name TEXT NOT NULL)"
 

@@ -39,7 +39,7 @@ _encode = msgspec.json.encode
 
 
 class SocketSubscriber:
-    """The object's end. Implements :class:`kontract.core.audience.Subscriber`."""
+    """The object's end. Implements :class:`kontract.core.protocol.audience.Subscriber`."""
 
     def __init__(self, socket: Any, subscription: Subscription) -> None:
         """Use a WebSocket that the object has accepted."""

@@ -11,14 +11,14 @@ from typing import Any
 
 import msgspec
 
+from kontract.coordination.recovery import Saved
 from kontract.core import limits
-from kontract.core.collection import Mark, Stage
-from kontract.core.hub import LogHead
-from kontract.core.idempotency import BRIEF
-from kontract.core.phases import Phase
-from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutOrder, PutRecord, Record
-from kontract.core.recovery import Saved
-from kontract.core.witnesses import of_settled
+from kontract.core.protocol.collection import CollectionStage, Mark
+from kontract.core.protocol.hub import LogHead
+from kontract.core.protocol.idempotency import BRIEF
+from kontract.core.protocol.phases import Phase
+from kontract.core.protocol.records import Drop, JournalEntry, PutBlock, PutEnded, PutOrder, PutRecord, Record
+from kontract.core.protocol.witnesses import of_settled
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS head (
@@ -41,7 +41,7 @@ _decode = msgspec.json.Decoder(Record).decode
 
 
 class SqliteJournal:
-    """Implements :class:`kontract.shell.Journal`."""
+    """Implements :class:`kontract.coordination.shell.Journal`."""
 
     def __init__(self, sql: Any) -> None:
         """Use ``ctx.storage.sql`` of the object."""
@@ -178,7 +178,8 @@ class SqliteJournal:
                 int(mark.stage),
             )
         self._sql.exec(
-            "DELETE FROM marks WHERE stage >= ? AND watermark < (SELECT max(watermark) FROM marks)", int(Stage.FENCES)
+            "DELETE FROM marks WHERE stage >= ? AND watermark < (SELECT max(watermark) FROM marks)",
+            int(CollectionStage.FENCES),
         )
 
     def _put_order(self, ptr: str, last: int) -> None:

@@ -16,10 +16,11 @@ from kontract.cloudflare import feed
 from kontract.cloudflare.crypto import NativeCrypto
 from kontract.cloudflare.database import HyperdriveDatabase, connector
 from kontract.cloudflare.kv import WorkerKV
-from kontract.core import logs, shared
+from kontract.core import logs
 from kontract.core.events import Subscription
 from kontract.core.messages import Answer, Request, decode_answer, encode
-from kontract.core.shared import SharedAnswer, SharedRequest
+from kontract.core.shared import state as shared
+from kontract.core.shared.state import SharedAnswer, SharedRequest
 from kontract.ports import CoordinatorStub, CoordinatorUnavailableError, Database, DOStub, Feed, KVStore, Mutex
 
 

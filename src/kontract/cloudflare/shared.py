@@ -16,7 +16,7 @@ COUNTERS = (
 
 
 class SqliteRows:
-    """Implements :class:`kontract.core.shared.SharedRows`."""
+    """Implements :class:`kontract.core.shared.state.SharedRows`."""
 
     def __init__(self, sql: Any) -> None:
         """Use ``ctx.storage.sql`` of the object."""
@@ -57,7 +57,7 @@ class SqliteRows:
 
 
 class SqliteCounters:
-    """Implements :class:`kontract.core.counters.CounterRows`."""
+    """Implements :class:`kontract.core.shared.counters.CounterRows`."""
 
     def __init__(self, sql: Any) -> None:
         """Use ``ctx.storage.sql`` of the object."""

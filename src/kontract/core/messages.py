@@ -83,7 +83,7 @@ class Prepare(Struct, frozen=True, tag="prepare", omit_defaults=True):
 
     ``epoch``: of the snapshot; numbers of different epochs do not compare. ``result`` is the encoded answer of an
     idempotent call, kept for repeated calls. ``order``: for tables with new rows, the highest number that the worker
-    knows to be in use (see :mod:`kontract.core.row_order`).
+    knows to be in use (see :mod:`kontract.core.protocol.row_order`).
     """
 
     call: str

@@ -5,7 +5,7 @@ session that was refreshed or ended; one that was neither has none, so that an a
 when the last refresh token of the session has expired.
 
 An ended session is written down here first and told to its owner's coordinator then: a coordinator that has lost its
-memory reads it from here (:meth:`kontract.core.store.SqlStore.ended_sessions`).
+memory reads it from here (:meth:`kontract.core.transaction.store.SqlStore.ended_sessions`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Annotated, TypeVar
 from msgspec import Struct
 
 from kontract.core import limits
-from kontract.core.declare import primkey, table
 from kontract.core.errors import Code, ConflictError
-from kontract.core.rows import RowType, row_type
-from kontract.core.storage import Storage
-from kontract.core.store import SYSTEM, SqlStore
-from kontract.core.transaction import Call, Transaction
+from kontract.core.model.declare import primkey, table
+from kontract.core.model.rows import RowType, row_type
+from kontract.core.transaction.storage import Storage
+from kontract.core.transaction.store import SYSTEM, SqlStore
+from kontract.core.transaction.transaction import Call, Transaction
 from kontract.gateway.context import Session
 from kontract.gateway.scope import Scope
 from kontract.gateway.tokens import Claims, invalid_token

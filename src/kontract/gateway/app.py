@@ -7,10 +7,11 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from kontract.core import headers as header_fields
-from kontract.core import sqlstates, trace
-from kontract.core.catalog import Catalog
+from kontract.core import trace
 from kontract.core.errors import Fault, HttpError, InternalError, NotFoundError, UnavailableError
-from kontract.core.store import SqlStore, TableMissingError
+from kontract.core.transaction import sqlstates
+from kontract.core.transaction.catalog import Catalog
+from kontract.core.transaction.store import SqlStore, TableMissingError
 from kontract.gateway import auth, methods, raystream, rpc, stream
 from kontract.gateway import config as configuration
 from kontract.gateway.auth import Auth

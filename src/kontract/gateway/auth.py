@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from kontract.core import incoming, limits, passwords
+from kontract.core import incoming, limits
 from kontract.core.errors import (
     ForbiddenError,
     InvalidRequestError,
@@ -33,11 +33,12 @@ from kontract.core.errors import (
     UnavailableError,
 )
 from kontract.core.messages import CheckSession, EndSession, SessionAlive, SessionEnded
-from kontract.core.refusal import refusal
+from kontract.core.protocol.refusal import refusal
+from kontract.core.security import passwords
 from kontract.gateway.accounts import Account, Accounts, Refreshed
 from kontract.gateway.addresses import subscriber
 from kontract.gateway.context import Session
-from kontract.gateway.hashing import Place
+from kontract.gateway.hashing import HashPlace
 from kontract.gateway.http import JSON, Response, encode_json
 from kontract.gateway.scope import Scope
 from kontract.gateway.sessions import authenticate, ensure_live, required
@@ -248,10 +249,10 @@ class Auth:
         if not isinstance(answer, SessionEnded):
             raise refusal(answer)
 
-    def _enter(self) -> Place:
+    def _enter(self) -> HashPlace:
         return self._scope.deployment.hashing.enter(self._platform)
 
-    async def _account(self, place: Place, name: str, password: str, session: Session) -> Account:
+    async def _account(self, place: HashPlace, name: str, password: str, session: Session) -> Account:
         salt = self._platform.random.token(passwords.SALT_BYTES)
         stored = await place.hash(lambda: passwords.make(self._platform.crypto, password, salt))
         now, places = self._platform.clock.now(), self._places(f"account/{name}")

@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 from msgspec import Struct
 
-from kontract.core import keys
-from kontract.core.keys import KeyRing
+from kontract.core.security import keys
+from kontract.core.security.keys import KeyRing
 
 SECRET = re.compile(r"[0-9a-fA-F]{64}")
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from kontract.core.perms import ALL
-from kontract.core.storage import Storage
-from kontract.core.transaction import Transaction
+from kontract.core.model.perms import ALL
+from kontract.core.transaction.storage import Storage
+from kontract.core.transaction.transaction import Transaction
 from kontract.gateway.counters import CallCounters
-from kontract.gateway.shared import SharedStorage
+from kontract.gateway.shared_storage import SharedStorage
 from kontract.ports import Clock, Log
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

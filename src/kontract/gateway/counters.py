@@ -15,8 +15,8 @@ import hmac
 import msgspec
 
 from kontract.core import limits
-from kontract.core.counters import Counters, DictCounters
-from kontract.core.shared import SharedCount, SharedValue
+from kontract.core.shared.counters import Counters, DictCounters
+from kontract.core.shared.state import SharedCount, SharedValue
 from kontract.ports import CoordinatorUnavailableError, RuntimeAdapter
 
 

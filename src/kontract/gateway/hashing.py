@@ -34,11 +34,11 @@ class HashLine:
 
     def __init__(self) -> None:
         """Begin with nobody."""
-        self.places: list[Place] = []
+        self.places: list[HashPlace] = []
         self.started_at = -float(RECENTLY_MS)
         self.has_rested = True
 
-    def enter(self, platform: RuntimeAdapter) -> Place:
+    def enter(self, platform: RuntimeAdapter) -> HashPlace:
         """Return a place, to be used with ``async with``; raises UnavailableError when the line is full.
 
         Taken before anything else is done for a login, so that one which cannot be looked at counts for nothing.
@@ -48,12 +48,12 @@ class HashLine:
         if len(self.places) >= platform.crypto.hashes_at_once * (1 + limits.HASHES_WAITING):
             message = "too many logins at this moment; try again in a second"
             raise UnavailableError(message, code=Code.BUSY, headers={"Retry-After": "1"})
-        place = Place(self, platform)
+        place = HashPlace(self, platform)
         self.places.append(place)
         return place
 
 
-class Place:
+class HashPlace:
     """One request's place. ``waits``: for its turn; ``runs``: its hash is being made."""
 
     def __init__(self, line: HashLine, platform: RuntimeAdapter) -> None:

@@ -10,10 +10,11 @@ from typing import Generic, TypeVar
 import msgspec
 from msgspec import Raw
 
-from kontract.core import limits, values
+from kontract.core import limits
 from kontract.core.errors import Code, HttpError, InvalidRequestError, PayloadTooLargeError
-from kontract.core.fields import redact
 from kontract.core.headers import put
+from kontract.core.model import values
+from kontract.core.model.fields import redact
 from kontract.ports import Outlet, Socket
 
 V = TypeVar("V")

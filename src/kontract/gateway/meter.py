@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from msgspec import structs
 
 from kontract.core.messages import Answer, Request
-from kontract.core.sql import Statement
+from kontract.core.statements import Statement
 from kontract.ports import Clock, CoordinatorStub, Database
 
 T = TypeVar("T")

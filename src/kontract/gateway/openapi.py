@@ -14,7 +14,7 @@ import msgspec
 
 from kontract.core import limits
 from kontract.core.errors import Code, HttpError
-from kontract.core.perms import may_write, name_of
+from kontract.core.model.perms import may_write, name_of
 from kontract.gateway import own_paths, rpc
 from kontract.gateway.context import Session
 from kontract.gateway.http import JSON, Response, encode_json

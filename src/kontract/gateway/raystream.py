@@ -17,10 +17,10 @@ import msgspec
 from kontract.core import headers as header_fields
 from kontract.core import limits
 from kontract.core.errors import InvalidRequestError, UnauthorizedError
-from kontract.core.keys import KeyRing
-from kontract.core.raystream.payloads import Reply
-from kontract.core.raystream.server import Randoms, Server
-from kontract.core.raystream.suites import VERSION, RaystreamError, Suite
+from kontract.core.security.keys import KeyRing
+from kontract.core.security.raystream.payloads import Reply
+from kontract.core.security.raystream.server import HandshakeServer, Randoms
+from kontract.core.security.raystream.suites import VERSION, RaystreamError, Suite
 from kontract.gateway import rpc
 from kontract.gateway.context import Session
 from kontract.gateway.http import JSON, OCTETS, Request, Response, encode_json
@@ -53,7 +53,7 @@ class Raystream:
 
     def __init__(self, crypto: Crypto, keys: KeyRing) -> None:
         """Use the keys of this deployment."""
-        self._server = Server(crypto, keys)
+        self._server = HandshakeServer(crypto, keys)
 
     async def handle(self, scope: Scope, failed: Failed) -> Response:
         """Answer; raises HttpError. Whatever goes wrong behind a message that was opened is sealed like an answer."""

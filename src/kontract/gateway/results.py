@@ -16,11 +16,12 @@ import msgspec
 from msgspec import inspect
 
 from kontract.core import headers as header_fields
-from kontract.core import limits, typed, values
+from kontract.core import limits
 from kontract.core.errors import PayloadTooLargeError
-from kontract.core.fields import redact
-from kontract.core.kinds import holds, kind_of
-from kontract.core.shown import hides
+from kontract.core.model import typed, values
+from kontract.core.model.fields import redact
+from kontract.core.model.kinds import holds, kind_of
+from kontract.core.model.shown import hides
 from kontract.gateway.http import JSON, HttpResp, Response, encode_json
 
 _EXACT = (str, int, bool, type(None))

@@ -9,9 +9,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from kontract.core.declare import BACKEND, TABLE, BackendMeta
-from kontract.core.rows import RowType
-from kontract.core.signatures import Signature
+from kontract.core.model.declare import BACKEND, TABLE, BackendMeta
+from kontract.core.model.rows import RowType
+from kontract.core.model.signatures import Signature
 from kontract.gateway.context import Context
 from kontract.gateway.results import Result
 

@@ -9,19 +9,21 @@ from typing import Any
 import msgspec
 
 from kontract.core import headers as header_fields
-from kontract.core import idempotency, limits, values
+from kontract.core import limits
 from kontract.core.errors import Code, HttpError, InternalError, InvalidRequestError, NotFoundError
-from kontract.core.perms import may_write
-from kontract.core.signatures import Passing
-from kontract.core.storage import Storage
-from kontract.core.transaction import Call, Transaction
+from kontract.core.model import values
+from kontract.core.model.perms import may_write
+from kontract.core.model.signatures import Passing
+from kontract.core.protocol import idempotency
+from kontract.core.transaction.storage import Storage
+from kontract.core.transaction.transaction import Call, Transaction
 from kontract.core.types import Isolation
 from kontract.gateway.context import Context, Session
 from kontract.gateway.http import HttpResp, Request, Response, encode_json
 from kontract.gateway.routes import Endpoint
 from kontract.gateway.scope import Scope
 from kontract.gateway.sessions import authorize, ensure_live, is_live, public_session, required
-from kontract.gateway.shared import SharedStorage
+from kontract.gateway.shared_storage import SharedStorage
 from kontract.gateway.transact import Transactor
 
 PREFIX = "/rpc/"

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from kontract.core.fields import without
-from kontract.core.perms import READ, WRITE
+from kontract.core.model.fields import without
+from kontract.core.model.perms import READ, WRITE
 
 REFERENCE = "#/components/schemas/"
 

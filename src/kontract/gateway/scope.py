@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from kontract.core.catalog import Catalog
+from kontract.core.transaction.catalog import Catalog
 from kontract.gateway.config import Config
 from kontract.gateway.counters import CallCounters, LocalCounters
 from kontract.gateway.hashing import HashLine

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from kontract.core.declare import BackendMeta
 from kontract.core.errors import ForbiddenError, PermissionDeniedError, UnauthorizedError
 from kontract.core.messages import CheckSession, SessionAlive
-from kontract.core.perms import name_of
-from kontract.core.refusal import refusal
+from kontract.core.model.declare import BackendMeta
+from kontract.core.model.perms import name_of
+from kontract.core.protocol.refusal import refusal
 from kontract.gateway.config import Config
 from kontract.gateway.context import Session
 from kontract.gateway.http import Request

@@ -24,13 +24,13 @@ import msgspec
 from kontract.core import incoming, limits
 from kontract.core.errors import InvalidRequestError, NotFoundError, UnavailableError
 from kontract.core.events import Batch, Change, End, Page, RowChange, Subscription, kind, parse_position, position
-from kontract.core.fields import redact
 from kontract.core.messages import SessionEnded
+from kontract.core.model.fields import redact
+from kontract.core.model.perms import READ
+from kontract.core.model.rows import RowType
 from kontract.core.pace import Pace
-from kontract.core.perms import READ
-from kontract.core.refusal import refusal
-from kontract.core.rows import RowType
-from kontract.core.store import SqlStore, TableMissingError
+from kontract.core.protocol.refusal import refusal
+from kontract.core.transaction.store import SqlStore, TableMissingError
 from kontract.core.types import Version
 from kontract.gateway import sse
 from kontract.gateway.addresses import subscriber

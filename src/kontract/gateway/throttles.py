@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from kontract.core import limits
 from kontract.core.errors import RateLimitedError
-from kontract.core.store import SYSTEM
+from kontract.core.transaction.store import SYSTEM
 from kontract.gateway.scope import Scope
 
 IsKnown = Callable[[], Awaitable[bool]]

@@ -19,9 +19,9 @@ from msgspec import Meta, Struct
 
 from kontract.core import incoming, limits
 from kontract.core.errors import InvalidRequestError, UnauthorizedError
-from kontract.core.keys import KeyRing
-from kontract.core.perms import ALL
-from kontract.core.store import SYSTEM
+from kontract.core.model.perms import ALL
+from kontract.core.security.keys import KeyRing
+from kontract.core.transaction.store import SYSTEM
 from kontract.gateway.context import Session
 from kontract.ports import Randomness
 

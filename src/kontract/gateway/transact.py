@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
-from kontract.core.attempts import Attempts, Outcome
 from kontract.core.errors import ReadOnlyError
-from kontract.core.perms import ALL
-from kontract.core.rows import RowType
-from kontract.core.storage import Storage
-from kontract.core.store import SqlStore
-from kontract.core.transaction import Call, RetryError, Transaction
+from kontract.core.model.perms import ALL
+from kontract.core.model.rows import RowType
+from kontract.core.transaction.attempts import Attempts, Outcome
+from kontract.core.transaction.storage import Storage
+from kontract.core.transaction.store import SqlStore
+from kontract.core.transaction.transaction import Call, RetryError, Transaction
 from kontract.gateway.meter import MeteredDatabase
 from kontract.gateway.scope import Scope
 from kontract.ports import Clock, Randomness

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kontract.gateway.shared import SharedStorage
+    from kontract.gateway.shared_storage import SharedStorage
     from kontract.ports import DOStub, KVStore
     from kontract.server.adapter import GatewayServer, RuntimeAdapter, create_gateway
     from kontract.server.shared_postgres import PostgresShared
@@ -41,7 +41,7 @@ _HOMES = {
     "KeyValue": "kontract.server.tikv",
     "PostgresShared": "kontract.server.shared_postgres",
     "RuntimeAdapter": "kontract.server.adapter",
-    "SharedStorage": "kontract.gateway.shared",
+    "SharedStorage": "kontract.gateway.shared_storage",
     "TiKVClient": "kontract.server.tikv",
     "TiKVUnavailableError": "kontract.server.tikv",
     "connect_tikv": "kontract.server.tikv",

@@ -26,9 +26,9 @@ from kontract.gateway.app import Gateway
 from kontract.gateway.config import ConfigurationError
 from kontract.gateway.routes import Registry
 from kontract.ports import Database, DOStub, KVStore, Log
+from kontract.ports.shared_log import SharedLog
 from kontract.server.assets import Assets
 from kontract.server.clients import Clients
-from kontract.server.coordination.log import SharedLog
 from kontract.server.database import Pool
 from kontract.server.http import Http
 from kontract.server.runtime import ManyNodes, SingleProcess, log_line

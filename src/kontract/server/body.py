@@ -23,7 +23,7 @@ _CUT_OFF = "the request body ended before it was complete"
 _RETRY_LATER = {"Retry-After": "1"}
 
 
-class Exchange(Protocol):
+class BodySource(Protocol):
     """The request that a body belongs to."""
 
     task: asyncio.Task[Any]
@@ -66,7 +66,7 @@ class Body:
     __slots__ = ("_address", "_chunks", "_exchange", "_length", "_protocol", "_room", "_taken", "_unread")
 
     def __init__(
-        self, protocol: Any, headers: Mapping[str, str], exchange: Exchange, room: BodyRoom, address: str
+        self, protocol: Any, headers: Mapping[str, str], exchange: BodySource, room: BodyRoom, address: str
     ) -> None:
         """Read from ``protocol``, with ``room`` for it that is counted for ``address``."""
         self._protocol = protocol

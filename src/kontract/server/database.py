@@ -1,7 +1,7 @@
 """PostgreSQL through asyncpg: a pool for the server, and a single connection for commands and tests.
 
-Every statement of :mod:`kontract.core.sql` stands alone, so a request holds a connection while a statement runs and not
-longer: a few connections serve hundreds of requests that wait for something else.
+Every statement of :mod:`kontract.core.transaction.sql` stands alone, so a request holds a connection while a statement
+runs and not longer: a few connections serve hundreds of requests that wait for something else.
 
 What stops a statement that waits on a lock when this process dies is PostgreSQL's ``statement_timeout``. How it is set
 depends on what stands between, which the first connection finds out (:class:`Access`):
@@ -24,8 +24,9 @@ from typing import Any
 import asyncpg
 from msgspec import Struct
 
-from kontract.core import limits, sqlstates
-from kontract.core.sql import Statement
+from kontract.core import limits
+from kontract.core.statements import Statement
+from kontract.core.transaction import sqlstates
 from kontract.ports import DatabaseError, DatabaseUnavailableError
 from kontract.server.connect import connect
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from kontract.core.audience import Subscriber
 from kontract.core.events import End, Frame, Page, Subscription, decode_frame, encode_frame
-from kontract.core.hub import Hub
+from kontract.core.protocol.audience import Subscriber
+from kontract.core.protocol.hub import Hub
 from kontract.ports import CoordinatorUnavailableError, FeedClosedError
 
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 import msgspec
 
+from kontract.coordination.recovery import Saved
 from kontract.core import limits
-from kontract.core.collection import Mark, Stage
-from kontract.core.hub import LogHead
-from kontract.core.phases import Phase
-from kontract.core.records import Drop, JournalEntry, PutBlock, PutEnded, PutOrder, PutRecord, Record, is_kept
-from kontract.core.recovery import Saved
-from kontract.core.witnesses import of_records
+from kontract.core.protocol.collection import CollectionStage, Mark
+from kontract.core.protocol.hub import LogHead
+from kontract.core.protocol.phases import Phase
+from kontract.core.protocol.records import Drop, JournalEntry, PutBlock, PutEnded, PutOrder, PutRecord, Record, is_kept
+from kontract.core.protocol.witnesses import of_records
 
 
 class MemoryJournal:
@@ -118,7 +118,7 @@ class MemoryJournal:
         """Keep marks; one that is done goes as soon as there is a newer one."""
         self._marks.update({mark.watermark: mark for mark in marks})
         newest = max(self._marks, default=0)
-        self._marks = {w: mark for w, mark in self._marks.items() if mark.stage < Stage.FENCES or w == newest}
+        self._marks = {w: mark for w, mark in self._marks.items() if mark.stage < CollectionStage.FENCES or w == newest}
 
     @staticmethod
     def _decode(raw: bytes) -> Record:

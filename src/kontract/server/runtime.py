@@ -10,20 +10,20 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from kontract.coordination.node import Node
+from kontract.coordination.shell import CoordinatorShell
 from kontract.core import limits, logs
 from kontract.core.errors import RateLimitedError
 from kontract.core.events import Subscription
 from kontract.core.messages import Answer, Request, decode_answer, decode_request, encode
-from kontract.core.shared import DictRows, SharedState
+from kontract.core.shared.state import DictRows, SharedState
 from kontract.ports import CoordinatorStub, Database, DOStub, Feed, KVStore, Log, Mutex
-from kontract.server.coordination.log import SharedLog
-from kontract.server.coordination.node import Node
+from kontract.ports.shared_log import SharedLog
 from kontract.server.crypto import NativeCrypto
 from kontract.server.feed import LocalFeed, Source
 from kontract.server.journal import MemoryJournal
 from kontract.server.shared import LocalShared
 from kontract.server.system import SystemClock, SystemRandomness
-from kontract.shell import CoordinatorShell
 
 
 def log_line(level: str, event: str, **fields: Any) -> None:

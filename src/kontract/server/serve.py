@@ -19,20 +19,21 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.server.embed import Server as Granian
 
-from kontract.core import limits, logs, sqlstates
-from kontract.core.sql import Statement
+from kontract.core import limits, logs
+from kontract.core.statements import Statement
+from kontract.core.transaction import sqlstates
 from kontract.gateway.app import Gateway
 from kontract.gateway.routes import Registry
 from kontract.ports import DatabaseError, DatabaseUnavailableError, Log, RuntimeAdapter
 from kontract.server import exporter
 from kontract.server.assets import Assets
 from kontract.server.clients import Clients
-from kontract.server.coordination.postgres import PostgresLog
-from kontract.server.coordination.tikv import TiKVLog
 from kontract.server.database import Pool
 from kontract.server.http import Http
 from kontract.server.runtime import ManyNodes, SingleProcess
 from kontract.server.settings import LOG_LEVELS, Settings, SettingsError
+from kontract.server.shared_log.postgres import PostgresLog
+from kontract.server.shared_log.tikv import TiKVLog
 from kontract.server.shared_postgres import PostgresShared
 from kontract.server.shared_tikv import create_tikv_adapter
 from kontract.server.sockets import PeerSockets
@@ -62,7 +63,7 @@ TABLES = ["storage", "trxs", "coordination", "coordination_log", "coordination_c
 Ready = Callable[[], None]
 
 
-class Platform(RuntimeAdapter, Protocol):
+class ServedPlatform(RuntimeAdapter, Protocol):
     """A platform of a server process, which is started and stopped."""
 
     async def start(self) -> None:
@@ -78,7 +79,7 @@ class Platform(RuntimeAdapter, Protocol):
         ...
 
 
-def open_platform(settings: Settings, pool: Pool, log: Log) -> Platform:
+def open_platform(settings: Settings, pool: Pool, log: Log) -> ServedPlatform:
     """Return the platform that the settings ask for. The one place that knows which coordinations there are."""
     if settings.coordination == "memory":
         return SingleProcess(pool.database, settings.environment, log)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kontract.core import shared
-from kontract.core.shared import SharedAnswer, SharedRequest, SharedState
+from kontract.core.shared import state as shared
+from kontract.core.shared.state import SharedAnswer, SharedRequest, SharedState
 from kontract.ports import Clock
 
 

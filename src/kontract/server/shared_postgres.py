@@ -11,8 +11,8 @@ from typing import Any
 from msgspec import Raw
 
 from kontract.core import limits
-from kontract.core.counters import evicted_at_once
-from kontract.core.shared import (
+from kontract.core.shared.counters import evicted_at_once
+from kontract.core.shared.state import (
     SharedAnswer,
     SharedCount,
     SharedDelete,
@@ -24,7 +24,7 @@ from kontract.core.shared import (
     SharedValue,
     counted,
 )
-from kontract.core.sql import Statement
+from kontract.core.statements import Statement
 from kontract.ports import Clock, CoordinatorUnavailableError, Database, DatabaseError, DatabaseUnavailableError
 from kontract.server.system import SystemClock
 

@@ -25,8 +25,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from kontract.core import limits
-from kontract.core.counters import Counters, DictCounters
-from kontract.core.shared import (
+from kontract.core.shared.counters import Counters, DictCounters
+from kontract.core.shared.state import (
     SharedAnswer,
     SharedCount,
     SharedGet,
@@ -70,7 +70,7 @@ class Kept(Struct, frozen=True, array_like=True):
 
 
 class _OneRow:
-    """A single value, as :class:`~kontract.core.shared.SharedState` wants to see it: the rules are there."""
+    """A single value, as :class:`~kontract.core.shared.state.SharedState` wants to see it: the rules are there."""
 
     def __init__(self, found: tuple[str, int | None] | None, count: int) -> None:
         self.found = found
@@ -299,7 +299,7 @@ class TiKVStore:
 def create_tikv_adapter(
     client: TiKVClient | AtomicTiKVClient, *, clock: Clock | None = None
 ) -> tuple[TiKVShared, TiKVStore]:
-    """Return (do_stub, kv) over a client: the two halves of a :class:`~kontract.gateway.shared.SharedStorage`.
+    """Return (do_stub, kv) over a client: the two halves of a :class:`~kontract.gateway.shared_storage.SharedStorage`.
 
     ``do_stub.for_owner(owner)`` is the state of one owner; ``do_stub`` itself that of the owner without a name.
 

@@ -14,9 +14,10 @@ import httpx
 import msgspec
 
 from kontract.client import Answer, Client, Retries
-from kontract.core import logs, values
+from kontract.core import logs
 from kontract.core.errors import HttpError
-from kontract.core.perms import ALL
+from kontract.core.model import values
+from kontract.core.model.perms import ALL
 from kontract.gateway import rpc
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import Request, Response

@@ -25,7 +25,7 @@ import msgspec
 from msgspec import Raw
 
 from kontract.core import limits
-from kontract.core.shared import (
+from kontract.core.shared.state import (
     DictRows,
     SharedAnswer,
     SharedCount,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kontract.core.perms import ALL
+from kontract.core.model.perms import ALL
 from kontract.gateway.config import read_keys
 from kontract.gateway.context import Session
 from kontract.gateway.tokens import Kind, Tokens

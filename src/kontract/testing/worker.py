@@ -13,7 +13,7 @@ from kontract.cli.toolchain.processes import free_port
 from kontract.cli.toolchain.reaper import Reaper
 from kontract.cli.toolchain.wrangler import DevServer
 from kontract.client import Client
-from kontract.core.perms import ALL
+from kontract.core.model.perms import ALL
 from kontract.server import env_file
 from kontract.testing import sessions
 

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from kontract.cli.build.declared import WrongError
-from kontract.core.perms import NAMES
+from kontract.core.model.perms import NAMES
 
 READ_NOT_RUN = "The application is read, not run."
 

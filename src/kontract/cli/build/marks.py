@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from kontract.cli.build import literals
 from kontract.cli.build.declared import WrongError
 from kontract.cli.build.names import Names
-from kontract.core.perms import READ
+from kontract.core.model.perms import READ
 
 _AROUND = frozenset({"Optional", "Union", "Required", "NotRequired", "ReadOnly", "Final", "ClassVar"})
 """What may stand around the type of a field, its mark inside: it is still the field's."""

@@ -14,7 +14,7 @@ from kontract.cli.build.marks import Marks, unquoted
 from kontract.cli.build.names import Names
 from kontract.cli.build.types import TypeFlawError, Types
 from kontract.core import limits
-from kontract.core.perms import NAMES, may_write, name_of
+from kontract.core.model.perms import NAMES, may_write, name_of
 
 _BACKEND = ("name", "ugroup", "perm", "egroup", "public", "isolation", "max_attempts")
 _TABLE = ("rows", "stream")

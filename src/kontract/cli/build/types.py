@@ -21,8 +21,8 @@ from typing import Any, NamedTuple, TypedDict
 import msgspec
 from msgspec import inspect
 
-from kontract.core import typed
-from kontract.core.kinds import Kind, alternatives, parts
+from kontract.core.model import typed
+from kontract.core.model.kinds import Kind, alternatives, parts
 
 KNOWN = frozenset({
     "builtins", "collections", "collections.abc", "dataclasses", "datetime", "decimal", "enum", "fractions", "kontract",

@@ -16,7 +16,7 @@ from kontract.cli.migrations.role import grants
 from kontract.cli.table import Listed, list_tables
 from kontract.cli.toolchain import database_url
 from kontract.cli.toolchain.problem import Problem
-from kontract.core import fences, sql
+from kontract.core.transaction import fences, sql
 from kontract.core.types import Order
 
 _STATEMENT_MS = 30_000
@@ -381,7 +381,7 @@ _NORMAL = {
     Order.INSTANT: r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z",
     Order.TIME: r"[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}",
 }
-"""What is stored of each (kontract.core.values)."""
+"""What is stored of each (kontract.core.model.values)."""
 
 
 async def _spellings(connection: asyncpg.Connection, table: Listed, fields: Sequence[tuple[str, str]]) -> list[Finding]:

@@ -22,7 +22,7 @@ from kontract.cli.toolchain.problem import Problem
 from kontract.cli.toolchain.progress import say
 
 if TYPE_CHECKING:
-    from kontract.core.rows import RowType
+    from kontract.core.model.rows import RowType
     from kontract.gateway.routes import Registry
 
 LANGUAGES = {"ts": typescript.render, "py": python.render}

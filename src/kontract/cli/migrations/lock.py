@@ -27,7 +27,7 @@ SIDE_BY_SIDE = "During a deploy old and new code run side by side, and rows that
 
 
 @dataclass(frozen=True)
-class Change:
+class SchemaChange:
     """One difference. ``why``: the reason why it is refused; None for a change that is safe."""
 
     what: str
@@ -39,14 +39,14 @@ class Difference:
     """What lies between the lock file and the application."""
 
     added: list[str] = field(default_factory=list)
-    changes: list[Change] = field(default_factory=list)
+    changes: list[SchemaChange] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         """Whether there is any."""
         return bool(self.added or self.changes)
 
     @property
-    def refused(self) -> list[Change]:
+    def refused(self) -> list[SchemaChange]:
         """Return the changes that are not safe."""
         return [change for change in self.changes if change.why is not None]
 
@@ -103,7 +103,7 @@ def compare(locked: dict[str, dict[str, Any]], declared: dict[str, Table]) -> Di
             difference.added.append(name)
     for name in sorted(locked.keys() - declared.keys()):
         difference.changes.append(
-            Change(
+            SchemaChange(
                 f"Table {name} has no struct any more.",
                 f"{SIDE_BY_SIDE} What still runs would lose the table under its hands: deploy the code without it "
                 "first, and remove the table in a later release.",
@@ -112,11 +112,11 @@ def compare(locked: dict[str, dict[str, Any]], declared: dict[str, Table]) -> Di
     return difference
 
 
-def _changes(name: str, old: dict[str, Any], new: Table) -> Iterator[Change]:
+def _changes(name: str, old: dict[str, Any], new: Table) -> Iterator[SchemaChange]:
     before, after = old["fields"], new["fields"]
     gone = [one for one in before if one not in after]
     for one in gone:
-        yield Change(
+        yield SchemaChange(
             f"Field {name}.{one} is gone (or has another name).",
             f"{SIDE_BY_SIDE} Old code would miss the field in rows that new code wrote, and its values would stay "
             "behind, unread. Add the new field beside it, copy by functions, and take the old one away last.",
@@ -132,53 +132,53 @@ def _changes(name: str, old: dict[str, Any], new: Table) -> Iterator[Change]:
             why = (
                 "Every user would lose sight of the rows that others created, from one half of the deploy to the other."
             )
-        yield Change(f"Table {name} has rows={new['rows']!r} instead of {old['rows']!r}.", why)
+        yield SchemaChange(f"Table {name} has rows={new['rows']!r} instead of {old['rows']!r}.", why)
     if old["stream"] != new["stream"]:
-        yield Change(f"Table {name} has stream={new['stream']!r} instead of {old['stream']!r}.")
+        yield SchemaChange(f"Table {name} has stream={new['stream']!r} instead of {old['stream']!r}.")
     if old["options"] != new["options"]:
-        yield Change(
+        yield SchemaChange(
             f"The struct of table {name} has {new['options'] or 'no options'} instead of {old['options'] or 'none'}.",
             "Options such as rename= change under which names, or whether, fields are stored: rows of old code would "
             "look different from those of new code.",
         )
 
 
-def _added(table: str, name: str, now: dict[str, Any], old: dict[str, Any]) -> Change:
+def _added(table: str, name: str, now: dict[str, Any], old: dict[str, Any]) -> SchemaChange:
     what = f"Field {table}.{name} is new."
     if now["default"] is None:
-        return Change(
+        return SchemaChange(
             what,
             f"It has no default. {SIDE_BY_SIDE} No such row has the field, so reading one would fail: give it a "
             "default, fill it by a function, and take the default away in a later release.",
         )
     if old["options"].get("forbid_unknown_fields"):
-        return Change(
+        return SchemaChange(
             what,
             f"The struct has forbid_unknown_fields. {SIDE_BY_SIDE} Old code could not read a row that new code wrote: "
             "deploy it without that option first.",
         )
-    return Change(what)
+    return SchemaChange(what)
 
 
 _PERM = re.compile(r"(?:\w+\.)*perm\((?:\w+\.)*perms\.(\w+)\)")
 
 
-def _altered(name: str, before: dict[str, Any], now: dict[str, Any]) -> Iterator[Change]:
+def _altered(name: str, before: dict[str, Any], now: dict[str, Any]) -> Iterator[SchemaChange]:
     if _PERM.sub("perm()", before["type"]) != _PERM.sub("perm()", now["type"]) and not _only_perm(before, now):
-        yield Change(
+        yield SchemaChange(
             f"Field {name} has the type {now['type']} instead of {before['type']}.",
             f"{SIDE_BY_SIDE} Each would have to read what the other writes. If the new type takes every old value and "
             "old code takes every new one, say so with --skeleton; otherwise add a new field.",
         )
     elif before["type"] != now["type"]:
-        yield Change(f"The permission of field {name} is another one.")
+        yield SchemaChange(f"The permission of field {name} is another one.")
     if before["default"] is not None and now["default"] is None:
-        yield Change(
+        yield SchemaChange(
             f"Field {name} has no default any more.",
             f"{SIDE_BY_SIDE} Rows without the field could not be read any more: fill it in all of them first.",
         )
     elif before["default"] != now["default"]:
-        yield Change(f"Field {name} has the default {now['default']} instead of {before['default']}.")
+        yield SchemaChange(f"Field {name} has the default {now['default']} instead of {before['default']}.")
 
 
 def _only_perm(before: dict[str, Any], now: dict[str, Any]) -> bool:

@@ -11,8 +11,8 @@ from typing import Any
 from kontract.cli.migrations import files, lock, structs
 from kontract.cli.toolchain.checkout import write_atomically
 from kontract.cli.toolchain.problem import Problem
-from kontract.core import perms
-from kontract.core.sql import quote
+from kontract.core.model import perms
+from kontract.core.transaction.sql import quote
 
 TABLE = """CREATE TABLE IF NOT EXISTS {ptr} (
   id            TEXT COLLATE "C" NOT NULL,
@@ -145,7 +145,7 @@ def _take_base(root: Path, locked: dict[str, dict[str, Any]], declared: dict[str
             locked[name] = lock.entry(declared[name], ptr)
 
 
-def _reasons(changes: Sequence[lock.Change]) -> str:
+def _reasons(changes: Sequence[lock.SchemaChange]) -> str:
     return "\n".join(f"  - {change.what} {change.why}" for change in changes)
 
 

@@ -9,9 +9,10 @@ import asyncpg
 
 from kontract.cli.migrations import database, lock, new
 from kontract.cli.toolchain.problem import Problem
-from kontract.core import fences, perms, sql
 from kontract.core.limits import POINTER_CACHE_MS
-from kontract.core.store import SYSTEM
+from kontract.core.model import perms
+from kontract.core.transaction import fences, sql
+from kontract.core.transaction.store import SYSTEM
 
 COLUMNS = {"id": "text", "data": "jsonb", "_txid": "int8", "_deleted_txid": "int8", "_owner": "text", "_order": "int4"}
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 import asyncpg
 
 from kontract.cli.toolchain.problem import Problem
-from kontract.core import limits, sql
+from kontract.core import limits
+from kontract.core.transaction import sql
 
 PASSWORD = "KONTRACT_ROLE_PASSWORD"  # noqa: S105 - the name of a variable
 """Where `kontract migrate --gateway-role` finds the password of a role that it makes or changes."""

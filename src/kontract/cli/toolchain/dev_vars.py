@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kontract.cli.toolchain.checkout import write_atomically
 from kontract.cli.toolchain.problem import Problem
-from kontract.core import keys
+from kontract.core.security import keys
 from kontract.server.env_file import parse
 
 SECRET_FORM = re.compile(r"[0-9a-fA-F]{64}")

@@ -1,0 +1,1 @@
+"""The application's model: what it declares, and what its rows, fields and arguments mean."""

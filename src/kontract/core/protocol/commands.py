@@ -1,0 +1,120 @@
+"""What stands in the shared log: batches of commands, as JSON."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from kontract.core.messages import Request
+
+LEFT_BEHIND = 2
+"""Of a batch in which the database has gone back: what nodes of version 1 remember of calls may be gone. They stop."""
+
+NEWEST = LEFT_BEHIND
+"""The highest version of a batch that this release understands. Others than LEFT_BEHIND have VERSION."""
+
+VERSION = 1
+"""Of the state machine. Nodes replay each other's entries, so all of them must come to the same state.
+
+Raise it with every change that lets a coordinator decide otherwise than before; ``tests/core/protocol/test_machine.py``
+fails when that was forgotten. Then the first new node starts the owner anew (its epoch is raised), and old ones stop.
+"""
+
+
+class Start(Struct, frozen=True, tag="start"):
+    """A node has raised the epoch in PostgreSQL: begin, or go on, in it, above ``last_txid``.
+
+    ``generation`` names the event log that begins here. ``order``: the rows' numbers, by table; None from a node of a
+    release that does not know them. ``left_behind``: the database has gone back in time, was reset or replaced; nothing
+    that was remembered of calls holds any more.
+    """
+
+    epoch: int
+    last_txid: int
+    generation: str
+    order: dict[str, int] | None = None
+    left_behind: bool = False
+
+
+class Ask(Struct, frozen=True, tag="ask"):
+    """A message of one of the node's callers, who waits under ``ticket``."""
+
+    ticket: int
+    request: Request
+
+
+class Forget(Struct, frozen=True, tag="forget"):
+    """Callers of the node have gone."""
+
+    tickets: list[int]
+
+
+class Resolved(Struct, frozen=True, tag="resolved"):
+    """What the fence of ``txid`` holds; None: the database did not answer."""
+
+    txid: int
+    fence: int | None
+
+
+class EpochRead(Struct, frozen=True, tag="epoch_read"):
+    """What the epoch row holds; None: the database did not answer."""
+
+    current: int | None
+
+
+class Tick(Struct, frozen=True, tag="tick"):
+    """Time has passed: something is due."""
+
+
+class Claim(Struct, frozen=True, tag="claim"):
+    """The node wants to do what the collection has due; whoever is first does it."""
+
+
+class Collected(Struct, frozen=True, tag="collected"):
+    """What was due up to ``up_to`` has been removed (``stage`` 0: nothing was). ``rest``: that is all for now."""
+
+    stage: int
+    up_to: int
+    rest: bool
+
+
+Command: TypeAlias = Start | Ask | Forget | Resolved | EpochRead | Tick | Claim | Collected
+
+
+class CommandBatch(Struct, frozen=True):
+    """Commands of one node, in their order. ``number``: of the node's batches; one that comes again is passed over."""
+
+    node: str
+    number: int
+    commands: list[Command]
+    version: int = VERSION
+
+
+def batch_of(node: str, number: int, given: list[Command]) -> CommandBatch:
+    """Return a batch of the version that its commands need."""
+    leaves = any(isinstance(command, Start) and command.left_behind for command in given)
+    return CommandBatch(node, number, given, LEFT_BEHIND if leaves else VERSION)
+
+
+encode_batch = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(CommandBatch).decode
+
+
+class _Version(Struct):
+    version: int
+
+
+_decode_version = msgspec.json.Decoder(_Version).decode
+
+
+def version_of(text: bytes) -> int:
+    """Return the version of a batch, or of a checkpoint, whatever else is in it."""
+    return _decode_version(text).version
+
+
+def decode_batch(batch: bytes) -> CommandBatch:
+    """Decode a batch of this version; raises msgspec.ValidationError."""
+    decoded: CommandBatch = _decode(batch)
+    return decoded

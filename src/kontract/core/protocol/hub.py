@@ -1,0 +1,229 @@
+"""Who listens to an owner's changes, and what each has been sent: a pure state machine beside the coordinator.
+
+A subscriber first catches up, page by page and at its own pace (:meth:`Hub.page`), out of the event log, which is the
+journal. When a page reaches the present it goes *live*: from then on it is sent each transaction as it becomes visible,
+in txid order. What was sent last is kept with the subscription (on Cloudflare in the attachment of a hibernating
+WebSocket), so that an object which starts again goes on exactly there.
+
+A commit visits those who listen to what it changed, and nobody else (:class:`Audience`).
+
+Publishing follows the watermark. After a start the coordinator does not know in detail what had finished before, so the
+hub waits until it serves and then reads the log from each live subscriber's last transaction on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from msgspec import Struct
+
+from kontract.core import limits
+from kontract.core.events import (
+    Batch,
+    End,
+    Page,
+    Subscription,
+    batch_of,
+    encode_frame,
+    parse_position,
+    position,
+)
+from kontract.core.protocol.audience import Audience, Subscriber
+from kontract.core.protocol.records import Record
+
+
+class LogHead(Struct, frozen=True):
+    """The event log: its generation, and the highest txid whose events are gone."""
+
+    generation: str
+    floor: int
+
+
+class EventLog(Protocol):
+    """The journal, as a log of committed transactions."""
+
+    def log_head(self) -> LogHead:
+        """Return where the log begins."""
+        ...
+
+    def committed(self, after: int, up_to: int) -> list[Record]:
+        """Return the first committed records above ``after`` up to ``up_to``, in txid order; none: there are none.
+
+        At most limits.EVENT_PAGE_TRANSACTIONS, and no further one once they have limits.EVENT_PAGE_BYTES.
+        """
+        ...
+
+    def published(self) -> int:
+        """Return up to which transaction all lines were up to date; 0 when that is not known."""
+        ...
+
+    def write_published(self, txid: int) -> None:
+        """Keep that, for as long as lines may live; a journal that starts over forgets it."""
+        ...
+
+
+PUBLISHED_EVERY = 64
+"""Transactions after which it is written down that they were published: an object that wakes reads so many at most."""
+
+
+class Hub:
+    """The subscribers of one owner."""
+
+    def __init__(self, log: EventLog) -> None:
+        """Nobody listens yet."""
+        self._log = log
+        self._audience = Audience()
+        self._last_number = 0
+        self._caught_up = False
+        self._noted = 0
+
+    def __len__(self) -> int:
+        """Count the subscribers."""
+        return len(self._audience)
+
+    def has_room(self, user: str) -> bool:
+        """Whether ``user`` may open another stream."""
+        return self._audience.of_user(user) < limits.STREAMS_PER_USER and len(self) < limits.STREAMS
+
+    def add(self, subscriber: Subscriber) -> None:
+        """Take a new subscriber."""
+        self._last_number += 1
+        subscriber.subscription.number = self._last_number
+        self._audience.add(subscriber)
+        subscriber.keep()
+
+    def restore(self, subscribers: Iterable[Subscriber]) -> None:
+        """Take subscribers whose connections have outlived an earlier life of this object."""
+        for subscriber in subscribers:
+            self._audience.add(subscriber)
+            self._last_number = max(self._last_number, subscriber.subscription.number)
+
+    def remove(self, number: int) -> None:
+        """Forget a subscriber that has gone."""
+        self._audience.remove(number)
+
+    def find(self, number: int) -> Subscriber | None:
+        """Return a subscriber by its number."""
+        return self._audience.find(number)
+
+    def page(self, subscriber: Subscriber, since: str | None, watermark: int) -> Page:
+        """Return what comes after ``since`` (None: nothing, only what comes later), and go live at its end."""
+        subscription, head = subscriber.subscription, self._log.log_head()
+        if since is None:
+            return self._live(subscriber, Page(position(head.generation, watermark), live=True), watermark)
+        parsed = parse_position(since)
+        if parsed is None or parsed[0] != head.generation or parsed[1] > watermark:
+            return self._reset(subscriber, "this position is not of this log", watermark)
+        after = parsed[1]
+        if after < head.floor:
+            return self._reset(subscriber, "what came after this position is not kept any more", watermark)
+        records = self._log.committed(after, watermark)
+        if not records:
+            return self._live(subscriber, Page(position(head.generation, watermark), live=True), watermark)
+        batches = [batch for record in records if (batch := _relevant(record, subscription)) is not None]
+        return Page(position(head.generation, records[-1].txid), batches)
+
+    def publish(self, records: list[Record], watermark: int) -> None:
+        """Send transactions that have become visible, in txid order. Called with every step while serving."""
+        if not self._caught_up:
+            self._caught_up = True
+            self._catch_up(watermark)
+            return
+        self._send(records)
+        if watermark - self._noted >= PUBLISHED_EVERY:
+            self.note(watermark)
+
+    def interrupt(self) -> None:
+        """Prepare for another coordinator, which starts from the journal: publish nothing until it serves."""
+        self._caught_up = False
+
+    def end_session(self, session: str) -> None:
+        """End the streams of a session that was ended."""
+        for subscriber in self._audience.of_session(session):
+            self._end(subscriber, "session")
+
+    def cut(self) -> None:
+        """Close every stream without a word: whoever listens comes back, and resumes where it was."""
+        for subscriber in self._audience:
+            self._close(subscriber)
+
+    def end_all(self, reason: str) -> None:
+        """End every stream: the coordinator has stopped, and another one publishes."""
+        for subscriber in self._audience:
+            self._end(subscriber, reason)
+
+    def note(self, watermark: int) -> None:
+        """Write down that all lines are up to date: before the log forgets what did not concern them, and now and then.
+
+        It is one mark for all of them. What was sent to a line after that stands with its subscription.
+        """
+        if self._caught_up and watermark > self._noted:
+            self._noted = watermark
+            self._log.write_published(watermark)
+
+    def _send(self, records: list[Record]) -> None:
+        for record in records:
+            listeners = self._audience.of(record.writes)
+            texts: dict[object, str | None] = {}  # most of them are sent the same
+            for subscriber in listeners:
+                subscription = subscriber.subscription
+                if not subscription.live or subscription.last >= record.txid:
+                    continue
+                same = (tuple(subscription.tables), subscription.user if subscription.own else None)
+                if same not in texts:
+                    texts[same] = _text(_relevant(record, subscription))
+                text = texts[same]
+                if text is not None:
+                    subscription.last = record.txid
+                    subscriber.keep()
+                    subscriber.send(text)
+
+    def _end(self, subscriber: Subscriber, reason: str) -> None:
+        subscriber.send(encode_frame(End(reason)).decode())
+        self._close(subscriber)
+
+    def _close(self, subscriber: Subscriber) -> None:
+        subscriber.close()
+        self.remove(subscriber.subscription.number)
+
+    def _catch_up(self, watermark: int) -> None:
+        """Send what was missed between two lives of this object. The log is read once, for all lines together."""
+        floor, published = self._log.log_head().floor, self._log.published()
+        after = watermark
+        for subscriber in self._audience:
+            subscription = subscriber.subscription
+            if not subscription.live:
+                continue
+            last = max(subscription.last, published)
+            if last < floor or last > watermark:
+                self._end(subscriber, "restart")  # it comes back with its own position
+            else:
+                subscription.last = last
+                after = min(after, last)
+        while records := self._log.committed(after, watermark):
+            self._send(records)
+            after = records[-1].txid
+        self._noted = published
+        self.note(watermark)
+
+    @staticmethod
+    def _live(subscriber: Subscriber, page: Page, watermark: int) -> Page:
+        subscriber.subscription.live = True
+        subscriber.subscription.last = watermark
+        subscriber.keep()
+        return page
+
+    def _reset(self, subscriber: Subscriber, reason: str, watermark: int) -> Page:
+        at = position(self._log.log_head().generation, watermark)
+        return self._live(subscriber, Page(at, live=True, reset=reason), watermark)
+
+
+def _relevant(record: Record, subscription: Subscription) -> Batch | None:
+    """Return the changes of a record that concern a subscription; None when there are none."""
+    writes = [write for write in record.writes if subscription.hears(write.table, write.owner or "")]
+    return batch_of(record.txid, writes) if writes else None
+
+
+def _text(batch: Batch | None) -> str | None:
+    return encode_frame(batch).decode() if batch is not None else None

@@ -1,0 +1,1 @@
+"""Keys, passwords and the encrypted transport: pure, over the platform's primitives."""

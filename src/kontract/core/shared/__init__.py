@@ -1,0 +1,1 @@
+"""State outside of transactions: shared values and counters."""

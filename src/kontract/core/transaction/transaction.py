@@ -1,0 +1,628 @@
+"""One attempt of one transaction, on the worker's side: what it read, what it will write, and how it commits.
+
+Reads go to PostgreSQL at the snapshot; writes stay here until commit, and one's own reads see them. Nothing reaches the
+database before prepare has answered. :meth:`Transaction.commit` is the commit path::
+
+    prepare   coordinator: validate, number, journal        no writes: nothing to do
+    apply     PostgreSQL: one statement, all or nothing
+    finish    coordinator: make visible, or find out what happened
+
+Once prepare has answered only the fence in PostgreSQL decides, and this module never reports an outcome it did not
+read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from kontract.core import limits
+from kontract.core.errors import (
+    Code,
+    PayloadTooLargeError,
+    PermissionDeniedError,
+    ReadOnlyError,
+    UnavailableError,
+)
+from kontract.core.messages import (
+    ABSENT,
+    NOTHING,
+    Aborted,
+    Answer,
+    Began,
+    Begin,
+    Busy,
+    Committed,
+    Conflict,
+    Doubt,
+    Fenced,
+    Finish,
+    Key,
+    Predicate,
+    Prepare,
+    Prepared,
+    Replayed,
+    TooOld,
+    WentBack,
+    Write,
+)
+from kontract.core.protocol import idempotency
+from kontract.core.protocol.refusal import refusal, went_back
+from kontract.core.statements import ApplyPlan, Pending, Selection, Window
+from kontract.core.types import EVERY_ROW, Epoch, Filter, Isolation, Snapshot, TablePointer, Txid, Version
+from kontract.ports import (
+    ApplyOutcome,
+    ApplyRefusedError,
+    Clock,
+    CoordinatorStub,
+    CoordinatorUnavailableError,
+    DatabaseError,
+    DatabaseUnavailableError,
+    Mutex,
+    SnapshotTooOldError,
+    Store,
+)
+
+FINISH_TRIES = 4
+"""How often finish is sent to a coordinator that does not answer (it may be restarting) before going on without."""
+
+FINISH_PAUSE_MS = 50
+
+T = TypeVar("T")
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+CONFLICT = "conflict"
+REFUSED = "the database refused the commit"
+UNDER_WAY = "the first call with this key is under way"
+
+
+class RetryError(Exception):
+    """This attempt cannot commit, another one may: run the handler again once ``after`` is visible."""
+
+    def __init__(self, reason: str, *, after: int = 0, table: str = "", row_id: str | None = None) -> None:
+        """Say why, and over what it lost."""
+        super().__init__(reason)
+        self.reason = reason
+        self.after = after
+        self.table = table
+        self.row_id = row_id
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is an attempt that was lost, not only time: conflicts, and commits that the database refused."""
+        return self.reason in (CONFLICT, REFUSED)
+
+
+class ReplayedError(Exception):
+    """This idempotent call has committed before: its result is to be returned instead."""
+
+    def __init__(self, txid: Txid, result: str | None) -> None:
+        """Carry the first commit's txid and result."""
+        super().__init__(f"already applied as {txid}")
+        self.txid = txid
+        self.result = result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What stays the same over all attempts of one call.
+
+    ``begins``: the handler may run only after the coordinator has answered a begin, although it may need no snapshot:
+    nobody knows yet that its session was not ended.
+    """
+
+    id: str
+    owner: str
+    user: str
+    session: str = ""
+    read_only: bool = False
+    isolation: Isolation = Isolation.SERIALIZABLE
+    idempotent: bool = False
+    begins: bool = False
+    remembered: bool = True  # if idempotent: also when it has written nothing
+
+
+@dataclass(slots=True)
+class _Buffered:
+    """The pending write of one row; ``data`` is JSON text, None for a deletion."""
+
+    pointer: TablePointer
+    seen: int | None
+    old: str | None
+    data: str | None
+    owner: str | None
+
+
+def _never_applied(prepared: Prepared, refused: ApplyRefusedError | None) -> Exception:
+    """Return the error of an attempt whose fence says never."""
+    if refused is not None and refused.answer is not None:
+        return refused.answer
+    return RetryError(REFUSED, after=prepared.txid)
+
+
+def _whole(rows: list[Version]) -> list[Version]:
+    """Return the rows before the first that did not fit into its page."""
+    return rows[: next((at for at, row in enumerate(rows) if not row.data), len(rows))]
+
+
+def _wire(key: Key, buffered: _Buffered, *, with_old: bool) -> Write:
+    return Write(
+        table=buffered.pointer.name,
+        ptr=key.ptr,
+        id=key.id,
+        seen=buffered.seen,
+        data=NOTHING if buffered.data is None else Raw(buffered.data.encode()),
+        old=Raw(buffered.old.encode()) if with_old and buffered.old is not None else NOTHING,
+        owner=buffered.owner,
+    )
+
+
+class Transaction:
+    """One attempt. Its methods may be awaited from several tasks of the handler; they take turns."""
+
+    def __init__(
+        self, call: Call, attempt: int, coordinator: CoordinatorStub, store: Store, clock: Clock, mutex: Mutex
+    ) -> None:
+        """Start with nothing read and nothing written."""
+        self.call = call
+        self.attempt = attempt
+        self.snapshot: Snapshot | None = None
+        self._epoch = Epoch(0)
+        self._coordinator = coordinator
+        self._store = store
+        self._clock = clock
+        self._mutex = mutex
+        self._read: dict[Key, Version | None] = {}
+        self._looked_for: set[Key] = set()  # rows asked for by id and more: what is there is not known
+        self._predicates: dict[tuple[str, bytes, bool], Predicate] = {}
+        self._writes: dict[Key, _Buffered] = {}
+        self._written_bytes = 0
+        self._read_bytes = 0
+        self._doom: Exception | None = None
+        self._closed = False
+        self._tables: dict[str, str] = {}  # physical to logical name, for messages
+
+    async def doubt(self) -> None:
+        """Tell the coordinator that a connection was lost, so that it looks where the next one leads."""
+        with contextlib.suppress(CoordinatorUnavailableError):
+            await self._coordinator.ask(Doubt())
+
+    async def check_first(self) -> None:
+        """Raise ReplayedError or RetryError when another run of this idempotent call has committed, or is about to.
+
+        For one that fails: two runs at once must not give two outcomes. An error of ours is no reason for another one.
+        """
+        try:
+            answer = await self._ask_begin(0)
+        except CoordinatorUnavailableError:
+            return
+        if isinstance(answer, Replayed):
+            raise ReplayedError(answer.txid, answer.result)
+        if isinstance(answer, Conflict):
+            raise RetryError(UNDER_WAY, after=answer.txid)
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    async def begin(self, after: int = 0) -> Snapshot:
+        """Get the snapshot that all reads of this attempt use. ``after`` must be visible at it."""
+        async with self._mutex:
+            return await self._begin(after)
+
+    async def get(self, pointer: TablePointer, row_id: str) -> Version | None:
+        """Read one row: one's own write if there is one, else the version at the snapshot."""
+        async with self._mutex:
+            row = await self._get(pointer, row_id)
+            return row if pointer.shows(row) else None
+
+    async def page(
+        self, pointer: TablePointer, wanted: Filter, page: Window, *, ordered: bool
+    ) -> tuple[list[Version], bool]:
+        """Read one page of a query, and whether there may be more.
+
+        ``ordered``: its order or limit is the caller's, so every change matters.
+        """
+        async with self._mutex:
+            snapshot = await self._begin()
+            if wanted.id is None:
+                self._depend_on(pointer, wanted, whole=ordered)
+            else:
+                self._looked_for.add(Key(pointer.ptr, wanted.id))
+            rows = await self._reading(
+                self._store.query(pointer, wanted, snapshot, page, self._pending(pointer)),
+            )
+            whole = _whole(rows)
+            if rows and not whole:
+                raise self._too_large(pointer, rows[0].id)
+            self._remember(pointer, whole)
+            return whole, len(whole) < len(rows) or len(rows) >= page.limit
+
+    async def count(self, pointer: TablePointer, wanted: Filter) -> int:
+        """Count rows."""
+        async with self._mutex:
+            snapshot = await self._begin()
+            self._depend_on(pointer, wanted, whole=True)
+            return await self._reading(self._store.count(pointer, wanted, snapshot, self._pending(pointer)))
+
+    async def select(self, pointer: TablePointer, selection: Selection) -> list[str]:
+        """Run a checked SELECT; returns rows as JSON text."""
+        async with self._mutex:
+            snapshot = await self._begin()
+            self._depend_on(pointer, EVERY_ROW, whole=True)
+            rows = await self._reading(self._store.select(pointer, selection, snapshot, self._pending(pointer)))
+            self._count(rows)
+            return rows
+
+    async def history(self, pointer: TablePointer, row_id: str) -> list[tuple[Version, int | None]]:
+        """Read the versions of a row at the snapshot; one's own writes are none yet."""
+        async with self._mutex:
+            snapshot = await self._begin()
+            self._tables[pointer.ptr] = pointer.name
+            self._looked_for.add(Key(pointer.ptr, row_id))
+            versions = await self._reading(self._store.history(pointer, row_id, snapshot))
+            whole = [(version, ended) for version, ended in versions if version.data]
+            if versions and not whole:
+                raise self._too_large(pointer, row_id)
+            self._count(version.data for version, _ in whole)
+            return whole
+
+    async def take_end(self, pointer: TablePointer, *, last: bool) -> Version | None:
+        """Delete and return the row inserted last or first; None when there is no row."""
+        async with self._mutex:
+            self._check_writable(pointer)
+            snapshot = await self._begin()
+            self._depend_on(pointer, EVERY_ROW, whole=True)
+            row = await self._reading(self._store.end_row(pointer, snapshot, self._pending(pointer), last=last))
+            if row is not None:
+                if not row.data:
+                    raise self._too_large(pointer, row.id)
+                self._remember(pointer, [row])
+                self._buffer(pointer, row.id, None, blind=False)
+            return row
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    async def put(self, pointer: TablePointer, row_id: str, data: str) -> bool:
+        """Write a row whether it exists or not, without reading it; False when it is somebody else's.
+
+        Only where rows belong to users it has to be read, to know whose it is.
+        """
+        async with self._mutex:
+            self._check_writable(pointer)
+            if pointer.only is not None:
+                row = await self._get(pointer, row_id)
+                if row is not None and not pointer.shows(row):
+                    return False
+            self._buffer(pointer, row_id, data, blind=True)
+            return True
+
+    async def add(self, pointer: TablePointer, row_id: str, data: str, *, fresh: bool) -> bool:
+        """Write a row that must not exist; False when it does. ``fresh``: the id is new and random, no need to look."""
+        async with self._mutex:
+            self._check_writable(pointer)
+            if not fresh and await self._get(pointer, row_id) is not None:
+                return False
+            if fresh:
+                self._read.setdefault(Key(pointer.ptr, row_id), None)
+            self._buffer(pointer, row_id, data, blind=False)
+            return True
+
+    async def replace(self, pointer: TablePointer, row_id: str, data: str) -> None:
+        """Write a row that has been read in this attempt."""
+        async with self._mutex:
+            self._check_writable(pointer)
+            self._buffer(pointer, row_id, data, blind=False)
+
+    async def remove(self, pointer: TablePointer, row_id: str) -> bool:
+        """Delete a row; False when there is none."""
+        async with self._mutex:
+            self._check_writable(pointer)
+            if not pointer.shows(await self._get(pointer, row_id)):
+                return False
+            self._buffer(pointer, row_id, None, blind=False)
+            return True
+
+    # --- ending ------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the handler has returned or failed."""
+        return self._closed
+
+    def close(self) -> None:
+        """Refuse everything from now on: the handler has returned or failed."""
+        self._closed = True
+
+    async def commit(self, result: str | None = None) -> Txid | None:
+        """Commit what was written and return its txid; None when nothing was written.
+
+        An idempotent call may commit even then, to be remembered with its ``result``: under a fence alone.
+        Raises RetryError when the attempt lost, ReplayedError for a repeated idempotent call, HttpError when the
+        outcome cannot be learnt (COMMIT_UNKNOWN) or the coordinator is fenced or unreachable.
+        """
+        self._closed = True
+        if self._doom is not None:
+            raise self._doom
+        writes = [(key, b) for key, b in self._writes.items() if not (b.seen == ABSENT and b.data is None)]
+        if not writes and not (self.call.idempotent and self.call.remembered):
+            return None
+        if self._written_bytes + len(result or "") > limits.WRITE_SET_BYTES:
+            message = (
+                f"this transaction writes more than {limits.WRITE_SET_BYTES} bytes, counting its answer, which is kept "
+                "for the Idempotency-Key; split it, or answer with less"
+            )
+            raise PayloadTooLargeError(message)
+        # Made once: what is validated and journalled is what is applied, whatever a stray task does meanwhile.
+        # What the rows were goes to the journal for streams alone, which do without when it is too much for it.
+        with_old = self._written_bytes + sum(len(b.old or "") for _, b in writes) <= limits.WRITE_SET_BYTES
+        changes = [(b.pointer, _wire(key, b, with_old=with_old)) for key, b in writes]
+        prepared = await self._prepare(changes, result)
+        refused = None
+        try:
+            outcome = await self._store.apply(self._plan(prepared, changes, result))
+        except ApplyRefusedError as error:
+            outcome, refused = ApplyOutcome.FAILED, error
+        return await self._finish(prepared, outcome, refused)
+
+    async def _prepare(self, changes: list[tuple[TablePointer, Write]], result: str | None) -> Prepared:
+        # A function that only reads stands in the order where its snapshot is, though its fence is younger.
+        serializable = (
+            self.call.isolation is Isolation.SERIALIZABLE and self.snapshot is not None and not self.call.read_only
+        )
+        message = Prepare(
+            call=self.call.id,
+            attempt=self.attempt,
+            user=self.call.user,
+            snapshot=self.snapshot,
+            epoch=self._epoch,
+            reads=[*self._read, *(self._looked_for - self._read.keys())] if serializable else [],
+            predicates=list(self._predicates.values()) if serializable else [],
+            writes=[write for _, write in changes] or [idempotency.fence_of(self.call.id)],
+            isolation=self.call.isolation.value,
+            idempotent=self.call.idempotent,
+            result=result,
+            session=self.call.session,
+            order={pointer.ptr: pointer.last_order for pointer, write in changes if write.may_insert},
+        )
+        try:
+            answer = await self._coordinator.ask(message)
+        except CoordinatorUnavailableError as error:
+            # If it was prepared, nobody will apply it: its deadline aborts it.
+            raise RetryError("the coordinator did not answer") from error
+        match answer:
+            case Prepared():
+                return answer
+            case Conflict(ptr=idempotency.FENCES):
+                raise RetryError(UNDER_WAY, after=answer.txid)
+            case Conflict():
+                table = self._tables.get(answer.ptr, answer.ptr)
+                raise RetryError(CONFLICT, after=answer.txid, table=table, row_id=answer.id)
+            case TooOld():
+                raise RetryError("the snapshot is too old")
+            case Busy():
+                raise RetryError("busy")
+            case Replayed():
+                raise ReplayedError(answer.txid, answer.result)
+            case _:
+                raise refusal(answer)
+
+    def _plan(self, prepared: Prepared, changes: list[tuple[TablePointer, Write]], result: str | None) -> ApplyPlan:
+        by_table: dict[str, tuple[TablePointer, list[Write]]] = {}
+        for pointer, write in changes:
+            by_table.setdefault(pointer.ptr, (pointer, []))[1].append(write)
+        return ApplyPlan(
+            prepared.sid,
+            self.call.owner,
+            self.call.user,
+            prepared.txid,
+            prepared.epoch,
+            list(by_table.values()),
+            None if self.call.id.startswith(idempotency.BRIEF) else result,
+            prepared.order,
+            prepared.witnesses,
+        )
+
+    async def _finish(self, prepared: Prepared, outcome: ApplyOutcome, refused: ApplyRefusedError | None) -> Txid:
+        applied = outcome is ApplyOutcome.APPLIED
+        fenced = outcome in (ApplyOutcome.FENCED, ApplyOutcome.WENT_BACK)
+        if outcome is ApplyOutcome.FAILED and refused is None:
+            await self.doubt()
+        answer = await self._tell(Finish(prepared.txid, prepared.epoch, applied, fenced=fenced, checked=True))
+        if applied or isinstance(answer, Committed):
+            # The database said so. Without the coordinator's answer the commit may become visible a little later.
+            return prepared.txid
+        if outcome is ApplyOutcome.WENT_BACK or isinstance(answer, WentBack):
+            raise went_back()
+        if isinstance(answer, Aborted):
+            raise _never_applied(prepared, refused) from refused
+        if isinstance(answer, Replayed):
+            raise ReplayedError(answer.txid, answer.result)
+        fence = await self._store.resolve(prepared.sid, self.call.owner, prepared.txid)
+        if fence is None and refused is not None and isinstance(refused.answer, ReadOnlyError):
+            fence = await self._fence_that_cannot_be_written(prepared)
+        if fence is None:
+            message = (
+                "the outcome of this call is not known yet because the database does not answer; it is settled as soon "
+                "as the database is back. Repeat the call with an Idempotency-Key, or look before you repeat it"
+            )
+            raise UnavailableError(message, code=Code.COMMIT_UNKNOWN)
+        if fence == prepared.txid:
+            return prepared.txid
+        if fence > 0:
+            raise ReplayedError(Txid(fence), None)
+        if isinstance(answer, Fenced):
+            raise refusal(answer)
+        raise _never_applied(prepared, refused) from refused
+
+    async def _fence_that_cannot_be_written(self, prepared: Prepared) -> int | None:
+        """Read what there is of this call in a database that takes no writes; None when it cannot be read either.
+
+        It has said itself that it did not apply the transaction, and applies nothing for as long as it is read-only.
+        After that the coordinator writes the fence -T.
+        """
+        try:
+            found = await self._store.committed(self.call.id)
+        except (DatabaseError, DatabaseUnavailableError):
+            return None
+        return -prepared.txid if found is None else found[0]
+
+    async def _tell(self, message: Finish) -> Answer | None:
+        for trial in range(FINISH_TRIES):
+            try:
+                return await self._coordinator.ask(message)
+            except CoordinatorUnavailableError:
+                if trial + 1 < FINISH_TRIES:
+                    await self._clock.sleep(FINISH_PAUSE_MS << trial)
+        return None
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    async def _begin(self, after: int = 0) -> Snapshot:
+        self._check_open()
+        if self.snapshot is not None:
+            return self.snapshot
+        self._store.warm()  # connects while the coordinator answers
+        try:
+            answer = await self._ask_begin(after)
+        except CoordinatorUnavailableError as error:
+            raise self._doomed(RetryError("the coordinator did not answer")) from error
+        match answer:
+            case Began():
+                self.snapshot, self._epoch = answer.snapshot, answer.epoch
+                if answer.unsure:
+                    await self._ask_fence(answer.snapshot)
+                return self.snapshot
+            case Replayed():
+                raise self._doomed(ReplayedError(answer.txid, answer.result))
+            case Conflict():
+                raise self._doomed(RetryError(UNDER_WAY, after=answer.txid))
+            case _:
+                raise self._doomed(refusal(answer))
+
+    async def _ask_begin(self, after: int) -> Answer:
+        return await self._coordinator.ask(
+            Begin(self.call.id, self.attempt, after, idempotent=self.call.idempotent, session=self.call.session)
+        )
+
+    async def _ask_fence(self, snapshot: Snapshot) -> None:
+        """Find out whether this idempotent call was committed before the coordinator's memory begins."""
+        try:
+            found = await self._store.committed(self.call.id)
+        except Exception as error:
+            self._doom = error
+            raise
+        if found is None:
+            return
+        txid, result = found
+        if txid > snapshot:
+            raise self._doomed(RetryError(UNDER_WAY, after=txid))  # of just now: not before it is visible to others
+        raise self._doomed(ReplayedError(txid, result))
+
+    async def _get(self, pointer: TablePointer, row_id: str) -> Version | None:
+        self._check_open()
+        key = Key(pointer.ptr, row_id)
+        buffered = self._writes.get(key)
+        if buffered is not None:
+            return None if buffered.data is None else Version(row_id, buffered.data, 0, buffered.owner or "")
+        if key not in self._read:
+            snapshot = await self._begin()
+            row = await self._reading(self._store.read_row(pointer, row_id, snapshot))
+            if row is not None and not row.data:
+                raise self._too_large(pointer, row_id)
+            self._count([row.data] if row is not None else [])
+            self._tables[pointer.ptr] = pointer.name
+            self._read[key] = row
+            self._check_reads()
+        return self._read[key]
+
+    async def _reading(self, read: Awaitable[T]) -> T:
+        try:
+            return await read
+        except SnapshotTooOldError:
+            raise self._doomed(RetryError("the snapshot is too old")) from None
+
+    def _doomed(self, error: Exception) -> Exception:
+        """Make sure that a handler which swallows this error cannot commit on top of it."""
+        self._doom = error
+        return error
+
+    def _pending(self, pointer: TablePointer) -> list[Pending]:
+        return [Pending(key.id, b.data) for key, b in self._writes.items() if key.ptr == pointer.ptr]
+
+    def _depend_on(self, pointer: TablePointer, wanted: Filter, *, whole: bool) -> None:
+        self._tables[pointer.ptr] = pointer.name
+        contains = _encode(wanted.certain())
+        self._predicates.setdefault((pointer.ptr, contains, whole), Predicate(pointer.ptr, Raw(contains), whole=whole))
+
+    def _remember(self, pointer: TablePointer, rows: Sequence[Version]) -> None:
+        self._count(row.data for row in rows)
+        for row in rows:
+            key = Key(pointer.ptr, row.id)
+            if key not in self._writes:
+                self._read.setdefault(key, row)
+        self._check_reads()
+
+    def _buffer(self, pointer: TablePointer, row_id: str, data: str | None, *, blind: bool) -> None:
+        key = Key(pointer.ptr, row_id)
+        self._tables[pointer.ptr] = pointer.name
+        buffered = self._writes.get(key)
+        if buffered is None:
+            seen: int | None = None
+            version = None
+            if key in self._read:
+                version = self._read[key]
+                seen = ABSENT if version is None else version.txid
+            elif not blind:
+                message = f"row {row_id!r} was not read before it was written"
+                raise AssertionError(message)
+            buffered = self._writes[key] = _Buffered(
+                pointer, seen, version.data if version else None, None, version.owner if version else self.call.user
+            )
+        else:
+            self._written_bytes -= len(buffered.data or "")
+        buffered.data = data
+        self._written_bytes += len(data or "")
+        if self._written_bytes > limits.WRITE_SET_BYTES:
+            message = f"this transaction writes more than {limits.WRITE_SET_BYTES} bytes; split it into several calls"
+            raise self._doomed(PayloadTooLargeError(message))
+
+    def _check_open(self) -> None:
+        if self._doom is not None:
+            raise self._doom
+        if self._closed:
+            message = "ctx.storage was used after the function returned; its transaction has ended"
+            raise RuntimeError(message)
+
+    def _check_writable(self, pointer: TablePointer) -> None:
+        self._check_open()
+        if self.call.read_only:
+            message = f"this function may not write ({pointer.name}): give it the W bit, for example perm=perms.RW_"
+            raise PermissionDeniedError(message)
+
+    def _too_large(self, pointer: TablePointer, row_id: str) -> PayloadTooLargeError:
+        message = (
+            f"row {row_id!r} of table {pointer.name!r} is larger than {limits.PAGE_BYTES} bytes as PostgreSQL writes "
+            "it, and cannot be read; read parts of it with exec, or make it smaller with SQL"
+        )
+        return PayloadTooLargeError(message)
+
+    def _count(self, texts: Iterable[str]) -> None:
+        """Add what was read; each statement is bounded, so that no more than one is over the limit."""
+        self._read_bytes += sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
+        if self._read_bytes > limits.READ_BYTES:
+            message = (
+                f"this transaction reads more than {limits.READ_BYTES} bytes of rows; ask for fewer at a time, with a "
+                "filter or limit=, or for less of each with exec"
+            )
+            raise self._doomed(PayloadTooLargeError(message))
+
+    def _check_reads(self) -> None:
+        if len(self._read) > limits.READ_SET_ROWS:
+            message = f"this transaction reads more than {limits.READ_SET_ROWS} rows; ask for fewer at a time"
+            raise self._doomed(PayloadTooLargeError(message))

@@ -1,1 +1,0 @@
-"""Coordination on several nodes: one log an owner, replayed by every node that serves the owner."""
