@@ -18,8 +18,8 @@ JOBS = {"crypto.py", "database.py", "feed.py", "http.py", "journal.py", "runtime
 OF_ONE_PLATFORM = {
     "cloudflare": {"durable_object.py", "kv.py", "postgres_wire.py"},
     "server": {
-        "adapter.py", "assets.py", "body.py", "clients.py", "connect.py", "env_file.py", "exporter.py", "metrics.py", "serve.py",
-        "settings.py", "shared_postgres.py", "shared_tikv.py", "sockets.py", "streams.py", "system.py",
+        "adapter.py", "assets.py", "body.py", "clients.py", "connect.py", "env_file.py", "exporter.py", "metrics.py",
+        "serve.py", "settings.py", "shared_postgres.py", "shared_tikv.py", "sockets.py", "streams.py", "system.py",
         "tikv.py", "websocket.py", "workers.py",
     },
 }  # fmt: skip
