@@ -177,6 +177,15 @@ async def test_the_cost_of_calls(api):
         assert (api.log[-1]["coord_calls"], api.log[-1]["db_statements"]) == cost
 
 
+async def test_tables_stay_known_after_a_conflict(api):
+    """A call that lost to another one says nothing of where tables are: hot rows would pay a look-up each time."""
+    await api.result("open_account", "hot", 0)
+    await asyncio.gather(*(api.rpc("bump", "hot") for _ in range(8)))
+    assert max(line["attempts"] for line in api.log if line["event"] == "request") > 1, "nobody lost"
+    await api.rpc("bump", "hot")
+    assert (api.log[-1]["coord_calls"], api.log[-1]["db_statements"]) == (3, 2)
+
+
 async def test_a_writing_call_tells_its_txid(api):
     """It grows with every commit; a read has none."""
     first = await api.rpc("open_account", "a", 1)

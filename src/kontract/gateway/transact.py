@@ -52,8 +52,7 @@ class Transactor:
         async def attempt(transaction: Transaction) -> str:
             if not call.read_only:
                 await self._check_writable(attempts.last_loss)
-            if attempts.last_loss is not None and not attempts.last_loss.table:
-                # Not a conflict: perhaps a table has moved or changed its kind, and this attempt must know.
+            if moved(attempts.last_loss):
                 self._catalog.forget(call.owner)
             storage = Storage(transaction, self._store, self._catalog, self._row_type, self.new_id, perm)
             return await work(transaction, storage)
@@ -65,8 +64,7 @@ class Transactor:
             raise
         finally:
             self._meter.attempts = attempts.number
-            if attempts.last_loss is not None:
-                # It may have lost because a table has moved or changed its kind.
+            if moved(attempts.last_loss):
                 self._catalog.forget(call.owner)
         self._meter.handler_ms = outcome.handler_ms
         return outcome
@@ -78,7 +76,7 @@ class Transactor:
         others would wait for it until their time is over, and not be told why. Raises what the database raises.
         """
         writes = self._scope.deployment.writes
-        if writes.refused or (loss is not None and not loss.table):
+        if writes.refused or moved(loss):
             await self._store.ready()
             writes.refused = False
 
@@ -86,6 +84,11 @@ class Transactor:
         """Return a UUID version 7 (RFC 9562): time in milliseconds, a counter within this call, random bits."""
         self._ids += 1
         return uuid7(self._platform.clock, self._platform.random, self._ids)
+
+
+def moved(loss: RetryError | None) -> bool:
+    """Whether an attempt was lost to something else than a conflict: perhaps a table has moved or changed its kind."""
+    return loss is not None and not loss.table
 
 
 def uuid7(clock: Clock, randomness: Randomness, number: int = 0) -> str:
