@@ -43,9 +43,15 @@ class Node:
         """Return the coordinator of ``owner``, made at its first use."""
         replica = self._replicas.get(owner)
         if replica is None:
-            replica = Replica(owner, self.name, self._log, self._open_database, self._clock, self._log_line)
-            replica.on_waiting = self._wanted.set  # type: ignore[method-assign]
-            self._replicas[owner] = replica
+            replica = self._replicas[owner] = Replica(
+                owner,
+                self.name,
+                self._log,
+                self._open_database,
+                self._clock,
+                self._log_line,
+                on_waiting=self._wanted.set,
+            )
         return replica
 
     def doubt(self) -> None:

@@ -11,7 +11,8 @@ the next tick of another one asks again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 from kontract.coordination import recovery
 from kontract.coordination.custody import Custody
@@ -104,6 +105,7 @@ class Replica:
         log_line: Log,
         *,
         checkpoint_entries: int | None = None,
+        on_waiting: Callable[[], None] = lambda: None,
     ) -> None:
         """Wait for the first message. ``node``: a name that no other process has, nor an earlier one had."""
         self.owner = owner
@@ -128,6 +130,7 @@ class Replica:
         )
         self._upkeep = Upkeep(owner, log, self._questions, self._custody, log_line, lambda: self.machine, self._tell)
         self._checkpoint_entries = checkpoint_entries or CHECKPOINT_ENTRIES
+        self._on_waiting = on_waiting
         self._loaded = False
         self._stopped = ""
         self._ahead = 0  # of the log's clock, as far as we know, in milliseconds
@@ -181,7 +184,7 @@ class Replica:
             await self._send(Ask(number, request))
             if not waiting.done():
                 self._held.add(number)
-                self.on_waiting()
+                self._on_waiting()
             answer = await waiting
         finally:
             del self._waiting[number]
@@ -211,9 +214,6 @@ class Replica:
         """Look whether the database is still the same: a connection to it was lost."""
         self._custody.doubt()
 
-    def on_waiting(self) -> None:
-        """Somebody waits for what another node will say; whoever follows the log for us replaces this."""
-
     # --- for streams -------------------------------------------------------------------------------------------------
 
     async def resume(self, subscriber: Subscriber, since: str | None) -> Page | End:
@@ -237,7 +237,7 @@ class Replica:
                 else:
                     waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                     self._until_serving.append(waiting)
-                    self.on_waiting()
+                    self._on_waiting()
                     await waiting
         except (LogUnavailableError, DatabaseError, DatabaseUnavailableError, StoppedError) as error:
             raise CoordinatorUnavailableError(str(error)) from error
@@ -617,8 +617,8 @@ class Replica:
         """Return the time as the log tells it."""
         return max(self.machine.now, self._clock.now() + self._ahead)
 
-    def _spawn(self, work: object) -> None:
-        task: asyncio.Future[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -7,7 +7,8 @@ After every call it carries out the effects in their order: journal, answers, th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from kontract.coordination import recovery
 from kontract.coordination.journal import Journal
@@ -405,7 +406,7 @@ class CoordinatorShell:
         if self._coordinator is not None:
             self._tick(self._coordinator)
 
-    def _spawn(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -98,16 +98,15 @@ class GatewayServer:
         self._pool = Pool(pg, 10) if isinstance(pg, str) else None
         pool = pg if isinstance(pg, Pool) else self._pool
         open_database = pool.database if pool is not None else cast("Callable[[], Database]", pg)
-        single = SingleProcess(open_database, self.environment, self.log)
-        shared = adapter.do_stub.for_owner if adapter.do_stub is not None else single.shared
+        given = adapter.do_stub.for_owner if adapter.do_stub is not None else None
+        single = SingleProcess(open_database, self.environment, self.log, given)
         self._platform: SingleProcess | ManyNodes = single
         if adapter.coordination is not None:
+            shared = given or single.shared
             self._platform = ManyNodes(open_database, self.environment, adapter.coordination, shared, self.log)
-        elif adapter.do_stub is not None:
-            single.shared = shared  # type: ignore[method-assign]
         self._platform.kv = adapter.kv
         if self._pool is not None:
-            self._pool.on_lost = self._platform.doubt  # type: ignore[method-assign]
+            self._pool.on_lost = self._platform.doubt
         await self._platform.start()
         self._http = Http(
             Gateway(self._registry),

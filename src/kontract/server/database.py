@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -171,6 +171,8 @@ class Pool:
         self._sweeper: asyncio.Task[None] | None = None
         self._renewed_at = 0.0  # connections opened before are not used again
         self._closed = False
+        self.on_lost: Callable[[], None] = lambda: None
+        """Called when the other side has closed a connection that nobody used."""
 
     # --- what can be seen --------------------------------------------------------------------------------------------
 
@@ -201,9 +203,6 @@ class Pool:
                 if self._access is None:
                     self._access = await _look(self._url, self._prepared)
         return self._access
-
-    def on_lost(self) -> None:
-        """A connection was closed from the other side while nobody used it. Who has to know of it replaces this."""
 
     # --- what is done ------------------------------------------------------------------------------------------------
 

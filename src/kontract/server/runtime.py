@@ -106,10 +106,15 @@ class SingleProcess(ServerPlatform):
     """RuntimeAdapter for one process: coordinators in memory, PostgreSQL for the data."""
 
     def __init__(
-        self, open_database: Callable[[], Database], environment: Mapping[str, str], log: Log = log_line
+        self,
+        open_database: Callable[[], Database],
+        environment: Mapping[str, str],
+        log: Log = log_line,
+        shared: Callable[[str], DOStub] | None = None,
     ) -> None:
-        """Serve with databases that ``open_database`` makes."""
+        """Serve with databases that ``open_database`` makes. ``shared``: an owner's shared state, kept elsewhere."""
         super().__init__(open_database, environment, log)
+        self._shared_elsewhere = shared
         self._shells: dict[str, CoordinatorShell] = {}
         self._shared: dict[str, SharedState] = {}
 
@@ -141,6 +146,8 @@ class SingleProcess(ServerPlatform):
 
     def shared(self, owner: str) -> DOStub:
         """Return the shared state of ``owner``, made at its first use."""
+        if self._shared_elsewhere is not None:
+            return self._shared_elsewhere(owner)
         state = self._shared.get(owner)
         if state is None:
             state = self._shared[owner] = SharedState(DictRows())

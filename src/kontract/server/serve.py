@@ -239,7 +239,7 @@ class ServerProcess:
         try:
             await await_database(pool, settings.coordination, log)
             platform = open_platform(settings, pool, log)
-            pool.on_lost = platform.doubt  # type: ignore[method-assign]
+            pool.on_lost = platform.doubt
             await platform.start()
             http = Http(
                 Gateway(registry, broken),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeVar
 
 from kontract.cli.build import literals
@@ -66,13 +67,13 @@ class _Module:
         self._note(*self._marks.wrong(self._tree))
         for node in self._tree.body:
             if isinstance(node, ast.Assign):
-                self._try(lambda node=node: self._assigned(node))  # type: ignore[misc]
+                self._try(partial(self._assigned, node))
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                 for decorator in node.decorator_list:
                     declare = {"backend": self._function, "table": self._table, "middleware": self._wrapped}
                     found = declare.get(called_name(decorator))
                     if found is not None:
-                        self._try(lambda f=found, n=node, d=decorator: f(n, d))  # type: ignore[misc]
+                        self._try(partial(found, node, decorator))
         return Read(self._declared, self._mistakes, [*self._orders()])
 
     def _orders(self) -> Iterator[Ordered]:
