@@ -7,16 +7,20 @@ PYTHON := $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$python && exit; \
 	done; echo python3)
 
+# Where the environment forbids it, as some images do, each process would compile anew whatever it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 BOOTSTRAP := src/kontract/cli/toolchain/bootstrap.py
 READY := .venv/ready
 BIN := .venv/bin
 
-.PHONY: help new dev serve test setup build lint format types migrate migrate-check deploy deploy-check preview preview-down bench docs clean
+.PHONY: help new dev serve test test-all test-long setup build lint format types migrate migrate-check deploy deploy-check preview preview-down bench docs clean
 
 help:
 	@echo "make dev     set up and run on http://localhost:8787 (PORT=8788 make dev for another port)"
 	@echo "make serve   the same on CPython, without workerd (docs/how-to/self-hosting.md)"
-	@echo "make test    set up and run all tests (ARGS='-k name' chooses some)"
+	@echo "make test    set up and run the tests (ARGS='-k name' selects some)"
+	@echo "make test-all    those that take long, too (make test-long: these alone)"
 	@echo "make lint    ruff: rules and format      make format   apply the format"
 	@echo "make types   mypy, strict                make build    compile the route table"
 	@echo "make new     a project of your own, NAME=../my-app (DEMO=no for one without the demo)"
@@ -46,12 +50,21 @@ serve: $(READY)
 setup: $(READY)
 	@$(BIN)/kontract setup
 
-# Each process takes a file at a time, those that take longest first (tests/conftest.py). TEST_PROCESSES=0 runs all of
-# them one after the other.
-TEST_PROCESSES ?= 3
+# One process more than there are processors (8 at most), because tests also wait. Each takes a file at a time, or all
+# files that share something expensive; those that take longest come first (tests/support/parts.py). 0 runs everything
+# in one process.
+TEST_PROCESSES ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n -lt 8 ] || n=7; expr $$n + 1)
+PYTEST = $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations=10
 
+# All but those that are marked as `long`.
 test: setup build
-	@$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(PYTEST) -m "not long" $(ARGS)
+
+test-all: setup build
+	@$(PYTEST) $(ARGS)
+
+test-long: setup build
+	@$(PYTEST) -m long $(ARGS)
 
 # wrangler runs this one ([build] in wrangler.toml) before `dev` and `deploy`.
 build: $(READY)

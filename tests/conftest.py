@@ -11,13 +11,14 @@ import shutil
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.reaper import Reaper
-from support import programs
+from support import parts, programs
 from support.pgbouncer import PgBouncer, pgbouncer
 from support.postgres import Postgres
 
@@ -28,29 +29,15 @@ pytest_plugins = ["kontract.testing.pytest"]
 settings.register_profile("kontract", deadline=None, database=None, print_blob=True)
 settings.load_profile("kontract")
 
-# Files that take longest for few tests. With several processes (pytest-xdist, a file at a time) they come first:
-# otherwise everybody waits at the end for the one who got the last of them.
-LONGEST = (
-    "docs/test_tutorial.py",
-    "cli/test_new.py",
-    "cli/test_dev.py",
-    "nodes/",
-    "simulation/",
-    "cli/test_fresh_clone.py",
-    "workerd/",
-    "browser/",
-    "server/test_same_",
-)
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> parts.Scheduling:
+    """Give files that share something expensive to one process, whatever --dist says."""
+    return parts.Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest, and skip what this machine has no program for."""
-
-    def place(item: pytest.Item) -> int:
-        path = item.path.relative_to(Path(__file__).parent).as_posix()
-        return next((n for n, start in enumerate(LONGEST) if path.startswith(start)), len(LONGEST))
-
-    items.sort(key=place)
+    items.sort(key=lambda item: parts.place(item.nodeid))
     for item in items:
         needs = programs.needs_of(item)
         if needs:

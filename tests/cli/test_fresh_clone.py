@@ -38,6 +38,7 @@ def paste(command):
     return json.loads(done.stdout)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_make_dev_in_a_fresh_clone(clone):
     port = free_port()

@@ -258,7 +258,7 @@ def test_its_workflows_are_valid(project):
             assert done.returncode == 0, done.stdout + done.stderr
     steps = yaml.safe_load((project / ".github/workflows/deploy.yml").read_text())["jobs"]["test"]["steps"]
     assert [step.get("run") for step in steps[2:]] == [
-        "make lint types", "make migrate-check", "make deploy-check", "make test",
+        "make lint types", "make migrate-check", "make deploy-check", "make test-all",
     ]  # fmt: skip
     assert "apt-get" not in json.dumps(steps)
 
@@ -329,6 +329,7 @@ def test_a_later_version_is_merged_as_the_page_says(checkout, tmp_path):
 
 
 @pytest.mark.parametrize("without", [False, True], ids=["demo", "without"])
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_make_test_and_make_dev_work_in_it(without, checkout, tmp_path):
     """As its owner does it: nothing is installed yet."""

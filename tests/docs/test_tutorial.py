@@ -58,6 +58,7 @@ def test_what_the_quick_start_tells_to_change_is_there():
     assert "which is less than" in (ROOT / "src/app/accounts.py").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 @pytest.mark.needs("curl")
 @pytest.mark.timeout(900)
 def test_the_tutorial_works_as_it_is_written(clone, tmp_path):

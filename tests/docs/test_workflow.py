@@ -93,9 +93,9 @@ def test_tests_come_before_the_schema_and_the_schema_before_the_worker(workflow)
     assert list(jobs) == ["test", "migrate", "deploy"]
     assert (jobs["migrate"]["needs"], jobs["deploy"]["needs"]) == ("test", "migrate")
     assert jobs["migrate"]["environment"] == jobs["deploy"]["environment"] == "production"
-    assert "make test" in runs(jobs["test"])
-    assert runs(jobs["test"]).index("make deploy-check") < runs(jobs["test"]).index("make test")
-    assert runs(jobs["test"]).index("make migrate-check") < runs(jobs["test"]).index("make test"), "the files alone"
+    assert "make test-all" in runs(jobs["test"])
+    assert runs(jobs["test"]).index("make deploy-check") < runs(jobs["test"]).index("make test-all")
+    assert runs(jobs["test"]).index("make migrate-check") < runs(jobs["test"]).index("make test-all"), "the files alone"
     assert runs(jobs["migrate"]) == ["make .venv/ready", "make migrate migrate-check"], "installed before the secret"
     assert "make deploy ENV=production" in runs(jobs["deploy"])
 
@@ -104,7 +104,7 @@ def test_what_ci_installs_for_the_tests_the_workflow_installs_too(workflow):
     """Before the tests, or those that need a browser or a pooler are skipped where it matters most."""
     steps = runs(workflow["jobs"]["test"])
     installing = next(number for number, line in enumerate(steps) if "apt-get" in line and " install " in line)
-    assert installing < steps.index("make test")
+    assert installing < steps.index("make test-all")
     wanted = set(re.findall(r"command -v ([\w-]+) >/dev/null \|\|", (ROOT / ".ci" / "run").read_text()))
     assert wanted >= {"chromium", "pgbouncer"}
     for program in wanted - {"systemd-analyze"}:  # Ubuntu itself

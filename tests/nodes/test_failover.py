@@ -28,7 +28,7 @@ from workerd.clients import Clients
 from workerd.faults import COMMITTED, Hold, connected
 from workerd.runs import BETWEEN, HELD, assert_right, prepare, run
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 WAITING = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'SyncRep' "

@@ -49,6 +49,7 @@ def test_every_fault_at_every_boundary(pool, capsys):
     assert {fault for _, fault in happened} == set(Fault)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(0)
 def test_every_pair_of_faults(pool, capsys):
     if "CASE" in os.environ:

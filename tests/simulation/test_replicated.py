@@ -16,23 +16,21 @@ from kontract.core.protocol import replicated as core
 from kontract.core.protocol.machine import Machine
 from kontract.core.protocol.replicated import ReplicatedCoordinator
 from simulation.replicated import ReplicatedWorld, failures, run_replicated
-from simulation.seeds import run_seeds
+from simulation.seeds import parts, run_seeds
 
-SEEDS = int(os.environ.get("SEEDS", "800"))
-BUDGET_S = 15.0 if "SEEDS" not in os.environ else float("inf")
-FEWEST = 200
 CHUNK = 25
 
 
 @pytest.mark.timeout(0)
-def test_every_seed_is_serializable_and_every_listener_hears_all(capsys):
+@pytest.mark.parametrize("seeds", parts(200, 800))
+def test_every_seed_is_serializable_and_every_listener_hears_all(seeds, capsys):
     if "SEED" in os.environ:
         world = run_replicated(int(os.environ["SEED"]))
         with capsys.disabled():
             print("", *world.kernel.trace, *world.wrong, sep="\n")
         assert world.wrong == []
         return
-    said = run_seeds(failures, SEEDS, chunk=CHUNK, fewest=FEWEST, budget_s=BUDGET_S, what="seeds of several nodes")
+    said = run_seeds(failures, seeds, chunk=CHUNK, what="seeds of several nodes")
     with capsys.disabled():
         print(said)
 

@@ -10,25 +10,22 @@ import pytest
 
 from kontract.core.errors import Code
 from simulation.faults import Fault
-from simulation.seeds import run_seeds
+from simulation.seeds import parts, run_seeds
 from simulation.world import failures, run_seed
 
-SEEDS = int(os.environ.get("SEEDS", "4000"))
-# Without SEEDS a slow machine stops early, so that CI stays within two minutes; it says how far it came.
-BUDGET_S = 20.0 if "SEEDS" not in os.environ else float("inf")
-FEWEST = 500
 CHUNK = 100
 
 
 @pytest.mark.timeout(0)
-def test_every_seed_is_serializable_and_nothing_is_lost(capsys):
+@pytest.mark.parametrize("seeds", parts(500, 4000))
+def test_every_seed_is_serializable_and_nothing_is_lost(seeds, capsys):
     if "SEED" in os.environ:
         world = run_seed(int(os.environ["SEED"]))
         with capsys.disabled():
             print("", *world.kernel.trace, *world.wrong, sep="\n")
         assert world.wrong == []
         return
-    said = run_seeds(failures, SEEDS, chunk=CHUNK, fewest=FEWEST, budget_s=BUDGET_S, what="seeds")
+    said = run_seeds(failures, seeds, chunk=CHUNK, what="seeds")
     with capsys.disabled():
         print(said)
 

@@ -26,7 +26,7 @@ from workerd.clients import Clients
 from workerd.faults import Hold, connected
 from workerd.runs import APP, BETWEEN, HELD, assert_right, prepare, run
 
-pytestmark = pytest.mark.timeout(600)  # three starts of the runtime, on a machine that may be busy
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]  # three starts of the runtime, on a machine that may be busy
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from support.sessions import bearer_for
 from support.worker import running_worker
 from workerd.streaming import everything_is_heard
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
