@@ -6,7 +6,6 @@ images become files, because the pages' policy lets no image in that is written 
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import json
@@ -19,7 +18,8 @@ import urllib.parse
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "public" / "docs" / "swagger-ui"
-KEPT = ("swagger-ui-bundle.js", "swagger-ui-bundle.js.LICENSE.txt", "LICENSE", "NOTICE")
+KEPT = {name: name for name in ("swagger-ui-bundle.js", "swagger-ui-bundle.js.LICENSE.txt")}
+KEPT |= {"LICENSE": "LICENSE.txt", "NOTICE": "NOTICE.txt"}  # names that servers know the type of
 STYLE = "swagger-ui.css"
 
 _IMAGE = re.compile(r'url\((?:"(data:(?:[^"\\]|\\.)*)"|(data:[^)]*))\)')
@@ -37,9 +37,9 @@ def made_of(package: bytes) -> dict[str, bytes]:
 
         version = json.loads(member("package.json"))["version"]
         style, images = with_files(member(STYLE).decode())
-        files = {name: member(name) for name in KEPT} | images | {STYLE: style.encode()}
+        files = {kept: member(name) for name, kept in KEPT.items()} | images | {STYLE: style.encode()}
     sums = "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files))
-    return files | {"VERSION": f"swagger-ui-dist {version}\n{sums}".encode()}
+    return files | {"VERSION.txt": f"swagger-ui-dist {version}\n{sums}".encode()}
 
 
 def with_files(style: str) -> tuple[str, dict[str, bytes]]:
@@ -48,9 +48,10 @@ def with_files(style: str) -> tuple[str, dict[str, bytes]]:
 
     def taken(found: re.Match[str]) -> str:
         head, _, data = (found[1] or found[2]).partition(",")
-        kind = head.removeprefix("data:image/").partition(";")[0]
-        body = base64.b64decode(data) if head.endswith(";base64") else _unquoted(data)
-        name = f"{hashlib.sha256(body).hexdigest()[:12]}.{kind.removesuffix('+xml')}"
+        if not head.startswith("data:image/svg+xml"):
+            return "none"  # grids for debugging, which nothing uses
+        body = _unquoted(data)
+        name = f"{hashlib.sha256(body).hexdigest()[:12]}.svg"
         images[name] = body
         return f"url({name})"
 

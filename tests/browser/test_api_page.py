@@ -280,14 +280,16 @@ def test_its_policy_is_the_one_of_the_site():
 
 def test_the_viewer_is_the_one_that_was_taken():
     """As docs/viewer.py made it of its package: nobody has edited it, and its licence is beside it."""
-    version, *sums = (VIEWER / "VERSION").read_text().splitlines()
+    version, *sums = (VIEWER / "VERSION.txt").read_text().splitlines()
     assert re.fullmatch(r"swagger-ui-dist \d+\.\d+\.\d+", version)
     noted = {name: digest for digest, name in (line.split("  ") for line in sums)}
     found = {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in VIEWER.iterdir() if path.name != "VERSION"
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in VIEWER.iterdir()
+        if path.name != "VERSION.txt"
     }
     assert found == noted
-    assert "Apache License" in (VIEWER / "LICENSE").read_text()
+    assert "Apache License" in (VIEWER / "LICENSE.txt").read_text()
 
 
 def test_its_style_asks_for_nothing_but_its_own_files():

@@ -41,9 +41,9 @@ def package(**files: str) -> bytes:
 def test_images_of_the_style_become_files():
     """With the bytes that the browser would have made of them."""
     style, images = viewer().with_files(STYLE)
-    assert sorted(images.values()) == [SVG.encode(), b"PNG"]
-    svg, png = (hashlib.sha256(body).hexdigest()[:12] for body in (SVG.encode(), b"PNG"))
-    assert style == f"a{{background:url({svg}.svg)}}b{{background:url({png}.png)}}\n"
+    name = f"{hashlib.sha256(SVG.encode()).hexdigest()[:12]}.svg"
+    assert images == {name: SVG.encode()}
+    assert style == f"a{{background:url({name})}}b{{background:none}}\n"
 
 
 def test_a_release_is_kept_with_its_licences_and_sums():
@@ -52,10 +52,10 @@ def test_a_release_is_kept_with_its_licences_and_sums():
     files = viewer().made_of(
         package(**{"package.json": json.dumps({"version": "1.2.3"}), "swagger-ui.css": STYLE}, **texts)
     )
-    for name in viewer().KEPT:
-        assert files[name] == f"the {name}".encode()
+    for name, kept in viewer().KEPT.items():
+        assert files[kept] == f"the {name}".encode()
     assert "swagger-ui.js" not in files
-    version, *sums = files["VERSION"].decode().splitlines()
+    version, *sums = files["VERSION.txt"].decode().splitlines()
     assert version == "swagger-ui-dist 1.2.3"
     assert len(sums) == len(files) - 1
-    assert f"{hashlib.sha256(b'the LICENSE').hexdigest()}  LICENSE" in sums
+    assert f"{hashlib.sha256(b'the LICENSE').hexdigest()}  LICENSE.txt" in sums

@@ -63,6 +63,7 @@ def test_every_file_is_served_as_what_it_is(worker, name):
     """With its type; the client's modules to pages of every origin."""
     response = get(worker, "/" if name == "index.html" else f"/{name.removesuffix('.html')}")
     types = {"js": "text/javascript", "css": "text/css", "html": "text/html", "svg": "image/svg+xml"}
+    types |= {"txt": "text/plain"}
     assert response.status_code == 200
     assert response.headers["content-type"].split(";")[0] == types[name.rpartition(".")[2]]
     assert ("access-control-allow-origin" in response.headers) is name.startswith("kontract")
