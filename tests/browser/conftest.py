@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -88,13 +88,27 @@ class Visitor:
 @pytest.fixture
 def visitor(browser: Browser) -> Iterator[Visitor]:
     """Somebody new, without a session. What went wrong in a tab fails the test at its end."""
+    with visit(browser) as somebody:
+        yield somebody
+
+
+@pytest.fixture(scope="module")
+def guest(browser: Browser) -> Iterator[Visitor]:
+    """A visitor for all tests of a module: what goes wrong in a tab fails the last of them."""
+    with visit(browser) as somebody:
+        yield somebody
+
+
+@contextmanager
+def visit(browser: Browser) -> Iterator[Visitor]:
+    """Somebody new, who is asked at the end whether all was well."""
     with ExitStack() as stack:
         somebody = Visitor(browser, stack)
         yield somebody
         somebody.check()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def call(site: DevServer) -> Callable[..., Any]:
     """Calls a function from outside of the browser."""
 

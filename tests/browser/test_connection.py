@@ -9,6 +9,8 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from support.browser import SECONDS
 from support.demo_page import add_task, has_task, ready
 from support.line import line_to
@@ -30,6 +32,7 @@ LISTEN = """(async () => {
 })()"""
 
 
+@pytest.mark.long
 def test_cut_again_and_again_the_stream_loses_and_repeats_nothing(site, visitor, call):
     """Connections end at moments of chance while rows are written: each commit is delivered once, in order."""
     visitor.network_may_fail = True
@@ -104,6 +107,7 @@ def test_a_change_that_is_made_without_a_connection_fails_with_a_sentence_and_is
         assert tab.text("#task-error") == ""
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_and_comes_back(site, visitor, call):
     """The page reconnects by itself and goes on; the tab's session outlives it."""
     visitor.network_may_fail = True
@@ -119,6 +123,7 @@ def test_a_worker_that_is_killed_and_comes_back(site, visitor, call):
     assert tab.text("#who") == user
 
 
+@pytest.mark.long
 def test_a_log_that_begins_anew_is_read_anew(site, visitor, call):
     """The object has lost its journal: the page is told, says so, reads everything again, and goes on."""
     visitor.network_may_fail = True

@@ -47,6 +47,7 @@ def test_tabs_see_each_others_changes(site, visitor):
     two.wait(balance_is("tab-b", 30))
 
 
+@pytest.mark.long
 def test_as_many_tabs_as_one_likes(site, visitor):
     """Streams do not use up the six connections that a browser has for the server: the seventh tab works as well."""
     tabs = [visitor.demo(site.url) for _ in range(7)]
@@ -79,6 +80,7 @@ def test_the_panels_tell_what_a_call_cost_and_whose_commit_it_was(site, visitor)
         assert "Counted" in tab.run(f"{first}.innerText")
 
 
+@pytest.mark.long
 def test_fifty_transfers_at_once_keep_the_total(site, visitor, call):
     """The button opens accounts where there is no money, and says what became of the transfers and of the total."""
     visitor.network_may_fail = True  # a transfer of more than there is will be refused, and the browser notes that

@@ -9,6 +9,8 @@ import base64
 import os
 import re
 
+import pytest
+
 from support.demo_page import add_task, answered, has_task, item, open_account
 from support.pages import DOCS, ROOT
 
@@ -25,6 +27,7 @@ def size(data: bytes) -> tuple[int, int]:
     return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
 
 
+@pytest.mark.long
 def test_the_picture_is_made_of_the_page(site, visitor, no_tasks):
     """Tasks, accounts and the last calls, in a window of the size that the stored picture has."""
     tab = visitor.demo(site.url, width=WIDTH, height=HEIGHT)

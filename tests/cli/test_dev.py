@@ -68,6 +68,7 @@ def test_it_runs_stops_on_ctrl_c_and_loses_nothing(scratch):
     assert processes_of(scratch) == []
 
 
+@pytest.mark.long
 def test_a_snapshot_of_python_is_taken_beside_it_and_reloads_begin_from_that(scratch):
     """Nobody waits for it: not the first answer, and not Ctrl-C."""
 
@@ -121,6 +122,7 @@ def test_after_kill_9_the_next_run_takes_over(scratch):
     assert wait_until(lambda: processes_of(scratch) == [], 10)
 
 
+@pytest.mark.long
 def test_after_kill_9_of_the_helper_too_the_next_run_still_takes_over(scratch):
     port = free_port()
     with dev(scratch.root, port=port) as first:
@@ -202,6 +204,7 @@ def until_it_works(port, path="visit"):
     return answers
 
 
+@pytest.mark.long
 def test_a_runtime_that_is_killed_is_noticed_and_started_again_and_callers_get_json_meanwhile(scratch):
     """Its proxy comes back by itself and never answers; without wrangler nothing comes back at all."""
     port = free_port()

@@ -83,7 +83,7 @@ def file(port, path):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("command", [(), SERVE], ids=["dev", "serve"])
+@pytest.mark.parametrize("command", [pytest.param((), marks=pytest.mark.long), SERVE], ids=["dev", "serve"])
 def test_what_is_saved_shows_in_the_next_calls_mistakes_too(product, command, capsys):
     """A function, a syntax error, a wrong declaration, a module that fails, an exception; and each time back."""
     port = free_port()

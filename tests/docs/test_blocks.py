@@ -231,7 +231,14 @@ def test_typed_clients_are_made_and_used_as_shown(project):
     run(project, f"{node} {compiler} {options} public/shown.ts")
 
 
-@pytest.mark.parametrize("block", [one for one in page_of("how-to/deploy.md") if one.kind == "bash"], ids=named)
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(one, id=named(one), marks=pytest.mark.long if one.text == "make deploy-check" else ())
+        for one in page_of("how-to/deploy.md")
+        if one.kind == "bash"
+    ],
+)
 def test_a_step_of_a_deployment_needs_no_account(block, checkout, postgres, tmp_path):
     """Those that are not marked as needing one."""
     setup.prepare(checkout)

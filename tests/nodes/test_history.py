@@ -56,6 +56,7 @@ async def test_without_faults_the_history_is_right(served):
     assert_right(calls, final)
 
 
+@pytest.mark.long
 async def test_with_nodes_killed_the_history_is_right(served):
     """SIGKILL in the middle of applies: what was applied is there, once; the rest never will be."""
     landed: list[str] = []
@@ -76,6 +77,7 @@ async def test_with_nodes_killed_the_history_is_right(served):
     assert_right(calls, final)
 
 
+@pytest.mark.long
 async def test_with_a_node_stopped_for_half_a_minute_the_history_is_right(served):
     """SIGSTOP in the middle of applies: others settle what it left, and what it says when it wakes changes nothing."""
     node = served.nodes[0]
@@ -101,6 +103,7 @@ async def test_with_a_node_stopped_for_half_a_minute_the_history_is_right(served
     assert_right(calls, final)
 
 
+@pytest.mark.long
 async def test_with_pooler_and_database_restarted_the_history_is_right(served):
     """PgBouncer is killed, PostgreSQL crashes and is stopped, all in the middle of applies."""
 

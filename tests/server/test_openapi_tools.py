@@ -52,7 +52,10 @@ def server(checkout, postgres, reaper, tmp_path_factory):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("paths", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize(
+    "paths",
+    [pytest.param(paths, id=way, marks=[] if way == "demo" else pytest.mark.long) for way, paths in WAYS.items()],
+)
 def test_schemathesis_finds_nothing(server, tmp_path, paths):
     """With every check that it has, for every path but `/stream`, whose answer does not end."""
     done = subprocess.run(
