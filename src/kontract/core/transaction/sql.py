@@ -303,7 +303,7 @@ def has_newer(pointer: TablePointer, snapshot: Snapshot) -> Statement:
 
 
 def history(pointer: TablePointer, row_id: str, snapshot: Snapshot) -> Statement:
-    """Return the newest versions of a row, newest first; in place of ``_owner``: which txid ended it, as of S.
+    """Return the newest versions of a row, newest first; in the place of ``_owner``: which txid ended it, as of S.
 
     The data of those that do not fit into a page of PAGE_BYTES is NULL.
     """

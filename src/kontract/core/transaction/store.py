@@ -93,8 +93,8 @@ class SqlStore:
 
     async def count(self, pointer: TablePointer, wanted: Filter, snapshot: Snapshot, pending: Sequence[Pending]) -> int:
         """Count rows at the snapshot, under one's own writes."""
-        counted = _versions(await self._compared(pointer, sql.count(pointer, wanted, snapshot, pending)))
-        return counted[0].txid
+        [(_, _, counted, _)] = _shown(await self._compared(pointer, sql.count(pointer, wanted, snapshot, pending)))
+        return int(counted)
 
     async def _compared(self, pointer: TablePointer, statement: Statement) -> Sequence[Sequence[Any]]:
         """Run a read that compares fields by their types, which rows that others wrote may not have."""
@@ -124,12 +124,14 @@ class SqlStore:
             if pointer.kind is TableKind.PLAIN and await self._database.run(sql.has_newer(pointer, snapshot)):
                 raise SnapshotTooOldError from None
             raise refusal from None
-        return [version.data for version in _versions(rows)]
+        return [data for _, data, _, _ in _shown(rows)]
 
     async def history(self, pointer: TablePointer, row_id: str, snapshot: Snapshot) -> list[tuple[Version, int | None]]:
         """Read all versions of a row, oldest first, each with the txid that ended it if that is in the snapshot."""
-        versions = _versions(await self._database.run(sql.history(pointer, row_id, snapshot)))
-        return [(version, int(version.owner) if version.owner else None) for version in reversed(versions)]
+        rows = _shown(await self._database.run(sql.history(pointer, row_id, snapshot)))
+        return [
+            (Version(row[0], row[1] or "", int(row[2]), ""), int(row[3]) if row[3] else None) for row in reversed(rows)
+        ]
 
     async def apply(self, plan: ApplyPlan) -> ApplyOutcome:
         """Run the apply statement. FAILED means no more than that success was not read; see ApplyRefusedError."""
@@ -283,11 +285,15 @@ class SqlStore:
         await self._database.aclose()
 
 
-def _versions(rows: Sequence[Sequence[Any]]) -> list[Version]:
-    versions = [Version(row[0], row[1] or "", int(row[2]), row[3] or "") for row in rows]
-    if any(version.id == sql.TOO_OLD_ID for version in versions):
+def _shown(rows: Sequence[Sequence[Any]]) -> Sequence[Sequence[Any]]:
+    """Return the rows of a read, four columns each; raises SnapshotTooOldError when the marker row is among them."""
+    if any(row[0] == sql.TOO_OLD_ID for row in rows):
         raise SnapshotTooOldError
-    return versions
+    return rows
+
+
+def _versions(rows: Sequence[Sequence[Any]]) -> list[Version]:
+    return [Version(row[0], row[1] or "", int(row[2]), row[3] or "") for row in _shown(rows)]
 
 
 def _collected(rows: Sequence[Sequence[Any]], epoch: int) -> int | None:
