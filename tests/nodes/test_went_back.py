@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 
 from kontract.core import limits
+from kontract.ports.shared_log import Checkpoint, TrimmedError, WentBackError
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.runtime import ManyNodes, SingleProcess
 from kontract.server.shared_log.memory import MemoryLog
@@ -99,21 +100,32 @@ async def test_a_log_that_went_back_and_grew_again_is_not_the_same(postgres):
     async with cluster_of(postgres, 1) as cluster:
         pool = cluster.nodes[0].pool
         reader, writer, other = (PostgresLog(pool.database) for _ in range(3))
-        await writer.append("acme", 0, b"one")
-        await writer.append("acme", 1, b"two")
-        await reader.read("acme", 0)
+        (one,) = await writer.append("acme", 0, b"one")
+        (two,) = await writer.append("acme", 1, b"two", one.at)
+        assert await reader.read("acme", 2, two.at) == []
         await cluster.sql.execute("DELETE FROM coordination_log WHERE owner = 'acme' AND position = 2")
         await cluster.sql.execute("UPDATE coordination SET position = 1 WHERE owner = 'acme'")
         await asyncio.sleep(0.01)
-        await other.append("acme", 1, b"another")
-        await other.append("acme", 2, b"three")
-        from kontract.ports.shared_log import WentBackError
-
+        (another,) = await other.append("acme", 1, b"another", one.at)
+        await other.append("acme", 2, b"three", another.at)
         with pytest.raises(WentBackError):
-            await reader.read("acme", 2)
+            await reader.read("acme", 2, two.at)
         with pytest.raises(WentBackError):
-            await writer.append("acme", 2, b"mine")
+            await writer.append("acme", 2, b"mine", two.at)
+        assert await reader.news({"acme": 2}, {"acme": two.at}) == {"acme": []}
         assert [entry.batch for entry in await other.read("acme", 0)] == [b"one", b"another", b"three"]
+        await writer.write_checkpoint("acme", Checkpoint(2, b"of what is lost", two.at))
+        assert await other.checkpoint("acme") is None
+
+        # Once the entry at its position is gone, nobody can tell a node whether it was the one that it has read.
+        await other.write_checkpoint("acme", Checkpoint(3, b"state", (await other.read("acme", 2))[-1].at))
+        await other.trim("acme", 3)
+        with pytest.raises(TrimmedError):
+            await reader.read("acme", 2, two.at)
+        with pytest.raises(TrimmedError):
+            await writer.append("acme", 2, b"mine", two.at)
+        assert await reader.news({"acme": 2}, {"acme": two.at}) == {"acme": []}
+        assert [entry.batch for entry in await other.read("acme", 2)] == [b"three"]
 
 
 class Failover:

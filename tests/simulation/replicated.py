@@ -7,6 +7,7 @@ across nodes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
@@ -15,13 +16,14 @@ from kontract.coordination import custody
 from kontract.coordination import replica as replicas
 from kontract.coordination.replica import Replica
 from kontract.core.events import Batch, End, Page, Subscription, decode_frame, parse_position
+from kontract.core.messages import Prepared
 from kontract.core.protocol.machine import Machine
 from kontract.core.protocol.phases import CoordinatorStage
 from kontract.core.types import TableKind
 from kontract.ports import CoordinatorUnavailableError
 from kontract.ports.shared_log import Checkpoint, Entry, LogUnavailableError, TrimmedError, WentBackError
 from simulation.cluster import OWNER, Node, _Life
-from simulation.database import Store
+from simulation.database import Commit, Store
 from simulation.faults import Fault, Odds, bias
 from simulation.history import judge
 from simulation.kernel import Future, Kernel, Loop, Process
@@ -58,14 +60,13 @@ class Shelf:
         entries, everything, self.tail, self.floor, self.kept = state
         self.entries, self.everything = dict(entries), list(everything)
 
-    def is_same(self, known: int | None, position: int) -> bool:
-        """Whether a node has not read further than there is, nor something else: ``known``, the time of that entry."""
-        mine = self.entries.get(position)
-        return position <= self.tail and (mine is None or known in (None, mine.at))
-
     def check(self, known: int | None, after: int):
-        if not self.is_same(known, after):
+        """Whether a node has not read further than there is, nor something else: ``known``, the time of that entry."""
+        mine = self.entries.get(after)
+        if after > self.tail or (mine is not None and known not in (None, mine.at)):
             raise WentBackError
+        if mine is None and known is not None:
+            raise TrimmedError
 
     def append(self, after: int, batch: bytes, at: int) -> list[Entry]:
         self.tail += 1
@@ -82,13 +83,17 @@ class Shelf:
         return [self.entries[position] for position in positions if position in self.entries]
 
     def write_checkpoint(self, checkpoint: Checkpoint):
+        mine = self.entries.get(checkpoint.position)
+        if mine is None or mine.at != checkpoint.at:
+            return
         if self.kept is None or self.kept.position < checkpoint.position:
             self.kept = checkpoint
 
     def trim(self, below: int, keep: list[int]):
-        assert self.kept is not None
-        assert self.is_in_database or below <= self.kept.position + 1
-        below = min(below, self.kept.position + 1)
+        if self.is_in_database:
+            below = min(below, self.kept.position + 1 if self.kept is not None else 0)
+        assert self.kept is not None or not below
+        assert self.kept is None or below <= self.kept.position + 1
         self.floor = max(self.floor, below)
         before = len(self.entries)
         self.entries = {p: entry for p, entry in self.entries.items() if p >= self.floor or p in keep}
@@ -102,7 +107,6 @@ class Wire:
         self._shelf = shelf
         self._node = node
         self._process = process
-        self._times: dict[int, int] = {}
 
     async def _do(self, what: str, run: Callable[[], Any]) -> Any:
         wires, node, process = self._node.wires, self._node, self._process
@@ -122,35 +126,25 @@ class Wire:
                 value, error = run(), None
             except (TrimmedError, WentBackError) as refused:
                 value, error = None, refused
-                if isinstance(refused, WentBackError):
-                    self._times.clear()
             wires.carry("log reply", what, lambda: reply.set(value, error), given_up=give_up, **whom)
 
         wires.carry("log", what, arrive, given_up=give_up, **whom)
         node.kernel.after(5_000, give_up)
         return await reply
 
-    async def append(self, _owner: str, after: int, batch: bytes) -> list[Entry]:
-        known = self._times.get(after)
-
+    async def append(self, _owner: str, after: int, batch: bytes, at: int | None = None) -> list[Entry]:
         def append():
-            self._shelf.check(known, after)
+            self._shelf.check(at, after)
             return self._shelf.append(after, batch, self._node.clock())
 
-        return self._seen(await self._do("append", append))
+        return await self._do("append", append)
 
-    async def read(self, _owner: str, after: int) -> list[Entry]:
-        known = self._times.get(after)
-
+    async def read(self, _owner: str, after: int, at: int | None = None) -> list[Entry]:
         def read():
-            self._shelf.check(known, after)
+            self._shelf.check(at, after)
             return self._shelf.read(after)
 
-        return self._seen(await self._do("read", read))
-
-    def _seen(self, entries: list[Entry]) -> list[Entry]:
-        self._times.update({entry.position: entry.at for entry in entries})
-        return entries
+        return await self._do("read", read)
 
     async def entries(self, _owner: str, positions: list[int]) -> list[Entry]:
         return await self._do("entries", lambda: self._shelf.find(positions))
@@ -159,13 +153,7 @@ class Wire:
         return await self._do("checkpoint", lambda: self._shelf.kept)
 
     async def write_checkpoint(self, _owner: str, checkpoint: Checkpoint):
-        known = self._times.get(checkpoint.position)
-
-        def write():
-            if self._shelf.is_same(known, checkpoint.position):
-                self._shelf.write_checkpoint(checkpoint)
-
-        await self._do("write checkpoint", write)
+        await self._do("write checkpoint", lambda: self._shelf.write_checkpoint(checkpoint))
 
     async def trim(self, _owner: str, below: int, keep: list[int] = ()):
         await self._do("trim", lambda: self._shelf.trim(below, list(keep)))
@@ -307,6 +295,7 @@ class ReplicatedWorld(RandomWorld):
     def __init__(self, seed: int, variant: Variant | None = None, replica: type[Replica] = Replica):
         self.replica = replica
         self.seed = seed
+        self.prepared: list[tuple[int, str, Prepared]] = []  # where in the log, by which node
         super().__init__(seed, variant or Variant(), lose_journal=False)
 
     def build(self, fate: Odds, kind: TableKind):
@@ -388,8 +377,12 @@ class ReplicatedWorld(RandomWorld):
         kernel.run(lambda: False, kernel.now + 1_000)
         fresh = Machine()
         published: list[int] = []
-        for entry in self.shelf.everything:
-            published += [record.txid for record in fresh.apply(entry).published]
+        for number, entry in enumerate(self.shelf.everything):
+            step = fresh.apply(entry)
+            published += [record.txid for record in step.published]
+            for _, answer in step.answers:
+                if isinstance(answer, Prepared):
+                    self.prepared.append((number, step.node, answer))
         state = fresh.dump()
         for node in self.nodes:
             machine = node.shell.machine
@@ -399,7 +392,7 @@ class ReplicatedWorld(RandomWorld):
                 self.wrong.append(
                     f"stuck: node {node.number} {machine.coordinator.stage} {machine.coordinator.unfinished}"
                 )
-        commits = sorted(commit.txid for commit in self.database.commits)
+        commits = sorted(commit.txid for commit in self.database.commits if self._is_in_log(commit))
         lost = {commit.txid for commit in self.database.lost}
         if [txid for txid in published if txid not in lost or txid in commits] != commits:
             self.wrong.append(f"events: published {published}, committed {commits}")
@@ -411,6 +404,9 @@ class ReplicatedWorld(RandomWorld):
         for node in self.nodes:
             node.journal.epoch = -1  # the journals' judge has nothing to look at
         self.wrong += judge(self.attempts, self.database, self.nodes)
+
+    def _is_in_log(self, _commit: Commit) -> bool:
+        return True
 
 
 class ReplicatedBackWorld(ReplicatedWorld):
@@ -424,6 +420,8 @@ class ReplicatedBackWorld(ReplicatedWorld):
         self.database.goes_back = True
         self.shelf.is_in_database = with_log
         self.shelves: list[tuple[Any, ...]] = []
+        self.kept = 0  # how many entries of the log are of before it went back
+        self.knowing: set[str] = set()  # the nodes that had read an entry that is gone
         if with_log:
             remember = self.database._remember
             self.database._remember = lambda: (remember(), self.shelves.append(self.shelf.remember()))
@@ -449,6 +447,9 @@ class ReplicatedBackWorld(ReplicatedWorld):
         lost = self.database.go_back(self.kernel.dice.randint(1, 6))
         if self.shelves and lost:
             self.shelf.go_back(self.shelves[len(self.database.past)])
+            self.kept = len(self.shelf.everything)
+            shells = [node.shell for node in self.nodes if node.shell]
+            self.knowing = {shell._node for shell in shells if shell.machine.position > self.shelf.tail}
         self.database.given = max((coordinator._next_txid - 1 for coordinator in running), default=0)
         self.database.must_notice = any(commit.txid in known and self._settled(commit.txid) for commit in lost)
         self.answered.clear()
@@ -469,8 +470,40 @@ class ReplicatedBackWorld(ReplicatedWorld):
                 break
         super().settle()
         if self.shelf.is_in_database:
-            # A node that had not read what is lost goes on as if it had never been, until one that has comes by.
             self.wrong = [line for line in self.wrong if not line.startswith(("unnoticed", "twice: txid"))]
+            self.wrong += self._judge_by_node()
+
+    def _judge_by_node(self):
+        """Whoever had read what is lost must not go on as if it had never been; the others cannot know better.
+
+        For them the log and the database agree, so they give numbers again that are lost, in the same epoch, until one
+        that knows comes by. So what is judged is who prepared.
+        """
+        old = [prepared for at, _, prepared in self.prepared if at < self.kept]
+        new = [(node, prepared) for at, node, prepared in self.prepared if at >= self.kept]
+        for node, prepared in new:
+            if node in self.knowing and prepared.epoch <= self.database.left_epoch:
+                yield f"unnoticed: {node} had read what is lost, and prepared {prepared.sid} in epoch {prepared.epoch}"
+        numbers = [prepared.txid for prepared in [*old, *(prepared for _, prepared in new)]]
+        yield from (f"twice: txid {txid} in one log" for txid, n in Counter(numbers).items() if n > 1)
+        if self.database.noticed_at is None:
+            return
+        highest = max((commit.txid for commit in self.database.lost), default=0)
+        for _, prepared in new:
+            if prepared.epoch > self.database.left_epoch and prepared.txid <= highest:
+                yield f"twice: txid {prepared.txid} of {prepared.sid} was of a lost commit, too"
+
+    def _is_in_log(self, commit: Commit) -> bool:
+        """Whether it can be published: not what was prepared in the part that is lost, and applied afterwards.
+
+        That happened before the next epoch began, in which every stream is reset.
+        """
+        back, first = self.database.went_back_at, self.database.noticed_at
+        if not self.shelf.is_in_database or back is None or commit.sid in {one.sid for _, _, one in self.prepared}:
+            return True
+        if first is not None and commit.time > first:
+            self.wrong.append(f"late: {commit.sid} of the lost log was applied after the next epoch had begun")
+        return False
 
 
 def back(seed: int, *, with_log: bool) -> ReplicatedBackWorld:

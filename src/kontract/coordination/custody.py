@@ -50,52 +50,87 @@ class Custody:
         self._tell = tell
         self._sleep = sleep
         self._doubted: asyncio.Future[None] | None = None
-        self._unsure = False  # a connection was lost, and the database has not answered since
+        self._doubts = 0
+        self._unsure = False  # there was a doubt, and the database has not answered a question that was asked since
+        self._skipped: ReplicatedCoordinator | None = None  # of before entries that this node has not read
+        self._lost: ReplicatedCoordinator | None = None  # the log is older than this one, and no epoch is above it yet
         self._confirmed: tuple[int, int] | None = None  # in which epoch the database was ours, and when
 
     def doubt(self) -> None:
         """Look, because a connection was lost; until the answer is there nobody is shown anything."""
         self._confirmed = None
         self._unsure = True
+        self._doubts += 1
         if self._coordinator() is not None:
             self._look_soon()
+
+    def reloaded(self, old: ReplicatedCoordinator) -> None:
+        """Look for what ``old`` knew, of before entries that this node has skipped.
+
+        The log may have gone back there, and nodes that knew nothing of what was lost have gone on with it.
+        """
+        now = self._coordinator()
+        if now is not None and now.epoch == old.epoch:
+            self._skipped = old
+            self.doubt()
+        elif now is not None and now.epoch < old.epoch:
+            self.fall_back(old)
 
     def fall_back(self, old: ReplicatedCoordinator) -> None:
         """Go on above what ``old`` had given: the log is older than that, and so is the database."""
         self._confirmed = None
-        self._doubted = asyncio.ensure_future(self._go_on(old, self._doubted))
+        if self._lost is None or self._lost.highest_txid < old.highest_txid:
+            self._lost = old
+        self._doubted = asyncio.ensure_future(self._look_after(self._doubted))
         self._doubted.add_done_callback(self._sure)
 
-    async def _go_on(self, old: ReplicatedCoordinator, before: asyncio.Future[None] | None) -> None:
+    def tick(self) -> None:
+        """Try again what did not succeed."""
+        if self._lost is not None:
+            self._look_soon()
+
+    async def _look_after(self, before: asyncio.Future[None] | None) -> None:
+        await self._look_now()
+        if before is not None:
+            await asyncio.wait([before])
+
+    async def _look_now(self) -> None:
+        lost = self._lost
+        await (self.look() if lost is None else self._go_on(lost))
+
+    async def _go_on(self, old: ReplicatedCoordinator) -> None:
+        """Begin an epoch above what ``old`` had given; what it knew is not forgotten before."""
         await self._questions.announce(old, self._now())
         await self._catch_up()
         now = self._coordinator()
-        if now is not None and now.epoch > old.epoch and now.highest_txid >= old.highest_txid:
-            return  # another node has done it
-        epoch = max(old.epoch, now.epoch if now is not None else 0)
-        order = dict(old.row_order)
-        for ptr, last in (now.row_order if now is not None else {}).items():
-            order[ptr] = max(last, order.get(ptr, 0))
-        await self._start_above(epoch, max(old.highest_txid, now.highest_txid if now is not None else 0), order)
-        if before is not None:
-            await asyncio.wait([before])
+        if (
+            now is None or now.epoch <= old.epoch or now.highest_txid < old.highest_txid
+        ):  # else another node has done it
+            epoch = max(old.epoch, now.epoch if now is not None else 0)
+            order = dict(old.row_order)
+            for ptr, last in (now.row_order if now is not None else {}).items():
+                order[ptr] = max(last, order.get(ptr, 0))
+            await self._start_above(epoch, max(old.highest_txid, now.highest_txid if now is not None else 0), order)
+            now = self._coordinator()
+        if now is not None and now.epoch > old.epoch and self._lost is old:
+            self._lost = None
 
     async def be_sure(self) -> None:
         """Wait until there is no doubt; raises DatabaseUnavailableError when that cannot be found out now."""
         while self._doubted is not None:
             await asyncio.wait([self._doubted])
-        if not self._unsure or self._coordinator() is None:
+        if not self._in_doubt():
             return
         await asyncio.wait([self._look_soon()])
-        if self._in_doubt():
+        if self._in_doubt():  # or there is another doubt already
             raise DatabaseUnavailableError("the database does not answer")
 
     def _in_doubt(self) -> bool:
-        return self._unsure
+        return self._lost is not None or (self._unsure and self._coordinator() is not None)
 
     def _look_soon(self) -> asyncio.Future[None]:
         if self._doubted is None:
-            self._doubted = asyncio.ensure_future(self.look())
+            self._doubted = asyncio.ensure_future(self._look_now())
             self._doubted.add_done_callback(self._sure)
         return self._doubted
 
@@ -144,36 +179,46 @@ class Custody:
 
     async def look(self) -> None:
         """Ask the database, and say in the log what it is."""
-        coordinator = self._coordinator()
-        if coordinator is None:
+        doubts, skipped, coordinator = self._doubts, self._skipped, self._coordinator()
+        if coordinator is None or not await self._look(coordinator, skipped):
             return
+        if doubts == self._doubts:
+            self._unsure, self._skipped = False, None
+
+    async def _look(self, coordinator: ReplicatedCoordinator, skipped: ReplicatedCoordinator | None) -> bool:
+        """Say whether the database has answered. ``skipped``: the coordinator of before entries that were not read."""
         epoch, asked_at = coordinator.epoch, self._now()
         witnesses = coordinator.witnesses.sids(asked_at)
+        if skipped is not None and skipped.epoch == epoch:
+            witnesses += [sid for sid in skipped.witnesses.recent(asked_at) if sid not in witnesses]
         standing = await self._questions.standing(witnesses)
-        self._unsure = self._unsure and standing is None
         if standing is not None and standing[0] != epoch:
             await self._catch_up()
             if standing[0] > epoch:
                 await self._await_start(coordinator, epoch)
         if coordinator is not self._coordinator() or coordinator.epoch != epoch:
-            return  # another node was faster
+            return standing is not None  # another node was faster
         if standing is None:
             await self._tell(EpochRead(None))
-            return
+            return False
         current, missing = standing
         match verdict(epoch, len(witnesses), current, missing):
             case Verdict.LEFT_BEHIND:
+                if skipped is not None and skipped.epoch == epoch:
+                    self.fall_back(skipped)
+                    return True
                 await self._questions.announce(coordinator, self._now())
                 await self._leave_behind(coordinator, epoch, 0)
-                return
+                return True
             case Verdict.AWAITED:
                 await self._claim(coordinator, epoch)
-                return
+                return True
             case Verdict.SUPERSEDED:
                 self._log_line("error", "fenced", owner=self._owner, epoch=epoch, current=current)
             case Verdict.IN_CHARGE:
                 self._confirmed = epoch, asked_at
         await self._tell(EpochRead(current))
+        return True
 
     async def _await_start(self, coordinator: ReplicatedCoordinator, epoch: int) -> None:
         """Wait a little for the entry of a node of ours: one that takes the owner over raises the epoch first."""

@@ -102,10 +102,13 @@ class Node:
         followed = {owner: replica for owner, replica in self._replicas.items() if replica.follows}
         if not followed:
             return
-        news = await self._log.news({owner: replica.machine.position for owner, replica in followed.items()})
+        asked = {owner: replica.machine.last for owner, replica in followed.items()}
+        news = await self._log.news(
+            {owner: last.position for owner, last in asked.items()}, {owner: last.at for owner, last in asked.items()}
+        )
         for owner, entries in news.items():
             with contextlib.suppress(StoppedError):  # it has said so, and follows no longer
                 if entries:
-                    followed[owner].take(entries)
+                    followed[owner].take(asked[owner], entries)
                 else:
                     await followed[owner].follow()  # from the checkpoint: what comes next is gone

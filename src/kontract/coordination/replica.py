@@ -64,6 +64,7 @@ from kontract.ports.shared_log import (
     READ_ENTRIES,
     Checkpoint,
     Entry,
+    Last,
     LogUnavailableError,
     SharedLog,
     TrimmedError,
@@ -160,7 +161,7 @@ class Replica:
         try:
             await self._be_ready()
             await self._custody.be_sure()
-            if isinstance(request, (Begin, CheckSession)):
+            if isinstance(request, (Begin, CheckSession, EndSession)):
                 await self._catch_up()
                 await self._custody.be_sure()
                 answer = self.machine.look(request, self._now())
@@ -222,6 +223,7 @@ class Replica:
         try:
             await self._be_ready()
             await self._catch_up()
+            await self._custody.be_sure()
             while True:
                 coordinator = self.machine.coordinator
                 if coordinator is None or coordinator.stage is CoordinatorStage.FENCED or self._stopped:
@@ -347,12 +349,16 @@ class Replica:
 
     async def _reload(self) -> None:
         """Go on from the checkpoint: entries that we have not seen are gone."""
-        before = self.machine.position
+        last, old = self.machine.last, self.machine.coordinator
         checkpoint = await self._log.checkpoint(self.owner)
-        if checkpoint is None or checkpoint.position <= before:
+        if checkpoint is None or (position := checkpoint.position) < last.position + (last.at is None):
             raise LogUnavailableError("the log has a gap that no checkpoint covers")
         self.machine = self._restored(checkpoint)
-        self._log_line("warning", "coordinator_reloaded", owner=self.owner, before=before, position=checkpoint.position)
+        if position == last.position:
+            self.machine.at = None  # the state is right by what it is, though its last entry is not kept
+        self._log_line("warning", "coordinator_reloaded", owner=self.owner, before=last.position, position=position)
+        if old is not None:
+            self._custody.reloaded(old)
         self.hub.cut()  # they resume, and are given what this node has skipped
         self._let_go("this node was too slow")
 
@@ -401,21 +407,26 @@ class Replica:
         more = True
         while more:
             try:
-                entries = await self._log.read(self.owner, self.machine.position)
+                last = self.machine.last
+                entries = await self._log.read(self.owner, last.position, last.at)
             except TrimmedError:
                 await self._reload()
                 continue
             except WentBackError:
                 await self._fall_back()
                 continue
-            self.take(entries)
-            more = len(entries) >= READ_ENTRIES or sum(len(entry.batch) for entry in entries) >= READ_BYTES
+            more = not self.take(last, entries) or len(entries) >= READ_ENTRIES
+            more = more or sum(len(entry.batch) for entry in entries) >= READ_BYTES
 
-    def take(self, entries: Iterable[Entry]) -> None:
-        """Replay entries; those that are known already are passed over."""
+    def take(self, after: Last, entries: Iterable[Entry]) -> bool:
+        """Replay what was read behind ``after``, but not again; False: it does not follow what is replayed already."""
+        last = after
         for entry in entries:
+            if last.position == self.machine.position and last != self.machine.last:
+                return False
+            last = Last(entry.position, entry.at)
             if entry.position > self.machine.position + 1:
-                return  # what lies between has not been read yet
+                return False  # what lies between is not known here
             if entry.position == self.machine.position + 1:
                 try:
                     self._carry_out(self.machine.apply(entry), entry)
@@ -426,6 +437,7 @@ class Replica:
                     # A defect. What is half replayed must not go on: it would decide otherwise than other nodes.
                     self._stop(BROKEN, "coordinator_failed", f"entry {entry.position}: {error!r}")
                     raise StoppedError(BROKEN) from error
+        return True
 
     def _stop(self, reason: str, event: str, error: str) -> None:
         self._stopped = reason
@@ -478,15 +490,15 @@ class Replica:
         self._last_batch += 1
         number = self._last_batch
         batch = encode_batch(batch_of(self._node, number, part))
-        sent_at = self._clock.now()
+        sent_at, last = self._clock.now(), self.machine.last
         try:
-            entries = await self._log.append(self.owner, self.machine.position, batch)
+            entries = await self._log.append(self.owner, last.position, batch, last.at)
         except (LogUnavailableError, TrimmedError):
             entries = []  # it is there, or not, or will be: look once
         except WentBackError:
             await self._catch_up()
             raise LogUnavailableError("the log has gone back in time") from None
-        self.take(entries)
+        self.take(last, entries)
         if entries and entries[-1].batch == batch:
             # It was appended between then and now: what is beyond that is a difference of clocks.
             self._ahead = entries[-1].at - max(sent_at, min(entries[-1].at, self._clock.now()))
@@ -594,6 +606,7 @@ class Replica:
         coordinator = self.machine.coordinator
         if coordinator is None or self._ticking or self._stopped:
             return
+        self._custody.tick()
         now = self._now()
         due = coordinator.next_tick()
         if due is not None and due + (0 if self.waits else OTHERS_FIRST_MS) <= now:

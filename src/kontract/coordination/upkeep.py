@@ -66,7 +66,7 @@ class Upkeep:
     async def write_checkpoint(self) -> None:
         """Write the state down, and have the log forget what nobody needs any more."""
         machine = self._machine()
-        checkpoint = Checkpoint(machine.position, machine.dump())
+        checkpoint = Checkpoint(machine.position, machine.dump(), machine.at)
         floor, keep = machine.needed()
         try:
             await self._log.write_checkpoint(self._owner, checkpoint)

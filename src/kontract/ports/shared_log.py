@@ -11,6 +11,7 @@ once it is there. There is no leader and no lock: whoever appends first is first
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 from msgspec import Struct
@@ -23,6 +24,9 @@ READ_ENTRIES = 500
 
 READ_BYTES = 4 * 1024 * 1024
 """Bytes of batches after which a call returns no further entry."""
+
+NOTHING: Mapping[str, int | None] = MappingProxyType({})
+"""Of no owner it is known when the last entry was appended."""
 
 
 class LogUnavailableError(Exception):
@@ -48,11 +52,25 @@ class Entry(Struct, frozen=True):
     batch: bytes
 
 
+class Last(Struct, frozen=True):
+    """Which entry a node has read last. A position alone does not say it: the log may have gone back and grown again.
+
+    ``at``: when it was appended; None: that is not known, or there is none.
+    """
+
+    position: int
+    at: int | None = None
+
+
 class Checkpoint(Struct, frozen=True):
-    """The state after replaying everything up to and including ``position``."""
+    """The state after replaying everything up to and including ``position``.
+
+    ``at``: when that entry was appended, for a log that may go back in time; None: the state itself tells it.
+    """
 
     position: int
     state: bytes
+    at: int | None = None
 
 
 class SharedLog(Protocol):
@@ -60,13 +78,15 @@ class SharedLog(Protocol):
 
     A log may lie in a database that is restored to an earlier state, or replaced by a standby that lagged. Where that
     can happen, ``append`` and ``read`` raise WentBackError for a node that has read further than there is, or something
-    else than there is; and ``news`` has an empty list for it.
+    else than there is; and ``news`` has an empty list for it. A position does not say what was read: the log may have
+    grown again. So a node says with it when its last entry was appended (``at``; None: it does not know). If that entry
+    is not kept any more, this cannot be told, and the node has to start from the checkpoint (TrimmedError).
 
     Reads are linearizable: what an append that was answered has written is seen by every read that begins later, on
     every node.
     """
 
-    async def append(self, owner: str, after: int, batch: bytes) -> list[Entry]:
+    async def append(self, owner: str, after: int, batch: bytes, at: int | None = None, /) -> list[Entry]:
         """Append a batch behind everything there is, and return the entries above ``after``, the new one among them.
 
         Where more than READ_ENTRIES entries (or READ_BYTES) lie between, only the first of them are returned, without
@@ -75,14 +95,14 @@ class SharedLog(Protocol):
         """
         ...
 
-    async def read(self, owner: str, after: int) -> list[Entry]:
+    async def read(self, owner: str, after: int, at: int | None = None, /) -> list[Entry]:
         """Return the entries above ``after`` in order; raises TrimmedError.
 
         Fewer than READ_ENTRIES, with less than READ_BYTES in all, means that there are no more.
         """
         ...
 
-    async def news(self, after: Mapping[str, int]) -> dict[str, list[Entry]]:
+    async def news(self, after: Mapping[str, int], at: Mapping[str, int | None] = NOTHING, /) -> dict[str, list[Entry]]:
         """Return for several owners at once what is above the position given for each; those without news are left out.
 
         In few round trips, whatever the number of owners. An owner whose entries have been trimmed gets an empty list.

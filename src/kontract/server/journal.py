@@ -24,6 +24,7 @@ class MemoryJournal:
         self._head: tuple[int, int] | None = None
         self._records: dict[int, bytes] = {}
         self._txids: list[int] = []  # those of the records, in order: a page is found without looking at all
+        self._by_call: dict[str, int] = {}  # of idempotent calls: the txid of the newest record
         self._marks: dict[int, Mark] = {}
         self._ended: dict[str, int] = {}
         self._order: dict[str, int] = {}
@@ -46,6 +47,7 @@ class MemoryJournal:
         self._log_head = LogHead(generation, last_txid)
         self._records.clear()
         self._txids.clear()
+        self._by_call.clear()
         self._marks.clear()
         self._published = 0
         self._ended = dict(ended)
@@ -60,6 +62,9 @@ class MemoryJournal:
                     # Encoded at once: the coordinator goes on changing its record.
                     if entry.record.txid not in self._records:
                         insort(self._txids, entry.record.txid)
+                        if entry.record.idempotent:
+                            newest = self._by_call.get(entry.record.call, 0)
+                            self._by_call[entry.record.call] = max(entry.record.txid, newest)
                     self._records[entry.record.txid] = msgspec.json.encode(entry.record)
                 case PutBlock():
                     assert self._head is not None
@@ -77,12 +82,14 @@ class MemoryJournal:
                             self._log_head = LogHead(self._log_head.generation, max(self._log_head.floor, txid))
                         if _expired(record, entry):
                             del self._records[txid]
+                            if self._by_call.get(record.call) == txid:
+                                del self._by_call[record.call]  # what is older of the same call has expired, too
                     self._txids = sorted(self._records)
 
     def newest(self, call: str) -> Record | None:
-        """Return the newest record of a call."""
-        found = [record for record in map(self._decode, self._records.values()) if record.call == call]
-        return max(found, key=lambda record: record.txid, default=None)
+        """Return the newest record of an idempotent call."""
+        txid = self._by_call.get(call)
+        return self._decode(self._records[txid]) if txid is not None else None
 
     def log_head(self) -> LogHead:
         """Return where the event log begins."""

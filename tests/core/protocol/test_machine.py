@@ -40,7 +40,7 @@ from kontract.core.protocol.machine import Machine, NewerVersionError, ticket_of
 from kontract.core.protocol.phases import CoordinatorStage
 from kontract.core.transaction import fences
 from kontract.ports import CoordinatorUnavailableError, FeedClosedError
-from kontract.ports.shared_log import Checkpoint, Entry
+from kontract.ports.shared_log import Checkpoint, Entry, Last
 from kontract.server.feed import LocalFeed
 from kontract.server.shared_log.memory import MemoryLog
 from kontract.server.system import SystemClock
@@ -122,14 +122,17 @@ def story(seed: int = 1, batches: int = 400) -> list[Entry]:
 
 
 def decided(text: bytes | str) -> str:
-    """What nodes must agree on. Witnesses are a node's own: one that joins by an old checkpoint has none yet."""
+    """What nodes must agree on. Witnesses are a node's own: one that joins by an old checkpoint has none yet.
+
+    ``at`` of the whole, when the last entry was appended, says what the state is about; an old checkpoint lacks it.
+    """
 
     def without(found):
         if isinstance(found, dict):
             return {name: without(value) for name, value in found.items() if name != "witnesses"}
         return [without(value) for value in found] if isinstance(found, list) else found
 
-    return json.dumps(without(json.loads(text)))
+    return json.dumps({name: value for name, value in without(json.loads(text)).items() if name != "at"})
 
 
 def outcome(entries: list[Entry]) -> str:
@@ -244,6 +247,9 @@ def test_a_database_that_has_gone_back_takes_the_memory_of_calls_along():
     assert leaves.version > commands.VERSION
     step = machine.apply(Entry(4, 1003, encode_batch(leaves)))
     assert (step.left_behind, machine.head.generation) == (True, "g2")
+    assert machine.look(Begin("c1", idempotent=True), 1003) is None, "the database may still apply what is of before"
+    machine.coordinator.epoch_read(2, 1003)
+    machine.coordinator._in_charge_at = 1003
     after = machine.apply(Entry(5, 1004, encode_batch(batch_of("n", 5, asked))))
     assert [answer for _, answer in after.answers] == [Began(1, 2, unsure=True)]
     assert commands.version_of(machine.dump()) == leaves.version, "a node of before must not begin there either"
@@ -308,6 +314,51 @@ async def commit(replica: Replica, call: str, row: str) -> None:
     assert isinstance(await replica.ask(Finish(prepared.txid, prepared.epoch, True)), Committed)
 
 
+async def test_entries_of_before_the_log_went_back_are_not_replayed_onto_those_of_after():
+    """Two reads are answered in the wrong order: one of before, one of after. Their positions fit each other."""
+    log = MemoryLog(SystemClock().now)
+    one = node(log, "one")
+    await commit(one, "c0", "a")
+    machine = one.machine
+    tick = encode_batch(CommandBatch("two", 1, [Tick()]))
+    start, then = machine.last, machine.last.position
+    of_before = [Entry(then + 1, 1, tick), Entry(then + 2, 2, tick)]
+    assert one.take(start, [Entry(then + 1, 3, tick)])
+    assert not one.take(start, of_before)
+    assert not one.take(Last(then + 1, 1), of_before[1:])
+    assert machine.last == Last(then + 1, 3)
+    assert one.take(start, [Entry(then + 1, 3, tick), Entry(then + 2, 4, tick)])
+    assert machine.last == Last(then + 2, 4)
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_a_node_that_skipped_entries_asks_for_what_it_knew(is_lost, monkeypatch):
+    """Others may have gone on with a log that had gone back, and know nothing of what was lost; this node does."""
+    log = MemoryLog(SystemClock().now)
+    fast, slow = node(log, "fast"), node(log, "slow")
+    await commit(slow, "c0", "a")
+    witnesses = slow.machine.coordinator.witnesses.sids(SystemClock().now())
+    for n in range(1, 12):
+        await commit(fast, f"c{n}", "a")
+    while fast._tasks:
+        await asyncio.wait(list(fast._tasks))
+    checkpoint = await log.checkpoint("acme")
+    await log.trim("acme", checkpoint.position + 1)
+    asked = []
+
+    async def standing(sids):
+        asked.append(set(witnesses) <= set(sids))
+        return slow.machine.coordinator.epoch, int(is_lost and asked[-1])
+
+    monkeypatch.setattr(slow._questions, "standing", standing)
+    before = slow.machine.coordinator.epoch
+    assert isinstance(await slow.ask(Begin("c99")), Began)
+    assert asked[0]
+    assert slow.machine.coordinator.epoch == before + is_lost
+    await fast.follow()
+    assert slow.machine.dump() == fast.machine.dump()
+
+
 async def drained(feed: LocalFeed) -> None:
     while True:
         await feed.next(1000)
@@ -334,6 +385,7 @@ async def test_a_node_that_skipped_entries_cuts_its_listeners_off():
     assert len(slow.hub) == 0
     with pytest.raises(FeedClosedError):
         await drained(feed)
+    await fast.follow()  # the other one has looked, and said so in the log
     assert slow.machine.position == fast.machine.position
 
 
@@ -389,7 +441,7 @@ async def test_a_listener_who_waits_is_told_when_the_node_stops():
 
 async def test_a_log_that_fails_in_its_own_way_keeps_nobody_waiting():
     class Failing(MemoryLog):
-        async def append(self, owner, after, batch):
+        async def append(self, owner, after, batch, at=None):
             raise ZeroDivisionError
 
     one = node(Failing(SystemClock().now), "one")

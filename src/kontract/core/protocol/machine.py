@@ -33,7 +33,7 @@ from kontract.core.protocol.idempotency import began_at
 from kontract.core.protocol.phases import CoordinatorStage, Phase, ProtocolError
 from kontract.core.protocol.records import Drop, Effects, PutRecord, Record, Resolve, is_kept
 from kontract.core.protocol.replicated import ReplicatedCoordinator, State
-from kontract.ports.shared_log import Checkpoint, Entry
+from kontract.ports.shared_log import Checkpoint, Entry, Last
 
 NODE_MS = 600_000
 """How long the number of a node's newest batch is remembered: far longer than an append can be on its way."""
@@ -87,6 +87,7 @@ class MachineState(Struct):
     not_before: int
     claimed_by: str
     claimed_at: int
+    at: int | None = None
 
 
 class Step(Struct):
@@ -126,6 +127,7 @@ class Machine:
     def __init__(self, position: int = 0) -> None:
         """Start with an empty log, or behind a checkpoint that cannot be used."""
         self.position = position
+        self.at: int | None = None  # when the entry at this position was appended; None: not known
         self.now = 0
         self.coordinator: ReplicatedCoordinator | None = None
         self.head = LogHead("g0", 0)
@@ -138,6 +140,11 @@ class Machine:
 
     # --- the log -----------------------------------------------------------------------------------------------------
 
+    @property
+    def last(self) -> Last:
+        """Up to which entry this is replayed."""
+        return Last(self.position, self.at)
+
     def apply(self, entry: Entry) -> Step:
         """Take the next entry; raises NewerVersionError, and ValueError when it is not the next one."""
         if entry.position != self.position + 1:
@@ -146,7 +153,7 @@ class Machine:
         version = commands.version_of(entry.batch)
         if version > commands.NEWEST:
             raise NewerVersionError
-        self.position = entry.position
+        self.position, self.at = entry.position, entry.at
         self._version = max(self._version, version)
         if version < commands.VERSION:
             self.coordinator = None  # decided by other rules than ours: this owner has to be started anew
@@ -208,14 +215,19 @@ class Machine:
 
     def _start(self, step: Step, command: Start) -> None:
         if self.coordinator is None:
-            self.coordinator = ReplicatedCoordinator(command.epoch, command.last_txid)
+            self.coordinator = ReplicatedCoordinator(
+                command.epoch, command.last_txid, in_charge=not command.left_behind
+            )
             if command.order is not None:
                 self.coordinator.set_row_order(command.order, journalled=True)
             self._begin_anew(step, command, self.coordinator)
             self._take(step, self.coordinator.recover(self.now))
         elif command.epoch > self.coordinator.epoch:
             self._begin_anew(step, command, self.coordinator)
-            self._take(step, self.coordinator.take_over(command.epoch, command.last_txid, command.order, self.now))
+            effects = self.coordinator.take_over(
+                command.epoch, command.last_txid, command.order, self.now, in_charge=not command.left_behind
+            )
+            self._take(step, effects)
 
     def _begin_anew(self, step: Step, command: Start, coordinator: ReplicatedCoordinator) -> None:
         """Begin another event log: between this epoch and the one before somebody else may have committed."""
@@ -383,6 +395,7 @@ class Machine:
                 not_before=self._collection.not_before,
                 claimed_by=self._claimed_by,
                 claimed_at=self._claimed_at,
+                at=self.at,
             )
         )
 
@@ -397,7 +410,7 @@ class Machine:
             return self
         self._version = version
         state: MachineState = _decode_state(checkpoint.state)
-        self.now = state.now
+        self.now, self.at = state.now, state.at
         self.head = LogHead(state.generation, state.floor)
         if state.coordinator is not None:
             self.coordinator = ReplicatedCoordinator.restore(state.coordinator)

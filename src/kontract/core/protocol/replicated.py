@@ -58,9 +58,9 @@ class State(Struct):
 class ReplicatedCoordinator(Coordinator):
     """A coordinator whose calls come from a log. Time is the log's, and never goes back."""
 
-    def __init__(self, epoch: int, last_txid: int) -> None:
-        """Start above ``last_txid``, in charge: the epoch has just been raised."""
-        super().__init__(epoch, last_txid)
+    def __init__(self, epoch: int, last_txid: int, *, in_charge: bool = True) -> None:
+        """Start above ``last_txid``. ``in_charge``: the epoch has just been raised; else it is about to be."""
+        super().__init__(epoch, last_txid, in_charge=in_charge)
         self._shown = self._watermark()
         self._last_tick = 0
 
@@ -117,8 +117,13 @@ class ReplicatedCoordinator(Coordinator):
             times.append(due)
         return min(times, default=None)
 
-    def take_over(self, epoch: int, last_txid: int, order: dict[str, int] | None, now: int) -> Effects:
+    def take_over(
+        self, epoch: int, last_txid: int, order: dict[str, int] | None, now: int, *, in_charge: bool = True
+    ) -> Effects:
         """Go on in a new epoch that a node has raised, above ``last_txid``. Older epochs than ours are ignored.
+
+        Not yet ``in_charge``: the database will be told of the epoch now. Until then, transactions of older ones may
+        still be applied, so nobody is shown anything.
 
         Whoever waits goes on waiting; everything prepared is resolved first, as after a start. ``order``: the rows'
         numbers in that epoch; None when the node is of a release that does not know them.
@@ -129,6 +134,8 @@ class ReplicatedCoordinator(Coordinator):
         self._row_order = None if order is None else RowOrder(order)
         self.witnesses = Witnesses()
         self._restart(max(last_txid, self._next_txid - 1), now)
+        if not in_charge:
+            self._in_charge_at = None
         return self._flush(now)
 
     def start_again(self, now: int) -> Effects:

@@ -87,6 +87,11 @@ class Witnesses:
         oldest, highest = now - limits.FENCE_RETENTION_MS // 2, self.highest
         return [one.sid for one in self._by_sid.values() if one.settled_at > oldest or one.txid == highest]
 
+    def recent(self, now: int) -> list[str]:
+        """Return what must be in the database now, whatever has been committed since."""
+        oldest = now - limits.FENCE_RETENTION_MS // 2
+        return [one.sid for one in self._by_sid.values() if one.settled_at > oldest]
+
     def add(self, record: Record, found: Iterable[str]) -> None:
         """Take a commit as a witness; its apply statement has ``found`` these, so it stands for them.
 

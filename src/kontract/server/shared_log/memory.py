@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from kontract.ports.shared_log import READ_BYTES, READ_ENTRIES, Checkpoint, Entry, TrimmedError
+from kontract.ports.shared_log import NOTHING, READ_BYTES, READ_ENTRIES, Checkpoint, Entry, TrimmedError
 
 
 class MemoryLog:
@@ -18,14 +18,14 @@ class MemoryLog:
         self._floors: dict[str, int] = {}
         self._checkpoints: dict[str, Checkpoint] = {}
 
-    async def append(self, owner: str, after: int, batch: bytes) -> list[Entry]:
+    async def append(self, owner: str, after: int, batch: bytes, _at: int | None = None) -> list[Entry]:
         """Append."""
         position = self._tails.get(owner, 0) + 1
         self._tails[owner] = position
         self._entries.setdefault(owner, {})[position] = Entry(position, self._now(), batch)
         return await self.read(owner, after)
 
-    async def read(self, owner: str, after: int) -> list[Entry]:
+    async def read(self, owner: str, after: int, _at: int | None = None) -> list[Entry]:
         """Read on."""
         if after + 1 < self._floors.get(owner, 1):
             raise TrimmedError
@@ -38,7 +38,7 @@ class MemoryLog:
             size += len(found[-1].batch)
         return found
 
-    async def news(self, after: Mapping[str, int]) -> dict[str, list[Entry]]:
+    async def news(self, after: Mapping[str, int], _at: Mapping[str, int | None] = NOTHING) -> dict[str, list[Entry]]:
         """Read several."""
         found: dict[str, list[Entry]] = {}
         for owner, position in after.items():

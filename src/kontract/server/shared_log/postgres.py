@@ -6,13 +6,13 @@ lock is what gives the log its order. Time is the database's, so the nodes' cloc
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kontract.core.statements import Statement
 from kontract.ports import Database, DatabaseError, DatabaseUnavailableError
 from kontract.ports.shared_log import (
+    NOTHING,
     READ_BYTES,
     READ_ENTRIES,
     Checkpoint,
@@ -25,10 +25,6 @@ from kontract.ports.shared_log import (
 NEWS_ENTRIES = 50
 """How many entries of one owner come with the news; there is more at the next question."""
 
-KNOWN_ENTRIES = 200
-"""Entries of an owner whose times are remembered, to tell this log from one that went back and grew again: those that a
-checkpoint may be about which is being written."""
-
 TIMEOUT_MS = 5_000
 """Of each statement."""
 
@@ -36,13 +32,13 @@ UNDEFINED_TABLE = "42P01"
 
 # A statement cannot read its own rows, and neither those that others committed while it waited for the lock. Nothing is
 # appended by a node that has read further than there is, or whose last entry is another one: then the database has gone
-# back in time.
+# back in time. Whether one that is not kept any more was the same cannot be told, so that appends nothing either.
 APPEND = """
 WITH head AS (
   INSERT INTO coordination (owner, position)
   SELECT $1, 1
   WHERE ($3::bigint = 0 OR EXISTS (SELECT FROM coordination WHERE owner = $1 AND position >= $3))
-    AND NOT EXISTS (SELECT FROM coordination_log WHERE owner = $1 AND position = $3 AND at <> $5::bigint)
+    AND ($5::bigint IS NULL OR EXISTS (SELECT FROM coordination_log WHERE owner = $1 AND position = $3 AND at = $5))
   ON CONFLICT (owner) DO UPDATE SET position = coordination.position + 1
   RETURNING position
 ), added AS (
@@ -72,9 +68,10 @@ ORDER BY found.position
 """
 
 NEWS = """
-SELECT wanted.owner, found.position, found.at, found.batch
-FROM unnest($1::text[], $2::bigint[]) AS wanted (owner, after)
+SELECT wanted.owner, found.position, found.at, found.batch, wanted.at IS NULL OR wanted.at IS NOT DISTINCT FROM last.at
+FROM unnest($1::text[], $2::bigint[], $4::bigint[]) AS wanted (owner, after, at)
 LEFT JOIN coordination AS head ON head.owner = wanted.owner
+LEFT JOIN coordination_log AS last ON last.owner = wanted.owner AND last.position = wanted.after
 LEFT JOIN LATERAL (
   SELECT position, at, batch FROM coordination_log
   WHERE coordination_log.owner = wanted.owner AND position > wanted.after ORDER BY position LIMIT $3
@@ -94,7 +91,7 @@ WRITE_CHECKPOINT = """
 INSERT INTO coordination_checkpoints (owner, position, state)
 SELECT $1, $2, $3
 WHERE EXISTS (SELECT FROM coordination WHERE owner = $1 AND position >= $2)
-  AND NOT EXISTS (SELECT FROM coordination_log WHERE owner = $1 AND position = $2 AND at <> $4::bigint)
+  AND ($4::bigint IS NULL OR EXISTS (SELECT FROM coordination_log WHERE owner = $1 AND position = $2 AND at = $4))
 ON CONFLICT (owner) DO UPDATE SET position = excluded.position, state = excluded.state
 WHERE coordination_checkpoints.position < excluded.position
 """
@@ -111,44 +108,44 @@ class PostgresLog:
     def __init__(self, open_database: Callable[[], Database]) -> None:
         """Use a connection of ``open_database`` for each call."""
         self._open_database = open_database
-        self._times: dict[str, OrderedDict[int, int]] = {}  # of an owner's entries that this node has read lately
 
-    async def append(self, owner: str, after: int, batch: bytes) -> list[Entry]:
-        """Append: one statement, and another one when others appended at the same moment."""
-        rows = await self._run(APPEND, owner, batch, after, READ_ENTRIES, self._known(owner, after))
+    async def append(self, owner: str, after: int, batch: bytes, at: int | None = None) -> list[Entry]:
+        """Append: one statement, and another one when others appended at the same moment, or it appended nothing."""
+        rows = await self._run(APPEND, owner, batch, after, READ_ENTRIES, at)
         if all(raw is not None for _, _, raw in rows):
-            raise self._went_back(owner)
-        entries = self._seen(owner, [Entry(position, at, batch if raw is None else raw) for position, at, raw in rows])
+            await self.read(owner, after, at)
+            raise LogUnavailableError("the log was another one at first")  # and is again what this node has read
+        entries = [Entry(position, time, batch if raw is None else raw) for position, time, raw in rows]
         if _follow(entries, after) and sum(len(entry.batch) for entry in entries) <= READ_BYTES + len(batch):
             return entries
-        return await self.read(owner, after)
+        return await self.read(owner, after, at)
 
-    async def read(self, owner: str, after: int) -> list[Entry]:
+    async def read(self, owner: str, after: int, at: int | None = None) -> list[Entry]:
         """Read on."""
         rows = await self._run(READ, owner, after, READ_ENTRIES, READ_BYTES)
-        end, at = (rows[0][0], rows[0][1]) if rows else (0, None)
-        known = self._known(owner, after)
-        if end < after or (at is not None and known is not None and at != known):
-            raise self._went_back(owner)
+        end, last = (rows[0][0], rows[0][1]) if rows else (0, None)
+        if end < after or (None not in (at, last) and at != last):
+            raise WentBackError
+        if at is not None and last is None:
+            raise TrimmedError
         if end == after:
             return []
-        entries = [Entry(position, at, batch) for _, _, position, at, batch in rows if position is not None]
+        entries = [Entry(position, time, batch) for _, _, position, time, batch in rows if position is not None]
         if not _follow(entries, after):
             raise TrimmedError
-        return self._seen(owner, entries)
+        return entries
 
-    async def news(self, after: Mapping[str, int]) -> dict[str, list[Entry]]:
+    async def news(self, after: Mapping[str, int], at: Mapping[str, int | None] = NOTHING) -> dict[str, list[Entry]]:
         """Ask for all owners in one statement."""
-        rows = await self._run(NEWS, list(after), list(after.values()), NEWS_ENTRIES)
+        rows = await self._run(
+            NEWS, list(after), list(after.values()), NEWS_ENTRIES, [at.get(owner) for owner in after]
+        )
         found: dict[str, list[Entry]] = {}
-        for owner, position, at, batch in rows:
+        for owner, position, time, batch, is_same in rows:
             entries = found.setdefault(owner, [])
-            if position is not None:
-                entries.append(Entry(position, at, batch))
-        return {
-            owner: self._seen(owner, entries) if _follow(entries, after[owner]) else []
-            for owner, entries in found.items()
-        }
+            if position is not None and is_same:
+                entries.append(Entry(position, time, batch))
+        return {owner: entries if _follow(entries, after[owner]) else [] for owner, entries in found.items()}
 
     async def entries(self, owner: str, positions: Sequence[int]) -> list[Entry]:
         """Read single entries."""
@@ -162,8 +159,7 @@ class PostgresLog:
 
     async def write_checkpoint(self, owner: str, checkpoint: Checkpoint) -> None:
         """Replace the checkpoint by a newer one."""
-        known = self._known(owner, checkpoint.position)
-        await self._run(WRITE_CHECKPOINT, owner, checkpoint.position, checkpoint.state, known)
+        await self._run(WRITE_CHECKPOINT, owner, checkpoint.position, checkpoint.state, checkpoint.at)
 
     async def trim(self, owner: str, below: int, keep: Sequence[int] = ()) -> None:
         """Delete what is not needed any more."""
@@ -171,23 +167,6 @@ class PostgresLog:
 
     async def aclose(self) -> None:
         """Nothing: connections are given back after each call."""
-
-    def _known(self, owner: str, position: int) -> int | None:
-        """Return the time of the entry at this position as it was when we read it; None: we do not know it."""
-        times = self._times.get(owner)
-        return times.get(position) if times is not None else None
-
-    def _went_back(self, owner: str) -> WentBackError:
-        self._times.pop(owner, None)
-        return WentBackError()
-
-    def _seen(self, owner: str, entries: list[Entry]) -> list[Entry]:
-        times = self._times.setdefault(owner, OrderedDict())
-        for entry in entries:
-            times[entry.position] = entry.at
-        while len(times) > KNOWN_ENTRIES:
-            times.popitem(last=False)
-        return entries
 
     async def _run(self, text: str, *params: Any) -> Sequence[Sequence[Any]]:
         database = self._open_database()

@@ -35,6 +35,7 @@ from msgspec import Struct
 
 from kontract.ports.shared_log import (
     MAX_BATCH_BYTES,
+    NOTHING,
     READ_BYTES,
     READ_ENTRIES,
     Checkpoint,
@@ -144,7 +145,7 @@ class TiKVLog:
 
     # --- appending ---------------------------------------------------------------------------------------------------
 
-    async def append(self, owner: str, after: int, batch: bytes) -> list[Entry]:
+    async def append(self, owner: str, after: int, batch: bytes, _at: int | None = None) -> list[Entry]:
         """Append: one swap at the position behind the last one known, and a look at the head."""
         if len(batch) > MAX_BATCH_BYTES:
             raise ValueError(f"a batch has {MAX_BATCH_BYTES} bytes at most, not {len(batch)}")
@@ -222,7 +223,7 @@ class TiKVLog:
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    async def read(self, owner: str, after: int) -> list[Entry]:
+    async def read(self, owner: str, after: int, _at: int | None = None) -> list[Entry]:
         """Read on: entries, then the head."""
         mine = self._owner(owner)
         found = await self._window(mine, after)
@@ -230,7 +231,7 @@ class TiKVLog:
             raise TrimmedError
         return _whole(found)
 
-    async def news(self, after: Mapping[str, int]) -> dict[str, list[Entry]]:
+    async def news(self, after: Mapping[str, int], _at: Mapping[str, int | None] = NOTHING) -> dict[str, list[Entry]]:
         """Ask for the next two entries of all owners, then for their heads; read on where there are both entries."""
         owners = {owner: self._owner(owner) for owner in after}
         keys = [owners[owner].keys.entry(position + n) for owner, position in after.items() for n in (1, 2)]
