@@ -91,6 +91,12 @@ class Runtime:
         while await reader.read(65_536):
             pass  # or the connection is reset, and the answer lost on the way to whoever is before it
 
+    async def on_flood(self, _headers, _reader, writer):
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+        while True:
+            writer.write(bytes(65_536))
+            await writer.drain()
+
     async def on_hang(self, _headers, reader, _writer):
         if not await reader.read():
             self.gone.set()
@@ -294,6 +300,22 @@ async def test_an_answer_before_the_end_of_the_body_is_seen(before):
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
+
+
+async def test_stopping_waits_for_nobody_who_does_not_read(runtime):
+    """Every socket is closed when it has stopped, also one with bytes that its client never took."""
+    made = Front(free_port(), runtime.port, Hosts(()))
+    made.start()
+    made.open = True
+    with socket.create_connection(("127.0.0.1", made.port)) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.sendall(b"GET /flood HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await asyncio.to_thread(client.recv, 1_000)
+        [writer] = [task.get_coro().cr_frame.f_locals["writer"] for task in made._tasks]
+        while not writer.transport.get_write_buffer_size():
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(made.stop)
+        assert writer.transport.get_extra_info("socket").fileno() == -1
 
 
 async def test_a_websocket_goes_through():

@@ -95,11 +95,16 @@ class Front:
         self._tasks.add(task)
         try:
             await _Connection(self, self._hosts, reader, writer).run()
-        except (OSError, asyncio.CancelledError, TimeoutError):
-            pass  # it is gone, or we are
+        except asyncio.CancelledError:
+            writer.transport.abort()  # we are gone, and wait for nobody who reads slowly
+        except (OSError, TimeoutError):
+            pass  # it is gone
         finally:
-            self._tasks.discard(task)
-            await _hang_up(writer)
+            # Not before the socket is closed: stop() ends the loop when there is no task left.
+            try:
+                await _hang_up(writer)
+            finally:
+                self._tasks.discard(task)
 
 
 class _NoSuchAddressError(Exception):
