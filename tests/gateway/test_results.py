@@ -61,6 +61,8 @@ def sent(hint: Any, value: Any) -> Any:
         (dict, {"a": float("inf")}),
         (HttpResp[int], HttpResp.created("five")), (HttpResp[int] | str, HttpResp.ok(None)), (int, HttpResp.ok("five")),
         (Any, object()), (Any, 1j), (list[float], [1.0, float("nan")]),
+        (Decimal, Decimal("NaN")), (Box, Box(Point(1), Decimal("-Infinity"))),
+        (list[Decimal], [Decimal("1E+999999999")]),
     ],
 )  # fmt: skip
 def test_what_is_not_declared_is_refused(hint, value):

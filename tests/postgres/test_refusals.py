@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
@@ -78,6 +79,65 @@ async def test_a_right_that_the_role_has_not_is_tried_once(api):
         assert api.log[-1]["attempts"] == 1
     finally:
         await api.sql.execute("DROP OWNED BY poor; DROP ROLE poor")
+
+
+@pytest.fixture
+async def poor(api):
+    """The gateway as a role that has all rights, until a test takes one away. Returns its pool."""
+    await own_table(api)
+    role = "CREATE ROLE poor LOGIN PASSWORD 'poor'; GRANT USAGE ON SCHEMA public TO poor"
+    await api.sql.execute(f"DROP ROLE IF EXISTS poor; {role}; GRANT ALL ON ALL TABLES IN SCHEMA public TO poor")
+    await api.sql.execute("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO poor")
+    pool = Pool(f"postgresql://poor:poor@{url_of(api).rpartition('@')[2]}", 3)
+    pool.on_lost = api.platform.doubt
+    api.platform.open_database = pool.database
+    yield pool
+    await pool.aclose()
+    await api.sql.execute("DROP OWNED BY poor; DROP ROLE poor")
+
+
+@pytest.mark.parametrize("headers", [{}, {"idempotency_key": "a-key-of-ours"}])
+async def test_a_commit_is_refused_as_the_database_said_where_its_fence_is_refused_too(api, poor, headers):
+    """The database said that nothing was applied, so the outcome is known, though the row waits for its fence."""
+    await api.result("put_account", "a", {"n": 1})
+    await api.sql.execute("REVOKE INSERT ON trxs FROM poor")
+    body = check_error(await api.rpc("put_account", "a", {"n": 2}, **headers), 500, "INTERNAL")
+    assert "does not allow this to the gateway's role" in body["message"]
+    await api.sql.execute("GRANT INSERT ON trxs TO poor")
+    await api.result("put_account", "a", {"n": 3})
+    assert await api.sql.fetch("SELECT data->>'n' FROM tbl_own_1 ORDER BY _txid") == [("1",), ("3",)]
+
+
+async def test_without_its_fences_a_commit_is_refused_as_the_database_said(api, poor):
+    await api.result("put_account", "a", {"n": 1})
+    await api.sql.execute("ALTER TABLE trxs RENAME TO elsewhere")
+    body = await api.error(503, "UNAVAILABLE", "put_account", "a", {"n": 2})
+    assert "a table of this application is missing" in body["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "back", "says"),
+    [
+        ("ALTER ROLE poor NOLOGIN", "ALTER ROLE poor LOGIN", "the database does not let the gateway in"),
+        ("ALTER ROLE poor CONNECTION LIMIT 0", "ALTER ROLE poor CONNECTION LIMIT -1", "takes no more connections"),
+        ("ALTER DATABASE {} ALLOW_CONNECTIONS false", "ALTER DATABASE {} ALLOW_CONNECTIONS true", "not in a state to"),
+    ],
+)
+async def test_a_coordinator_that_cannot_ask_says_what_the_database_said(api, postgres, poor, change, back, says):
+    await api.result("put_account", "a", {"n": 1})
+    database = await api.sql.fetchval("SELECT current_database()")
+    try:
+        postgres.run(postgres.server_url, change.format(database))
+        await api.sql.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'poor'")
+        async with asyncio.timeout(20):
+            while not all(held.connection.is_closed() for held in poor._idle):
+                await asyncio.sleep(0.01)
+        body = await api.error(503, "UNAVAILABLE", "put_account", "a", {"n": 2})
+        assert says in body["message"]
+        assert says in check_error(await api.send("GET", "/ready"), 503, "UNAVAILABLE")["message"]
+    finally:
+        postgres.run(postgres.server_url, back.format(database))
+    await api.result("put_account", "a", {"n": 3})
 
 
 # --- a database that takes no writes ---------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from kontract.coordination import recovery
-from kontract.core.messages import Unready
+from kontract.core.messages import Answer, Unready
 from kontract.core.protocol.coordinator import Coordinator
 from kontract.core.transaction import sqlstates
 from kontract.core.transaction.store import SqlStore
@@ -19,7 +19,7 @@ def unready(error: DatabaseError | DatabaseUnavailableError) -> Unready:
     """Return what callers of a coordinator are told that cannot start."""
     if isinstance(error, DatabaseError):
         return Unready(sqlstates.to_http_error(error.sqlstate).message)
-    return Unready("the database does not answer")
+    return Unready()
 
 
 class Questions:
@@ -30,6 +30,14 @@ class Questions:
         self._owner = owner
         self._open_database = open_database
         self._log = log
+        self._heard = Unready()
+
+    def explained(self, answer: Answer) -> Answer:
+        """Return ``answer``; one that says that the database is away, with what the database said last."""
+        return self._heard if answer == Unready() else answer
+
+    def _hear(self, store: SqlStore) -> None:
+        self._heard = Unready() if store.failure is None else unready(store.failure)
 
     @asynccontextmanager
     async def store(self) -> AsyncIterator[SqlStore]:
@@ -46,6 +54,7 @@ class Questions:
         try:
             async with self.store() as store:
                 fence = await store.resolve(sid, self._owner, txid)
+                self._hear(store)
         except Exception as error:  # noqa: BLE001 - whatever it is, the question must be asked again
             self._log("error", "resolve", owner=self._owner, txid=txid, error=repr(error))
         return fence
@@ -53,7 +62,9 @@ class Questions:
     async def standing(self, witnesses: Sequence[str]) -> tuple[int, int] | None:
         """Return the epoch that may commit (0: none) and how many witnesses are missing; None: it did not say."""
         async with self.store() as store:
-            return await store.standing(self._owner, witnesses)
+            standing = await store.standing(self._owner, witnesses)
+            self._hear(store)
+            return standing
 
     async def announce(self, old: Coordinator, now: int) -> None:
         """Say that the database is not the one that ``old`` knew: in the log, to ``kontract doctor`` and ``/ready``."""

@@ -167,10 +167,10 @@ class Replica:
                 answer = self.machine.look(request, self._now())
                 if answer is not None:
                     return answer
-            return await self._through_the_log(request)
+            return self._questions.explained(await self._through_the_log(request))
         except (DatabaseError, DatabaseUnavailableError) as error:
             self._log_line("error", "coordinator_start", owner=self.owner, error=str(error))
-            return unready(error)
+            return self._questions.explained(unready(error))
         except StoppedError as stopped:
             return Unready(str(stopped))
         except LogUnavailableError as error:

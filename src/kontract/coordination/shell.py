@@ -103,8 +103,8 @@ class CoordinatorShell:
                 if coordinator is not self._coordinator:
                     raise CoordinatorUnavailableError(STARTS_AGAIN)
                 if not coordinator.was_in_charge(self._clock.now()):
-                    return Unready("the database does not answer")
-            return answered
+                    return self._questions.explained(Unready())
+            return self._questions.explained(answered)
         finally:
             del self._waiting[ticket]
             if not answer.done():

@@ -230,7 +230,8 @@ class Noted(Struct, frozen=True, tag="noted"):
 class Unready(Struct, frozen=True, tag="unready"):
     """The coordinator could not start, for example because the database does not answer."""
 
-    reason: str
+    reason: str = "the database does not answer"
+    """Where it is this one, the shell around the coordinator says what it has heard: see kontract.questions."""
 
 
 class Left(Struct, frozen=True, tag="left"):

@@ -49,6 +49,7 @@ class Result:
         kind = kind_of(self.hint)
         self._is_any = holds(kind, (inspect.CustomType,)) or isinstance(kind, inspect.AnyType)
         self._may_hold_nan = holds(kind, (inspect.FloatType, inspect.AnyType, inspect.CustomType))
+        self._may_hold_decimals = holds(kind, (inspect.DecimalType,))
         self._hides = hides(kind)
         self._has_defaults = holds(kind, (inspect.DataclassType,))
         self._decode = values.Decoder[Any](Any if self._is_any else self.hint).decode
@@ -108,6 +109,12 @@ class Result:
         except msgspec.ValidationError as error:
             message = f"{self._where} returned something else than it declares: {error}"
             raise ResultError(message) from None
+        if self._may_hold_decimals:
+            try:
+                typed.check_decimals(found, "it")
+            except values.UnspeakableError as error:
+                message = f"{self._where} returned something that is no number for others: {error}"
+                raise ResultError(message) from None
         # What is hidden is known to the values themselves: below `Any` and `list` only to them.
         shown = redact(value)
         if shown is not value:

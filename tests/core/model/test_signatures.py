@@ -213,6 +213,49 @@ class WithDefault:
     y: int = 7
 
 
+class Price(Struct, rename="camel"):
+    net_amount: Decimal = Decimal(1)
+
+
+@dataclass
+class Discount:
+    factor: Decimal = Decimal(1)
+
+
+async def of_decimals(
+    ctx: Ctx,
+    a: Decimal | None = None,
+    b: list[Decimal] = [],  # noqa: B006
+    c: dict[str, tuple[Price, Discount]] | None = None,
+) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ('["NaN"]', "argument a is NaN, which is no number"),
+        ('["-snan12"]', "argument a is -sNaN12, which is no number"),
+        ('[null, ["1", "\\u0069nf"]]', "argument b[1] is Infinity, which is no number"),
+        ("[1e999999999]", "argument a has more than 400 digits"),
+        ('["-1E-999999999"]', "argument a has more than 400 digits"),
+        ('["0e999999999"]', "argument a has more than 400 digits"),
+        ('[null, [], {"x": [{"netAmount": "Infinity"}, {}]}]', "argument c.x[0].netAmount is Infinity"),
+        ('[null, [], {"x": [{}, {"factor": "1e400"}]}]', "argument c.x[1].factor has more than 400 digits"),
+    ],
+)  # fmt: skip
+def test_a_decimal_is_a_number_that_can_be_written_down(body, says):
+    """As in rows: nobody can compute with the others, and a few bytes must not become a gigabyte of digits."""
+    with pytest.raises(InvalidRequestError) as caught:
+        Signature(of_decimals, "f", Ctx).bind(body.encode(), None)
+    assert str(caught.value).startswith(f"f: {says}")
+
+
+@pytest.mark.parametrize("text", ["1e399", "-1e-400", "9" * 400, "0." + "1" * 400, "1e199", "1e-200", "0", "-0e5"])
+def test_a_decimal_of_up_to_400_digits_comes_in(text):
+    bound = Signature(of_decimals, "f", Ctx).bind(f'["{text}", [{text}]]'.encode(), None)
+    assert bound == {"a": Decimal(text), "b": [Decimal(text)], "c": None, "ctx": None}
+
+
 async def of_dataclass(ctx: Ctx, a: list[WithDefault]) -> None: ...
 
 

@@ -83,6 +83,7 @@ class Signature:
         self._kinds = {name: kind_of(hint) for name, hint, _ in self.fields}
         self._takes_floats = any(holds(kind, (msgspec.inspect.FloatType,)) for kind in self._kinds.values())
         self._takes_dataclasses = any(holds(kind, (msgspec.inspect.DataclassType,)) for kind in self._kinds.values())
+        self._take_decimals = [name for name, kind in self._kinds.items() if holds(kind, (msgspec.inspect.DecimalType,))]
         self.required = sum(len(field) == 2 for field in fields)
         by_position = msgspec.defstruct("Arguments", fields, array_like=True, forbid_unknown_fields=True)
         by_name = msgspec.defstruct("Arguments", fields, forbid_unknown_fields=True)
@@ -119,6 +120,11 @@ class Signature:
         bound = {parameter: getattr(given, parameter) for parameter in self.parameters}
         if self._takes_dataclasses:
             typed.completed(bound)
+        for name in self._take_decimals:
+            try:
+                typed.check_decimals(bound[name], f"argument {name}")
+            except values.UnspeakableError as error:
+                raise InvalidRequestError(f"{self.name}: {error}") from None
         if self._context_at is not None:
             bound[self._context_at] = context
         return bound

@@ -255,6 +255,40 @@ def _float(value: int) -> float:
         return float("inf")
 
 
+_NO_DECIMALS = frozenset({str, int, float, bool, bytes, type(None)})
+
+
+def check_decimals(value: Any, where: str) -> None:
+    """Raise values.UnspeakableError for a Decimal in ``value`` that no field of a row may hold, with its place."""
+    if type(value) in _NO_DECIMALS:
+        return
+    if isinstance(value, Decimal):
+        _check_decimal(value, where)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            check_decimals(item, f"{where}.{key!s:.100}")
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for at, item in enumerate(value):
+            if type(item) is Decimal:
+                _check_decimal(item, where, at)
+            else:
+                check_decimals(item, f"{where}[{at}]")
+    elif isinstance(value, msgspec.Struct):
+        for name, shown in zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True):
+            check_decimals(getattr(value, name), f"{where}.{shown}")
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            check_decimals(getattr(value, field.name, None), f"{where}.{field.name}")
+
+
+def _check_decimal(value: Decimal, where: str, at: int | None = None) -> None:
+    try:
+        values.check_decimal(value)
+    except values.UnspeakableError as error:
+        place = where if at is None else f"{where}[{at}]"
+        raise values.UnspeakableError(str(error).replace("?", place, 1)) from None
+
+
 # --- hidden fields ---------------------------------------------------------------------------------------------------
 
 

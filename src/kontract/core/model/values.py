@@ -279,16 +279,23 @@ def spell(value: Decimal | datetime | time) -> str:
 
 
 def _decimal(value: Decimal) -> str:
-    if not value.is_finite():
-        message = f"? is {value}, which is no number"
-        raise UnspeakableError(message)
-    text = str(value)
-    if len(text) > limits.NUMBER_DIGITS or "E" in text:
-        check_digits(value)
+    text = check_decimal(value)
+    if "E" in text:
         text = f"{value:f}"
     if "." in text:
         text = text.rstrip("0").removesuffix(".")
     return "0" if text in ("-0", "") else text
+
+
+def check_decimal(value: Decimal) -> str:
+    """Return the text of a Decimal; raises UnspeakableError for NaN, infinity and as :func:`check_digits`."""
+    text = str(value)
+    if not value.is_finite():
+        message = f"? is {text:.20}, which is no number"
+        raise UnspeakableError(message)
+    if len(text) > limits.NUMBER_DIGITS or "E" in text:
+        check_digits(value)
+    return text
 
 
 def check_digits(value: Decimal) -> None:

@@ -220,7 +220,7 @@ class Coordinator:
                     self._answer(ticket, InDoubt(Txid(txid)))
                 live.waiters.clear()
             if self.stage is CoordinatorStage.RECOVERING:
-                self._refuse_held(Unready("the database does not answer"))
+                self._refuse_held(Unready())
         elif fence == txid:
             self._settle(live, PhaseEvent.FENCE_OURS, now)
         else:
@@ -241,7 +241,7 @@ class Coordinator:
         asked_at, self._asked_epoch_at = self._asked_epoch_at, None
         if current is None:
             if asked_at is not None:
-                self._refuse_held(Unready("the database does not answer"))
+                self._refuse_held(Unready())
         elif current == self.epoch:
             if asked_at is not None:
                 self._in_charge_at = asked_at

@@ -42,6 +42,8 @@ class SqlStore:
     def __init__(self, database: Database) -> None:
         """Use ``database`` for everything; it is closed with the store."""
         self._database = database
+        self.failure: DatabaseError | DatabaseUnavailableError | None = None
+        """Why :meth:`resolve` and :meth:`standing` last returned None."""
 
     def warm(self) -> None:
         """Start connecting in the background."""
@@ -153,7 +155,8 @@ class SqlStore:
         """Write or read the fence; None when the database did not say."""
         try:
             rows = await self._database.run(fences.resolve(sid, owner, txid))
-        except (DatabaseError, DatabaseUnavailableError):
+        except (DatabaseError, DatabaseUnavailableError) as error:
+            self.failure = error
             return None
         return int(rows[0][0])
 
@@ -187,7 +190,8 @@ class SqlStore:
         """
         try:
             rows = await self._database.run(fences.standing(owner, witnesses))
-        except (DatabaseError, DatabaseUnavailableError):
+        except (DatabaseError, DatabaseUnavailableError) as error:
+            self.failure = error
             return None
         return (int(rows[0][0]), int(rows[0][1])) if rows else (0, 0)
 

@@ -26,7 +26,6 @@ from kontract.core.errors import (
     Code,
     PayloadTooLargeError,
     PermissionDeniedError,
-    ReadOnlyError,
     UnavailableError,
 )
 from kontract.core.messages import (
@@ -444,7 +443,7 @@ class Transaction:
         if isinstance(answer, Replayed):
             raise ReplayedError(answer.txid, answer.result)
         fence = await self._store.resolve(prepared.sid, self.call.owner, prepared.txid)
-        if fence is None and refused is not None and isinstance(refused.answer, ReadOnlyError):
+        if fence is None and refused is not None and refused.answer is not None:
             fence = await self._fence_that_cannot_be_written(prepared)
         if fence is None:
             message = (
@@ -461,15 +460,16 @@ class Transaction:
         raise _never_applied(prepared, refused) from refused
 
     async def _fence_that_cannot_be_written(self, prepared: Prepared) -> int | None:
-        """Read what there is of this call in a database that takes no writes; None when it cannot be read either.
+        """Read what there is of this call in a database that takes no fence; None when it does not answer.
 
-        It has said itself that it did not apply the transaction, and applies nothing for as long as it is read-only.
-        After that the coordinator writes the fence -T.
+        It has said itself that it did not apply the transaction, and nobody else applies it. Once it takes fences again
+        the coordinator writes -T.
         """
         try:
             found = await self._store.committed(self.call.id)
-        except (DatabaseError, DatabaseUnavailableError):
-            return None
+        except (DatabaseError, DatabaseUnavailableError) as error:
+            # Of a call without a key there are no other runs, which might have committed before.
+            return None if self.call.idempotent or isinstance(error, DatabaseUnavailableError) else -prepared.txid
         return -prepared.txid if found is None else found[0]
 
     async def _tell(self, message: Finish) -> Answer | None:
