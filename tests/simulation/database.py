@@ -330,6 +330,8 @@ class Database:
 class Store:
     """A connection of a worker (or, without one, of a coordinator's shell), with the methods of ``SqlStore``."""
 
+    failure = None  # it goes away without a word
+
     def __init__(self, database: Database, process: Process, crash: Callable[[], None], *, of_worker: bool):
         self._database = database
         self._kernel = database.kernel

@@ -1,24 +1,31 @@
 """Every type that `kontract build` accepts comes back as it was, wherever it stands; every other one is refused.
 
 The cells are made, not listed: each scalar in each wrapping, as argument, result, field of a row, filter, order, and in
-both typed clients. Rows go through PostgreSQL's jsonb.
+both typed clients: their compilers let the calls through, and the Python ones are carried out. Rows go through
+PostgreSQL's jsonb.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
+import shutil
 import sys
 import types
+from collections.abc import Mapping
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import asyncpg
 import msgspec
 import pytest
 
+from cli.test_generate import mypy, tsc
 from kontract import Context
 from kontract.cli.build.module import read
 from kontract.cli.generate import python, typescript
+from kontract.client.transport import Answer
 from kontract.core.errors import InvalidRequestError
 from kontract.core.model.kinds import kind_of
 from kontract.core.model.rows import RowType
@@ -210,6 +217,24 @@ class Cell:
         return self.result.response(row.v).body.decode().removeprefix('{"result":').removesuffix("}")
 
 
+@pytest.fixture(scope="module")
+def cells() -> dict[str, tuple[Cell, list[str]]]:
+    """Every type that is accepted, by the name of its function, with values as JSON."""
+    found = {}
+    for number, (hint, scalar, wrapping) in enumerate(TYPES):
+        if not mistakes(hint):
+            found[f"f{number}"] = Cell(hint, number), values_of(hint, scalar, wrapping)
+    assert 300 < len(found) < len(TYPES) - 100
+    return found
+
+
+@pytest.fixture(scope="module")
+def described(cells) -> dict[str, Any]:
+    """The OpenAPI document, from which clients are generated."""
+    registry = Registry.of({name: cell.function for name, (cell, _) in cells.items()})
+    return document(registry, Session("", "", "", False), rows=True)
+
+
 def test_what_is_refused_is_refused_with_a_sentence():
     """File, line, the type and why; never for a type whose values come back."""
     for hint in ["Annotated[Decimal, Meta(ge=0)]", "Decimal | str", "complex", "dict[bool, int]",
@@ -254,22 +279,13 @@ def test_types_of_other_modules_are_followed():
         assert len([one for one in found if "Can only set `ge` on a numeric type" in str(one)]) == count, found
 
 
-async def test_every_type_comes_back_or_is_refused(postgres):
+async def test_every_type_comes_back_or_is_refused(postgres, cells):
     """The matrix."""
-    accepted: list[Cell] = []
-    refused: list[str] = []
     rows: list[tuple[Cell, str, str]] = []
-    for number, (hint, scalar, wrapping) in enumerate(TYPES):
-        if mistakes(hint):
-            refused.append(hint)
-            continue
-        cell = Cell(hint, number)
-        accepted.append(cell)
-        for value in values_of(hint, scalar, wrapping):
-            assert equal(cell.argument_and_result(value), value), (hint, value, cell.argument_and_result(value))
+    for cell, values in cells.values():
+        for value in values:
+            assert equal(cell.argument_and_result(value), value), (cell.hint, value, cell.argument_and_result(value))
             rows.append((cell, value, cell.stored(value)))
-    assert len(accepted) > 300
-    assert len(refused) > 100
     connection = await asyncpg.connect(postgres.create_database())
     try:
         texts = await connection.fetchval("SELECT array_agg(x::jsonb::text ORDER BY n) FROM unnest($1::text[]) WITH "
@@ -285,17 +301,60 @@ async def test_every_type_comes_back_or_is_refused(postgres):
             assert found, (cell.hint, value, text, wanted)
     finally:
         await connection.close()
-    for cell in accepted:
+    for cell, _ in cells.values():
         if not has_order(kind_of(get_type_hints(cell.row)["v"])):
             with pytest.raises(InvalidRequestError, match="cannot be ordered by 'v', whose type has no order"):
                 cell.rows.order("v")
-    described = document(
-        Registry.of({cell.function.__name__: cell.function for cell in accepted}), Session("", "", "", False), rows=True
-    )
-    for render in (typescript.render, python.render):
-        text = render(described)
-        for cell in accepted:
-            assert cell.function.__name__ in text
+
+
+class InProcess:
+    """Carries calls of the Python client to the cells, as the gateway does."""
+
+    def __init__(self, cells: Mapping[str, tuple[Cell, list[str]]]) -> None:
+        self._cells = cells
+
+    async def send(self, function: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        cell, _ = self._cells[function]
+        response = cell.result.response(cell.signature.bind(body, None)["v"])
+        return Answer(response.status, response.headers, response.body)
+
+
+async def test_python_calls_are_typed_and_come_back(cells, described, tmp_path: Path, monkeypatch):
+    """What a call returns can be given to the next one, also where some of its fields may be left out."""
+    (tmp_path / "backend.py").write_text(python.render(described))
+    calls = ["from backend import Api", "", "async def use(api: Api) -> None:"]
+    for name, (cell, values) in cells.items():
+        returns = not isinstance(kind_of(cell.result.hint), msgspec.inspect.NoneType)
+        for at, value in enumerate(values):
+            call = f"await api.{name}({json.loads(value)!r})"
+            got = f"{name}_{at}"
+            calls += [f"    {got} = {call}", f"    await api.{name}({got})"] if returns else [f"    {call}"]
+    (tmp_path / "calls.py").write_text("\n".join([*calls, ""]))
+    assert mypy(tmp_path, "backend.py", "calls.py").startswith("Success")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "backend", raising=False)
+    api = importlib.import_module("backend").Api("http://127.0.0.1", transport=InProcess(cells))
+    monkeypatch.delitem(sys.modules, "backend")
+    for name, (cell, values) in cells.items():
+        for value in values:
+            came = await getattr(api, name)(json.loads(value))
+            assert repr(came) == repr(json.loads(value)), (cell.hint, value, came)
+
+
+def test_typescript_calls_are_typed(cells, described, checkout, tmp_path: Path):
+    """As those of Python."""
+    for name in ("kontract.js", "kontract.d.ts"):
+        shutil.copy(checkout.root / "public" / name, tmp_path)
+    shutil.copytree(checkout.root / "public" / "kontract", tmp_path / "kontract")
+    (tmp_path / "api.ts").write_text(typescript.render(described))
+    calls = ['import { connect } from "./api.js";', "const api = connect();"]
+    for name, (_, values) in cells.items():
+        for at, value in enumerate(values):
+            got = f"{name}_{at}"
+            calls += [f"const {got} = await api.{name}({value});", f"await api.{name}({got});"]
+    (tmp_path / "calls.ts").write_text("\n".join([*calls, "export {};", ""]))
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    assert tsc(checkout, tmp_path, "calls.ts") == ""
 
 
 @pytest.mark.parametrize(("within", "right"), [("int", True), ("Row", True), ("complex", False)])

@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+SENT = "Input"
+"""How the name of a component ends that callers send, where they are shown another: see kontract.gateway.schemas."""
+
 
 class Argument(NamedTuple):
     """One argument of a function."""

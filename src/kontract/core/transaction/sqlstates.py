@@ -128,7 +128,7 @@ EXACT: dict[str, Meaning] = {
     "42P05": _SESSION,  # duplicate_prepared_statement: see 26000
     "53100": _operator("the database's disk is full", Code.UNAVAILABLE),
     "54000": _caller("a value is larger than an index of the database takes", Code.PAYLOAD_TOO_LARGE),
-    "53300": _retry("the database takes no more connections"),
+    "53300": _retry("the database takes no more connections", ends_connection=True),
     "53400": _operator("a limit that is set in the database does not allow this", Code.UNAVAILABLE),  # temp_file_limit
     # object_not_in_prerequisite_state itself: also what a database says that is closed to connections
     "55000": _operator("the database is not in a state to do this", Code.UNAVAILABLE, ends_connection=True),
