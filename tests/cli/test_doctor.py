@@ -17,6 +17,7 @@ from kontract.cli.doctor.database import database_findings, looks_pooled, skew_f
 from kontract.cli.doctor.finding import Finding
 from kontract.cli.doctor.machine import parts, secret_findings, toolchain_findings, weigh
 from kontract.cli.main import main
+from kontract.cli.migrations.database import connected
 from kontract.cli.migrations.role import grants
 from kontract.cli.table import list_tables
 from kontract.cli.toolchain import dev_vars
@@ -143,12 +144,35 @@ def test_rights_that_are_missing_are_named(postgres):
     changed(url, "GRANT ALL ON trxs, tbl_tasks_5f0c1d TO poor")
     missing = [finding.fix for finding in wrong(f"postgresql://poor:poor@{address}")]
     assert sorted(missing) == [
-        "GRANT INSERT, UPDATE, DELETE ON tbl_accounts_9b27e4",
-        "GRANT USAGE ON SEQUENCE public.tbl_sessions_e08b53__order_seq",
-        "GRANT USAGE ON SEQUENCE public.tbl_tasks_5f0c1d__order_seq",
-        "GRANT USAGE ON SEQUENCE public.tbl_users_c41d7a__order_seq",
+        'GRANT INSERT, UPDATE, DELETE ON tbl_accounts_9b27e4 TO "poor"',
+        'GRANT USAGE ON SEQUENCE public.tbl_sessions_e08b53__order_seq TO "poor"',
+        'GRANT USAGE ON SEQUENCE public.tbl_tasks_5f0c1d__order_seq TO "poor"',
+        'GRANT USAGE ON SEQUENCE public.tbl_users_c41d7a__order_seq TO "poor"',
     ]
+    changed(url, *missing)
+    [last] = wrong(f"postgresql://poor:poor@{address}")
+    changed(url, last.fix)
+    assert wrong(f"postgresql://poor:poor@{address}") == [], "what doctor says is SQL that mends it"
     changed(url, "DROP OWNED BY poor", "DROP ROLE poor")
+
+
+def test_an_encoding_that_cannot_hold_every_text_is_named(postgres):
+    """`kontract migrate` does not begin there; a database that was made earlier goes on."""
+    changed(
+        postgres.server_url,
+        "DROP DATABASE IF EXISTS narrow",
+        "CREATE DATABASE narrow ENCODING 'LATIN1' TEMPLATE template0 LOCALE_PROVIDER libc LOCALE 'C'",
+    )
+    url = postgres.cluster.url("narrow")
+    [first, *_] = wrong(url)
+    assert "the database has the encoding LATIN1" in first.what
+
+    async def begin() -> None:
+        async with connected(url):
+            raise AssertionError
+
+    with pytest.raises(Problem, match="encoding LATIN1"):
+        asyncio.run(begin())
 
 
 def test_triggers_are_shown_and_those_that_are_off_are_not(postgres):

@@ -324,7 +324,7 @@ async def test_python_calls_are_typed_and_come_back(cells, described, tmp_path: 
     (tmp_path / "backend.py").write_text(python.render(described))
     calls = ["from backend import Api", "", "async def use(api: Api) -> None:"]
     for name, (cell, values) in cells.items():
-        returns = not isinstance(kind_of(cell.result.hint), msgspec.inspect.NoneType)
+        returns = get_type_hints(cell.function)["return"] is not type(None)
         for at, value in enumerate(values):
             call = f"await api.{name}({json.loads(value)!r})"
             got = f"{name}_{at}"

@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
         try:
             findings += asyncio.run(database_findings(url, checkout.root))
         except Problem as problem:
-            findings.append(Finding(problem.what, problem.fix, wrong=True))
+            said = f" ({problem.detail.splitlines()[0]})" if problem.detail else ""
+            findings.append(Finding(f"{problem.what}{said}", problem.fix, wrong=True))
     else:
         findings.append(
             Finding(

@@ -35,7 +35,12 @@ async def database_findings(url: str, root: Path | None = None) -> list[Finding]
         pooled = await _pooled(url, connection)
         if pooled:
             return [pooled, *([] if pooled.wrong else [await _skew(connection)])]
-        findings = [await _version(connection), await _skew(connection), Finding("no transaction pooler in between")]
+        findings = [
+            await _version(connection),
+            *await _encoding(connection),
+            await _skew(connection),
+            Finding("no transaction pooler in between"),
+        ]
         missing = [
             name
             for name in ("storage", "trxs")
@@ -131,6 +136,19 @@ async def _version(connection: asyncpg.Connection) -> Finding:
     return Finding(f"PostgreSQL {name}")
 
 
+async def _encoding(connection: asyncpg.Connection) -> list[Finding]:
+    encoding = await connection.fetchval("SHOW server_encoding")
+    if encoding == "UTF8":
+        return []
+    return [
+        Finding(
+            f"the database has the encoding {encoding}: rows with other characters are refused",
+            "Create one with: createdb --encoding=UTF8 --template=template0 NAME, and copy the rows with pg_dump.",
+            wrong=True,
+        )
+    ]
+
+
 async def _skew(connection: asyncpg.Connection) -> Finding:
     before = time.time()
     there = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
@@ -201,7 +219,8 @@ async def _rights(connection: asyncpg.Connection, table: str, rights: Sequence[s
     if not missing:
         return []
     user = await connection.fetchval("SELECT current_user")
-    return [Finding(f"{user} may not {', '.join(missing)} {table}", f"GRANT {', '.join(missing)} ON {table}", True)]
+    fix = f'GRANT {", ".join(missing)} ON {table} TO "{user}"'
+    return [Finding(f"{user} may not {', '.join(missing)} {table}", fix, wrong=True)]
 
 
 async def _role(connection: asyncpg.Connection, tables: Sequence[str]) -> Finding:
@@ -308,7 +327,11 @@ async def _table(connection: asyncpg.Connection, table: Listed) -> list[Finding]
     sequence = await connection.fetchval("SELECT pg_get_serial_sequence($1, '_order')", quoted)
     if sequence and not await connection.fetchval("SELECT has_sequence_privilege($1, 'USAGE')", sequence):
         user = await connection.fetchval("SELECT current_user")
-        return [Finding(f"{user} may not use the sequence {sequence}", f"GRANT USAGE ON SEQUENCE {sequence}", True)]
+        return [
+            Finding(
+                f"{user} may not use the sequence {sequence}", f'GRANT USAGE ON SEQUENCE {sequence} TO "{user}"', True
+            )
+        ]
     if sequence:
         findings += await _numbers(connection, name, quoted, sequence)
     else:

@@ -62,6 +62,12 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
                 "with a connection that is somebody else's in the next moment.",
                 "Set DATABASE_URL to the address of the database itself. Nothing was changed.",
             )
+        encoding = await connection.fetchval("SHOW server_encoding")
+        if encoding != "UTF8" and await connection.fetchval("SELECT to_regclass('storage') IS NULL"):
+            raise Problem(
+                f"The database has the encoding {encoding}: rows with other characters could not be stored.",
+                "Create it with: createdb --encoding=UTF8 --template=template0 NAME",
+            )
         yield connection
 
 

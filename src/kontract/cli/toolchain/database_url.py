@@ -93,7 +93,7 @@ async def connect(url: str, instead: str = "") -> Any:
             str(error) or f"no answer within {target.connect_seconds or _CONNECT_SECONDS:.0f} s",
         ) from None
     except asyncpg.PostgresError as error:
-        raise Problem(f"{who} refused the connection.", "Read its message below.", str(error)) from None
+        raise Problem(f"{who} refused the connection.", "Correct what it says.", str(error)) from None
     except (ValueError, asyncpg.InterfaceError) as error:
         raise Problem(
             "DATABASE_URL cannot be used: its settings of TLS do not fit.",
