@@ -250,7 +250,7 @@ def test_a_decimal_is_a_number_that_can_be_written_down(body, says):
     assert str(caught.value).startswith(f"f: {says}")
 
 
-@pytest.mark.parametrize("text", ["1e399", "-1e-400", "9" * 400, "0." + "1" * 400, "1e199", "1e-200", "0", "-0e5"])
+@pytest.mark.parametrize("text", ["1e399", "-1e-400", "9" * 400, "0." + "1" * 399, "1e199", "1e-200", "0", "-0e5"])
 def test_a_decimal_of_up_to_400_digits_comes_in(text):
     bound = Signature(of_decimals, "f", Ctx).bind(f'["{text}", [{text}]]'.encode(), None)
     assert bound == {"a": Decimal(text), "b": [Decimal(text)], "c": None, "ctx": None}

@@ -83,7 +83,8 @@ class Signature:
         self._kinds = {name: kind_of(hint) for name, hint, _ in self.fields}
         self._takes_floats = any(holds(kind, (msgspec.inspect.FloatType,)) for kind in self._kinds.values())
         self._takes_dataclasses = any(holds(kind, (msgspec.inspect.DataclassType,)) for kind in self._kinds.values())
-        self._take_decimals = [name for name, kind in self._kinds.items() if holds(kind, (msgspec.inspect.DecimalType,))]
+        decimals = (msgspec.inspect.DecimalType,)
+        self._take_decimals = [name for name, kind in self._kinds.items() if holds(kind, decimals)]
         self.required = sum(len(field) == 2 for field in fields)
         by_position = msgspec.defstruct("Arguments", fields, array_like=True, forbid_unknown_fields=True)
         by_name = msgspec.defstruct("Arguments", fields, forbid_unknown_fields=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -263,15 +263,17 @@ def check_decimals(value: Any, where: str) -> None:
     if type(value) in _NO_DECIMALS:
         return
     if isinstance(value, Decimal):
-        _check_decimal(value, where)
+        try:
+            values.check_decimal(value)
+        except values.UnspeakableError as error:
+            raise values.UnspeakableError(str(error).replace("?", where, 1)) from None
     elif isinstance(value, dict):
-        for key, item in value.items():
-            check_decimals(item, f"{where}.{key!s:.100}")
+        if not _are_fine(value.values()):
+            for key, item in value.items():
+                check_decimals(item, f"{where}.{key!s:.100}")
     elif isinstance(value, (list, tuple, set, frozenset)):
-        for at, item in enumerate(value):
-            if type(item) is Decimal:
-                _check_decimal(item, where, at)
-            else:
+        if not _are_fine(value):
+            for at, item in enumerate(value):
                 check_decimals(item, f"{where}[{at}]")
     elif isinstance(value, msgspec.Struct):
         for name, shown in zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True):
@@ -281,12 +283,10 @@ def check_decimals(value: Any, where: str) -> None:
             check_decimals(getattr(value, field.name, None), f"{where}.{field.name}")
 
 
-def _check_decimal(value: Decimal, where: str, at: int | None = None) -> None:
-    try:
-        values.check_decimal(value)
-    except values.UnspeakableError as error:
-        place = where if at is None else f"{where}[{at}]"
-        raise values.UnspeakableError(str(error).replace("?", place, 1)) from None
+def _are_fine(found: Collection[Any]) -> bool:
+    """Whether compiled code sees that nothing is wrong with any of them."""
+    types = set(map(type, found))
+    return types <= _NO_DECIMALS or (types == {Decimal} and values.are_short(found))
 
 
 # --- hidden fields ---------------------------------------------------------------------------------------------------

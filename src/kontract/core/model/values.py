@@ -298,6 +298,16 @@ def check_decimal(value: Decimal) -> str:
     return text
 
 
+def are_short(decimals: Collection[Decimal]) -> bool:
+    """Whether all of them are surely fine, which compiled code says of thousands."""
+    found = list(map(str, decimals))
+    return max(map(len, found)) <= limits.NUMBER_DIGITS // 2 and _FAR.search(",".join(found)) is None
+
+
+_FAR = re.compile("[NI]|E[+-][0-9]{3}")
+"""In the text of a Decimal: NaN, infinity, or a hundred digits or more up to the point."""
+
+
 def check_digits(value: Decimal) -> None:
     """Raise UnspeakableError for a number that would take very many digits without an exponent."""
     exponent = value.as_tuple().exponent
