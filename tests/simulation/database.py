@@ -122,7 +122,7 @@ class Database:
             await self.raising
         if self.checks_epoch and plan.epoch != self.epoch:
             return ApplyOutcome.FENCED
-        if self.looks_for_witnesses and any(sid not in self.fences for sid in plan.witnesses):
+        if self.looks_for_witnesses and any(self.fences.get(sid, 0) <= 0 for sid in plan.witnesses):
             return ApplyOutcome.WENT_BACK
         shares = Future()  # the epoch row: whoever raises it waits for all who read it
         self.sharing[shares] = None
@@ -477,7 +477,7 @@ class Store:
 
     async def standing(self, _owner: str, witnesses: list[str]) -> tuple[int, int] | None:
         def run():
-            return self._database.epoch, sum(sid not in self._database.fences for sid in witnesses)
+            return self._database.epoch, sum(self._database.fences.get(sid, 0) <= 0 for sid in witnesses)
 
         return await self._ask("epoch", "read", run, None)
 

@@ -15,7 +15,7 @@ from simulation.replicated import Shelf
 from simulation.replicated import back as back_on_nodes
 from simulation.world import back
 
-SEEDS = 250
+SEEDS = 300
 
 
 def test_whatever_else_goes_wrong_it_is_noticed_and_work_goes_on():

@@ -326,10 +326,11 @@ FENCED = "KONTRACT_FENCED"
 STALE = "KONTRACT_STALE"
 WENT_BACK = "KONTRACT_WENT_BACK"
 
-# How many of these fences are not there. In a database that has not gone back in time: none.
+# How many of these commits are not there. In a database that has not gone back in time: none. In one that has, somebody
+# who was in doubt may have written an abort in the place of a fence that is gone.
 MISSING = """
   SELECT count(*) AS number FROM jsonb_array_elements_text(${p}::jsonb) AS w(sid)
-  WHERE NOT EXISTS (SELECT FROM trxs AS f WHERE f.sid = w.sid)"""
+  WHERE NOT EXISTS (SELECT FROM trxs AS f WHERE f.sid = w.sid AND f.create_txid > 0)"""
 
 _APPLY_HEAD = """
 WITH epoch AS MATERIALIZED (
