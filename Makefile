@@ -21,7 +21,7 @@ help:
 	@echo "make serve   the same on CPython, without workerd (docs/how-to/self-hosting.md)"
 	@echo "make test    set up and run the tests (ARGS='-k name' selects some)"
 	@echo "make test-all    those that take long, too (make test-long: these alone)"
-	@echo "make lint    ruff: rules and format      make format   apply the format"
+	@echo "make lint    rules, format, unused names     make format   apply the format"
 	@echo "make types   mypy, strict                make build    compile the route table"
 	@echo "make new     a project of your own, NAME=../my-app (DEMO=no for one without the demo)"
 	@echo "make deploy-check   what would be deployed, without an account (docs/how-to/deploy.md)"
@@ -73,6 +73,7 @@ build: $(READY)
 lint: $(READY)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+	@$(BIN)/vulture
 
 format: $(READY)
 	@$(BIN)/ruff check --fix

@@ -12,7 +12,7 @@ from kontract.core.protocol.coordinator import Coordinator
 from kontract.core.protocol.phases import CoordinatorStage, PhaseEvent
 from kontract.core.protocol.records import FINISHED, PutOrder, PutRecord
 from kontract.core.transaction.transaction import RetryError, Transaction
-from kontract.core.types import MAX_TXID, Snapshot, Txid
+from kontract.core.types import Snapshot, Txid
 from kontract.ports import ApplyOutcome
 from simulation.cluster import Journal
 from simulation.database import Database
@@ -348,7 +348,7 @@ class CollectsUnfinished(CollectsInUse):
     def job(self, oldest_snapshot, now):
         if now < self._not_before or not self._open(Collected.FENCES):
             return None
-        return Job(Collected.FENCES, MAX_TXID)
+        return Job(Collected.FENCES, Txid(2**53 - 1))
 
     def due(self, watermark):
         return self._not_before if self._open(Collected.FENCES) else super().due(watermark)

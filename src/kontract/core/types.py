@@ -8,19 +8,13 @@ from typing import Any, NewType
 from msgspec import Struct
 
 Txid = NewType("Txid", int)
-"""A transaction's place in the commit order of its owner: a positive integer below 2**53."""
+"""A transaction's place in the commit order of its owner: a positive integer below 2**53, which JavaScript can hold."""
 
 Snapshot = NewType("Snapshot", int)
 """``S``: every transaction with ``T <= S`` has finished, so what a reader sees at ``S`` never changes."""
 
 Epoch = NewType("Epoch", int)
 """Which incarnation of the owner's coordinator gave a txid; a row of ``trxs`` holds the one that may commit."""
-
-Millis = NewType("Millis", int)
-"""A point in time or a duration in milliseconds; each function says which clock it means."""
-
-MAX_TXID = 2**53 - 1
-"""Txids travel through JavaScript numbers on the platform side; larger integers would be rounded there."""
 
 
 class Isolation(Enum):

@@ -19,8 +19,6 @@ from kontract.core.model import typed, values
 from kontract.core.model.fields import check, guarded, refuse
 from kontract.core.model.kinds import holds, kind_of
 
-CONTEXT_NAMES = frozenset({"Context"})
-
 _INTEGER_DIGITS = 20
 """Of an integer that was written as a float: more than 64 bits have."""
 

@@ -8,7 +8,6 @@ one after :data:`LOST_MS`. The whole state can be written down (:meth:`Replicate
 
 from __future__ import annotations
 
-import msgspec
 from msgspec import Struct
 
 from kontract.core.messages import Answer, Begin, CheckSession, Key, SessionAlive, SessionEnded, Write
@@ -217,7 +216,3 @@ class ReplicatedCoordinator(Coordinator):
             self._row_order = RowOrder(state.order)
         self.witnesses = Witnesses(state.witnesses)
         return self
-
-
-encode_state = msgspec.json.Encoder().encode
-decode_state = msgspec.json.Decoder(State).decode

@@ -319,9 +319,6 @@ def history(pointer: TablePointer, row_id: str, snapshot: Snapshot) -> Statement
 
 # --- apply -----------------------------------------------------------------------------------------------------------
 
-EPOCH_PREFIX = "epoch/"
-"""``trxs.sid`` of an owner's epoch row is this and the owner; its create_txid is the epoch. No fence has such a sid."""
-
 FENCED = "KONTRACT_FENCED"
 STALE = "KONTRACT_STALE"
 WENT_BACK = "KONTRACT_WENT_BACK"

@@ -23,8 +23,6 @@ from kontract.core import headers as header_fields
 from kontract.core import limits
 from kontract.core.security.raystream.suites import RaystreamError
 
-MAX_ELAPSED = 2**32 - 1
-
 _FUNCTION = re.compile(rb"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
