@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
@@ -95,7 +96,8 @@ def test_every_test_is_in_a_part_and_all_parts_are_run_before_anything_is_deploy
     assert recipe("test") == '\t@$(PYTEST) -m "not long" $(ARGS)'
     assert recipe("test-long") == "\t@$(PYTEST) -m long $(ARGS)"
     assert recipe("test-all") == "\t@$(PYTEST) $(ARGS)"
-    assert "\nmake test-all " in (ROOT / ".ci" / "run").read_text()
+    ran = (ROOT / ".ci" / "run").read_text()
+    assert "\nmake test-all " in ran or ("\nmake test " in ran and "\nmake test-long " in ran)
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "deploy.yml").read_text())["jobs"]
     assert "make test-all" in [step.get("run") for step in jobs["test"]["steps"]]
 
@@ -103,5 +105,21 @@ def test_every_test_is_in_a_part_and_all_parts_are_run_before_anything_is_deploy
 def test_the_parts_that_have_an_order_or_a_process_of_their_own_exist():
     """A file that is moved would leave its group."""
     paths = [path.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py")]
-    for start in (*parts.LONGEST, *parts.SHARED):
+    for start in (*parts.LONGEST, *itertools.chain(*parts.SHARED.values())):
         assert [path for path in paths if path.startswith(start)], start
+
+
+@pytest.mark.parametrize(("fixture", "shared"), [("worker", "the Worker"), ("laboratory", "the laboratory")])
+def test_who_uses_what_takes_long_to_start_is_in_its_group(fixture, shared):
+    """Or another process would start it once more."""
+    used = set()
+    for path in (TESTS / "workerd").glob("test_*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if any(fixture in {arg.arg for arg in one.args.args} for one in functions(tree) if is_collected(one)):
+            used.add(f"workerd/{path.name}")
+    assert used == set(parts.SHARED[shared])
+
+
+def is_collected(function: Function) -> bool:
+    """Whether it is a test or a fixture."""
+    return function.name.startswith("test_") or any("fixture" in ast.unparse(one) for one in function.decorator_list)

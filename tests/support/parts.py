@@ -17,8 +17,23 @@ LONGEST = (
 )
 """What takes longest. At the end everybody would wait for the process that got the last of them."""
 
-SHARED = ("browser/", "server/test_same_")
-"""What shares something that takes long to start: a browser and its Worker, servers with each kind of coordination."""
+SHARED = {
+    "the browser and its Worker": ("browser/",),
+    "servers with each kind of coordination": ("server/test_same_",),
+    "the Worker": (
+        "workerd/test_assets.py",
+        "workerd/test_gateway.py",
+        "workerd/test_headers.py",
+        "workerd/test_hostile.py",
+        "workerd/test_raystream_rpc.py",
+        "workerd/test_sessions.py",
+        "workerd/test_stream.py",
+        "workerd/test_transactions.py",
+        "workerd/test_websocket.py",
+    ),
+    "the laboratory": ("workerd/test_crypto.py", "workerd/test_database_url.py", "workerd/test_raystream.py"),
+}
+"""What takes long to start, and the files whose tests share it."""
 
 
 def _path(nodeid: str) -> str:
@@ -37,4 +52,4 @@ class Scheduling(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         path = _path(nodeid)
-        return next((start for start in SHARED if path.startswith(start)), path)
+        return next((shared for shared, starts in SHARED.items() if path.startswith(starts)), path)
