@@ -25,6 +25,11 @@ def test_whatever_else_goes_wrong_it_is_noticed_and_work_goes_on():
     assert sum(run.database.noticed_at is not None for run in runs) > SEEDS / 4
 
 
+def test_a_commit_whose_answer_was_lost_is_asked_for():
+    """It was applied before the database went back, and only its caller did not know: it is not called lost."""
+    assert back(993).wrong == []
+
+
 @pytest.mark.parametrize("with_log", [False, True], ids=["log elsewhere", "log in the same database"])
 def test_on_several_nodes(with_log):
     runs = [back_on_nodes(seed, with_log=with_log) for seed in range(SEEDS)]

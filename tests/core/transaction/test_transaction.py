@@ -365,6 +365,9 @@ async def test_finish_is_repeated_until_it_is_heard(coordinator, store):
         (Fenced(9), 8, 8),
         (Fenced(9), -8, Code.FENCED),
         (Fenced(9), None, Code.COMMIT_UNKNOWN),
+        (WentBack(), 8, 8),
+        (WentBack(), -8, Code.DATABASE_WENT_BACK),
+        (WentBack(), None, Code.COMMIT_UNKNOWN),
         (Unready("x"), -8, RetryError),
         (CoordinatorUnavailableError(), 8, 8),
         (CoordinatorUnavailableError(), None, Code.COMMIT_UNKNOWN),
@@ -406,7 +409,7 @@ async def test_a_database_that_has_gone_back_takes_nothing(tx, coordinator, stor
 
 @pytest.mark.parametrize("message", [Begin, Prepare, Finish])
 async def test_who_waits_meanwhile_is_told_the_same(tx, coordinator, store, message):
-    store.outcome = ApplyOutcome.FAILED
+    store.outcome, store.fence = ApplyOutcome.FAILED, -8
     coordinator.answers[message] = [WentBack()]
 
     async def work() -> None:

@@ -436,7 +436,7 @@ class Transaction:
         if applied or isinstance(answer, Committed):
             # The database said so. Without the coordinator's answer the commit may become visible a little later.
             return prepared.txid
-        if outcome is ApplyOutcome.WENT_BACK or isinstance(answer, WentBack):
+        if outcome is ApplyOutcome.WENT_BACK:
             raise went_back()
         if isinstance(answer, Aborted):
             raise _never_applied(prepared, refused) from refused
@@ -455,6 +455,8 @@ class Transaction:
             return prepared.txid
         if fence > 0:
             raise ReplayedError(Txid(fence), None)
+        if isinstance(answer, WentBack):
+            raise went_back()
         if isinstance(answer, Fenced):
             raise refusal(answer)
         raise _never_applied(prepared, refused) from refused
