@@ -22,6 +22,7 @@ TOP = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_every_environment_of_this_clone_passes(checkout):
     """The command that CI runs: one line for each environment, with its Worker, size and bindings."""

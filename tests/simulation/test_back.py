@@ -13,6 +13,7 @@ from kontract.ports.shared_log import WentBackError
 from simulation.mutants import BACK_MUTANTS
 from simulation.replicated import Shelf
 from simulation.replicated import back as back_on_nodes
+from simulation.seeds import parts
 from simulation.world import back
 
 SEEDS = 300
@@ -30,12 +31,13 @@ def test_a_commit_whose_answer_was_lost_is_asked_for():
     assert back(993).wrong == []
 
 
+@pytest.mark.parametrize("seeds", parts(60, SEEDS))
 @pytest.mark.parametrize("with_log", [False, True], ids=["log elsewhere", "log in the same database"])
-def test_on_several_nodes(with_log):
-    runs = [back_on_nodes(seed, with_log=with_log) for seed in range(SEEDS)]
-    assert [(seed, run.wrong) for seed, run in enumerate(runs) if run.wrong] == []
-    assert sum(run.database.must_notice for run in runs) > SEEDS / 5
-    assert sum(run.database.noticed_at is not None for run in runs) > SEEDS / 5
+def test_on_several_nodes(with_log, seeds):
+    runs = {seed: back_on_nodes(seed, with_log=with_log) for seed in seeds}
+    assert [(seed, run.wrong) for seed, run in runs.items() if run.wrong] == []
+    assert sum(run.database.must_notice for run in runs.values()) > len(seeds) / 5
+    assert sum(run.database.noticed_at is not None for run in runs.values()) > len(seeds) / 5
 
 
 @pytest.mark.parametrize("name", BACK_MUTANTS)
