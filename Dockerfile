@@ -46,7 +46,7 @@ COPY deploy/container/healthcheck.py deploy/container/
 
 FROM ${PYTHON_IMAGE}
 
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="kontract-app" \
       org.opencontainers.image.description="A Kontract backend: transactional functions over PostgreSQL" \

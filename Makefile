@@ -14,7 +14,7 @@ BOOTSTRAP := src/kontract/cli/toolchain/bootstrap.py
 READY := .venv/ready
 BIN := .venv/bin
 
-.PHONY: help new dev serve test test-all test-long setup build lint format types migrate migrate-check deploy deploy-check preview preview-down bench docs clean
+.PHONY: help new dev serve test test-all test-long setup build lint format types migrate migrate-check deploy deploy-check preview preview-down bench docs release clean
 
 help:
 	@echo "make dev     set up and run on http://localhost:8787 (PORT=8788 make dev for another port)"
@@ -112,6 +112,13 @@ docs: $(READY)
 	@$(BIN)/python docs/facts.py
 	@$(BIN)/sphinx-build -q -W --keep-going -n -b html docs docs/_build/html
 	@echo "The site is docs/_build/html/index.html"
+
+# The package and the notes of this version, in dist/ (.github/workflows/release.yml).
+release: $(READY)
+	@rm -rf dist
+	@$(BIN)/uv build --quiet
+	@$(BIN)/python docs/release_notes.py > dist/notes.md
+	@echo "The package and its notes are in dist/"
 
 clean:
 	rm -rf .venv node_modules python_modules .wrangler .kontract/stamps .kontract/pyodide \

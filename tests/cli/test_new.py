@@ -261,6 +261,8 @@ def test_its_workflows_are_valid(project):
         "make lint types", "make migrate-check", "make deploy-check", "make test-all",
     ]  # fmt: skip
     assert "apt-get" not in json.dumps(steps)
+    assert "apt-get" not in (project / ".github/workflows/ci.yml").read_text()
+    assert not (project / ".github/workflows/release.yml").exists(), "a project is deployed, not published"
 
 
 def test_it_is_formatted_and_without_a_lint_error(project):

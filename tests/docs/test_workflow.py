@@ -45,7 +45,7 @@ def security(path):
 
 
 def test_all_of_them_are_tested():
-    assert {path.name for path in WORKFLOWS} == {"deploy.yml", "preview.yml"}
+    assert {path.name for path in WORKFLOWS} == {"ci.yml", "deploy.yml", "preview.yml", "release.yml"}
 
 
 @every_workflow
@@ -90,7 +90,7 @@ def test_actions_are_pinned_by_digest_with_their_version(path):
 def test_tests_come_before_the_schema_and_the_schema_before_the_worker(workflow):
     jobs = workflow["jobs"]
 
-    assert list(jobs) == ["test", "migrate", "deploy"]
+    assert list(jobs) == ["test", "not-configured", "migrate", "deploy"]
     assert (jobs["migrate"]["needs"], jobs["deploy"]["needs"]) == ("test", "migrate")
     assert jobs["migrate"]["environment"] == jobs["deploy"]["environment"] == "production"
     assert "make test-all" in runs(jobs["test"])
@@ -98,6 +98,58 @@ def test_tests_come_before_the_schema_and_the_schema_before_the_worker(workflow)
     assert runs(jobs["test"]).index("make migrate-check") < runs(jobs["test"]).index("make test-all"), "the files alone"
     assert runs(jobs["migrate"]) == ["make .venv/ready", "make migrate migrate-check"], "installed before the secret"
     assert "make deploy ENV=production" in runs(jobs["deploy"])
+
+
+def test_nothing_is_deployed_until_it_is_wanted(workflow):
+    """The first push of a new repository has no secret, and passes; a notice says why nothing was deployed."""
+    jobs = workflow["jobs"]
+    assert jobs["migrate"]["if"] == "vars.DEPLOY == 'on'"
+    assert jobs["not-configured"]["if"] == "vars.DEPLOY != 'on'"
+    assert "if" not in jobs["test"]
+    assert "if" not in jobs["deploy"], "it follows migrate, and is skipped with it"
+    page = ROOT / re.search(r"docs/[\w/-]+\.md", runs(jobs["not-configured"])[0])[0]
+    assert "`DEPLOY`" in page.read_text()
+
+
+def test_pull_requests_are_tested_without_a_secret():
+    """A fork's, too: rules, types and tests beside each other."""
+    ci = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert set(ci[True]) == {"pull_request"}
+    assert ci["permissions"] == {"contents": "read"}
+    assert given(ci) == {}
+    assert not any("needs" in job for job in ci["jobs"].values())
+    assert [line for job in ci["jobs"].values() for line in runs(job) if line.startswith("make ")] == [
+        "make lint types", "make migrate-check", "make deploy-check", "make test",
+    ]  # fmt: skip
+
+
+def test_a_release_is_published_only_where_that_is_wanted():
+    """And it may do no more than it must: one job writes the release, the other asks who it is."""
+    release = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
+    build, publish = release["jobs"]["build"], release["jobs"]["publish"]
+    assert release[True] == {"push": {"tags": ["v*"]}}
+    assert (release["permissions"], build["permissions"]) == ({"contents": "read"}, {"contents": "write"})
+    assert publish["permissions"] == {"contents": "read", "id-token": "write"}
+    assert publish["if"] == "vars.PUBLISH == 'on'"
+    assert given(release) == {("build", "GH_TOKEN"): "${{ github.token }}"}
+
+
+def test_a_release_has_the_notes_of_its_version():
+    """The version of the package has a dated section, and a tag of another version is refused."""
+    made = check(sys.executable, "docs/release_notes.py")
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.strip()
+    assert "## [" not in made.stdout
+    other = subprocess.run(
+        [sys.executable, "docs/release_notes.py"],
+        cwd=ROOT,
+        env={**os.environ, "GITHUB_REF_TYPE": "tag", "GITHUB_REF_NAME": "v99.0.0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert other.returncode == 1
+    assert "v99.0.0" in other.stderr
 
 
 def test_what_ci_installs_for_the_tests_the_workflow_installs_too(workflow):
@@ -172,7 +224,7 @@ def test_make_knows_every_goal(path):
     jobs = yaml.safe_load(path.read_text())["jobs"].values()
     commands = [shlex.split(line)[1:] for job in jobs for line in runs(job) if line.startswith("make ")]
 
-    assert any("setup" in words for words in commands)
+    assert commands
     for words in commands:
         assert check("make", "--dry-run", *words).returncode == 0, words
 

@@ -47,6 +47,9 @@ COPIED = (
 )
 """What a project needs of a clone: these files, and everything that git knows below these folders."""
 
+RELEASE = ".github/workflows/release.yml"
+"""Of Kontract itself: a project is deployed, not published."""
+
 DEMO = ("src/app/", "tests/app/", "public/demo/", "public/index.html", "sql/migrations/", "sql/schema.lock.json")
 
 RENAMED = ("deploy/", "Dockerfile", "compose.yaml")
@@ -152,7 +155,7 @@ def _tracked(checkout: Checkout) -> Iterator[str]:
             listed.stderr,
         )
     for path in filter(None, listed.stdout.split("\0")):
-        if path.startswith(COPIED) and (checkout.root / path).is_file():
+        if path.startswith(COPIED) and path != RELEASE and (checkout.root / path).is_file():
             yield path
 
 
@@ -168,6 +171,7 @@ def _adapt(file: Path, path: str, name: str, *, demo: bool) -> None:
         "wrangler.toml": lambda text: text.replace(TEMPLATE_NAME, name),
         "package.json": lambda text: text.replace('"name": "kontract"', f'"name": "{name}"'),
         "package-lock.json": lambda text: text.replace('"name": "kontract"', f'"name": "{name}"'),
+        ".github/workflows/ci.yml": _without_programs,
         ".github/workflows/deploy.yml": _without_programs,
     }.get(path)
     if path.startswith(RENAMED):
@@ -190,7 +194,9 @@ def _renamed(text: str, name: str) -> str:
 
 def _without_programs(text: str) -> str:
     """Return the workflow without the step that installs what Kontract's own tests need."""
-    return re.sub(r" +# What some tests need.*?(?=^ +- name: Rules)", "", text, flags=re.DOTALL | re.MULTILINE)
+    return re.sub(
+        r" +# What some tests need.*?(?=^ +- name: (?:Rules|Tests))", "", text, flags=re.DOTALL | re.MULTILINE
+    )
 
 
 def without_demo_tables(text: str) -> str:
