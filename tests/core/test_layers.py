@@ -1,4 +1,4 @@
-"""The rooms of the house: which may import which, what is called what, and where a module's tests are."""
+"""The rooms of the house: what each may import, what is called what, and where a module's tests are."""
 
 from __future__ import annotations
 

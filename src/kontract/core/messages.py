@@ -231,7 +231,7 @@ class Unready(Struct, frozen=True, tag="unready"):
     """The coordinator could not start, for example because the database does not answer."""
 
     reason: str = "the database does not answer"
-    """Where it is this one, the shell around the coordinator says what it has heard: see kontract.questions."""
+    """Where it is this one, the shell around the coordinator says what it has heard (coordination/questions.py)."""
 
 
 class Left(Struct, frozen=True, tag="left"):

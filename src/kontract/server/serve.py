@@ -134,6 +134,9 @@ def application(*, development: bool = False) -> tuple[Registry, Path, str]:
     The last is empty but in ``development``: elsewhere that raises SettingsError.
     """
     source = Path.cwd() / "src"
+    if development:
+        # Bytecode is told from its source by size and whole seconds: it would hide an edit of the same second.
+        sys.dont_write_bytecode = True
     if (source / "routes.py").is_file():
         sys.path.insert(0, str(source))  # before any other application that this Python has
     try:
