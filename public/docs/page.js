@@ -1,5 +1,5 @@
-// The API page: Swagger UI shows /openapi.json, which is read with the visitor's token, and calls what it shows. This file
-// adds the token and the search, and keeps Swagger UI within the policy of the site (decision 0028).
+// The API page: Swagger UI shows /openapi.json, which is read with the visitor's token, and calls what it shows. This
+// file adds the token and the search, and keeps Swagger UI within the policy of the site (decision 0028).
 
 const byId = (id) => document.getElementById(id);
 let token = "";
