@@ -135,6 +135,12 @@ def test_a_class_has_a_name_of_its_own():
     assert {name for name, found in places.items() if len(found) > 1} <= set(SAME_NAME), places
 
 
+def test_no_module_outgrows_a_reader():
+    """One noun a module; what is past this many lines has two."""
+    lengths = {path: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert {path.relative_to(PACKAGE).as_posix(): length for path, length in lengths.items() if length > 650} == {}
+
+
 def test_a_module_of_the_core_has_its_tests_where_one_looks():
     core, here = PACKAGE / "core", TESTS / "core"
     modules = {path.relative_to(core).with_suffix("").as_posix() for path in core.rglob("*.py")}

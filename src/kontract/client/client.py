@@ -245,7 +245,7 @@ class Client:
         """Close."""
         await self.aclose()
 
-    # --- small steps -------------------------------------------------------------------------------------------------
+    # --- what comes back ---------------------------------------------------------------------------------------------
 
     async def _opened(self, way: str, credentials: dict[str, str] | None, *, repeatable: bool = True) -> Self:
         try:

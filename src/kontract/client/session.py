@@ -174,7 +174,7 @@ class Session:
             return error
         return None
 
-    # --- small steps -------------------------------------------------------------------------------------------------
+    # --- asking, and keeping the answer ------------------------------------------------------------------------------
 
     async def _granted(self, send: Callable[[], Awaitable[Answer]], instead_of: Tokens | None) -> None:
         """Keep the tokens of an answer; ``instead_of``: unless these have been replaced by others meanwhile."""

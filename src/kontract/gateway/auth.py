@@ -220,7 +220,7 @@ class Auth:
         }
         return Response(200, encode_json(said), {"Content-Type": JSON})
 
-    # --- small steps -------------------------------------------------------------------------------------------------
+    # --- what all ways need ------------------------------------------------------------------------------------------
 
     def _open(self, way: str) -> str:
         if not self._config.owner or way not in self._config.sign_up:

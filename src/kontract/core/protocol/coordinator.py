@@ -72,17 +72,9 @@ from kontract.core.messages import (
     TooOld,
     Unready,
 )
-from kontract.core.protocol import idempotency
+from kontract.core.protocol import idempotency, phases
 from kontract.core.protocol.live import HeldBegin, Live
-from kontract.core.protocol.phases import (
-    CoordinatorStage,
-    Phase,
-    PhaseEvent,
-    ProtocolError,
-    Turn,
-    next_phase,
-    next_stage,
-)
+from kontract.core.protocol.phases import CoordinatorStage, Phase, PhaseEvent, ProtocolError, Turn
 from kontract.core.protocol.records import (
     FINISHED,
     Drop,
@@ -252,7 +244,7 @@ class Coordinator:
 
     def stop(self, answer: Answer, now: int) -> Effects:
         """End this coordinator's work: everybody who waits gets this answer."""
-        self.stage = next_stage(self.stage, Turn.SUPERSEDED)
+        self.stage = phases.next_stage(self.stage, Turn.SUPERSEDED)
         for live in self._live.values():
             for ticket, _ in live.waiters:
                 self._answer(ticket, answer)
@@ -599,8 +591,6 @@ class Coordinator:
                 )
             )
 
-    # --- small steps -------------------------------------------------------------------------------------------------
-
     def _hold(self, live: Live) -> None:
         record = live.record
         self._live[record.txid] = live
@@ -612,7 +602,7 @@ class Coordinator:
                 self._locks[Key(write.ptr, write.id)] = record.txid
 
     def _move(self, live: Live, event: PhaseEvent) -> None:
-        live.phase = next_phase(live.phase, event)
+        live.phase = phases.next_phase(live.phase, event)
 
     def _ask(self, live: Live, now: int) -> None:
         if not live.resolving and now >= live.resolve_not_before:
@@ -638,7 +628,7 @@ class Coordinator:
 
     def _settle_recovery(self) -> None:
         if self.stage is CoordinatorStage.RECOVERING and self._watermark() >= self._recover_up_to:
-            self.stage = next_stage(self.stage, Turn.SETTLED)
+            self.stage = phases.next_stage(self.stage, Turn.SETTLED)
 
     def _flush(self, now: int) -> Effects:
         if self._held:

@@ -82,10 +82,10 @@ class SqlStore:
         return _only(_versions(rows))
 
     async def query(
-        self, pointer: TablePointer, wanted: Filter, snapshot: Snapshot, page: Window, pending: Sequence[Pending]
+        self, pointer: TablePointer, wanted: Filter, snapshot: Snapshot, window: Window, pending: Sequence[Pending]
     ) -> list[Version]:
         """Read a page of rows at the snapshot, under one's own writes."""
-        return _versions(await self._compared(pointer, sql.query(pointer, wanted, snapshot, page, pending)))
+        return _versions(await self._compared(pointer, sql.query(pointer, wanted, snapshot, window, pending)))
 
     async def end_row(
         self, pointer: TablePointer, snapshot: Snapshot, pending: Sequence[Pending], *, last: bool

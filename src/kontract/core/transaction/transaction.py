@@ -221,7 +221,7 @@ class Transaction:
             return row if pointer.shows(row) else None
 
     async def page(
-        self, pointer: TablePointer, wanted: Filter, page: Window, *, ordered: bool
+        self, pointer: TablePointer, wanted: Filter, window: Window, *, ordered: bool
     ) -> tuple[list[Version], bool]:
         """Read one page of a query, and whether there may be more.
 
@@ -234,13 +234,13 @@ class Transaction:
             else:
                 self._looked_for.add(Key(pointer.ptr, wanted.id))
             rows = await self._reading(
-                self._store.query(pointer, wanted, snapshot, page, self._pending(pointer)),
+                self._store.query(pointer, wanted, snapshot, window, self._pending(pointer)),
             )
             whole = _whole(rows)
             if rows and not whole:
                 raise self._too_large(pointer, rows[0].id)
             self._remember(pointer, whole)
-            return whole, len(whole) < len(rows) or len(rows) >= page.limit
+            return whole, len(whole) < len(rows) or len(rows) >= window.limit
 
     async def count(self, pointer: TablePointer, wanted: Filter) -> int:
         """Count rows."""
