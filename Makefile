@@ -7,7 +7,7 @@ PYTHON := $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$python && exit; \
 	done; echo python3)
 
-# Where the environment forbids it, as some images do, each process would compile anew whatever it imports.
+# Where the environment forbids it, as some images do, each process would compile again whatever it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
 BOOTSTRAP := src/kontract/cli/toolchain/bootstrap.py

@@ -312,7 +312,7 @@ async def test_signing_up_is_open_where_the_deployment_says_so(auth, make, sign_
             if needs in open_ways:
                 assert response.status in (200, 201), response.body
             else:
-                assert "ask whoever runs this for a token" in check_error(response, 403, "FORBIDDEN")["message"]
+                assert "ask the operator for a token" in check_error(response, 403, "FORBIDDEN")["message"]
         assert (await here.post("login", credentials(f"closed-{hash((sign_up, owner))}"))).status == 200
         await here.ok("refresh", {"refresh_token": made["refresh_token"]})
         everybody = await here.call(None, "for_everybody")

@@ -224,7 +224,7 @@ class Auth:
 
     def _open(self, way: str) -> str:
         if not self._config.owner or way not in self._config.sign_up:
-            message = f"{way}: nobody can sign up here in this way; ask whoever runs this for a token"
+            message = f"{way}: nobody can sign up here in this way; ask the operator for a token"
             raise ForbiddenError(message)
         return self._config.owner
 
