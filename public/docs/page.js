@@ -26,6 +26,14 @@ function saying(groups, text) {
     .filter((group) => group.get("operations").size > 0);
 }
 
+/** Swagger UI shows "Execute" some milliseconds before it has resolved the operation, and fails if it is clicked then. */
+const known = (execute, { specSelectors }) => (request) => {
+  const operation = request.operation.has("operationId")
+    ? request.operation
+    : specSelectors.specJson().getIn(["paths", request.pathName, request.method]);
+  return execute({ ...request, operation });
+};
+
 const plugin = () => ({
   fn: { opsFilter: (groups, text) => saying(groups, text.trim().toLowerCase()) },
   wrapComponents: {
@@ -38,6 +46,7 @@ const plugin = () => ({
     InfoContainer: nothing,
     FilterContainer: nothing,
   },
+  statePlugins: { spec: { wrapActions: { executeRequest: known } } },
 });
 
 /** All failures have one body, which the types below show: of each response its code and its words are enough. */

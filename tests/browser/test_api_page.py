@@ -152,6 +152,24 @@ def test_it_calls_functions_of_every_kind(large_site, visitor, name, sent, statu
     assert status != 400 or '"error": "INVALID_REQUEST"' in answer
 
 
+def test_a_function_can_be_called_as_soon_as_it_is_open(large_site, visitor):
+    """A click on Execute in the moment in which it appears, before Swagger UI has resolved the operation."""
+    tab = visitor.tab(f"{large_site.url}/docs")
+    signed_up(tab)
+    found = block(tab, "triple")
+    tab.run(f"""
+        new MutationObserver((_, observer) => {{
+            const button = document.querySelector('{found} .execute');
+            if (!button) return;
+            observer.disconnect();
+            button.click();
+        }}).observe(document.querySelector('{found}'), {{ childList: true, subtree: true }});
+        document.querySelector('{found} .opblock-control-arrow').click();
+    """)
+    tab.wait(f"document.querySelector('{found} .live-responses-table .response-col_status')")
+    assert tab.text(f"{found} .live-responses-table .response .response-col_status").split()[0] == "200"
+
+
 def test_arguments_that_are_arrays_arrive_as_they_were_written(large_site, visitor):
     """Lists within structs, and structs and tuples that are arrays themselves."""
     tab = visitor.tab(f"{large_site.url}/docs")
