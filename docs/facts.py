@@ -116,21 +116,21 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
-def _house() -> str:
-    """The rooms of src/kontract and what each imports, as house.py beside this file reads them."""
-    found = importlib.util.spec_from_file_location("house", DOCS / "house.py")
+def _layers() -> str:
+    """The layers of src/kontract and what each imports, as layers.py beside this file reads them."""
+    found = importlib.util.spec_from_file_location("layers", DOCS / "layers.py")
     if found is None or found.loader is None:
-        raise FileNotFoundError(DOCS / "house.py")
-    house = importlib.util.module_from_spec(found)
-    found.loader.exec_module(house)
-    return str(house.picture())
+        raise FileNotFoundError(DOCS / "layers.py")
+    layers = importlib.util.module_from_spec(found)
+    found.loader.exec_module(layers)
+    return str(layers.table())
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "limits": _limits,
     "errors": _errors,
     "commands": _commands,
-    "house": _house,
+    "layers": _layers,
 }
 
 

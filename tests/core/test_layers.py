@@ -1,4 +1,4 @@
-"""The rooms of the house: what each may import, what is called what, and where a module's tests are."""
+"""The layers: what each may import, what is called what, and where a module's tests are."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SAME_NAME = {
     "ClientSocket": "the same job on both platforms",
     "NativeCrypto": "the same job on both platforms",
     "StreamOutlet": "the same job on both platforms",
-    "RuntimeAdapter": "the document's class for programs that make a gateway by hand; the port is what it becomes",
+    "RuntimeAdapter": "the public class for programs that make a gateway by hand; the port is what it becomes",
     "Session": "of a call in the gateway, of a login in the client; both are public",
     "Stream": "the gateway's end, and the client's",
     "Tokens": "what makes and reads them, and the pair that a client keeps",
@@ -91,9 +91,9 @@ PROMISES = {
 """Test files of the core that are about a promise rather than one module."""
 
 
-def house():
+def layers():
     """The script that draws the picture in docs/explanation/architecture.md."""
-    found = importlib.util.spec_from_file_location("house", TESTS.parent / "docs" / "house.py")
+    found = importlib.util.spec_from_file_location("layers", TESTS.parent / "docs" / "layers.py")
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
     return module
@@ -103,15 +103,15 @@ def names(folder: str) -> set[str]:
     return {path.name for path in (PACKAGE / folder).glob("*.py")} - {"__init__.py"}
 
 
-def test_rooms_import_only_what_is_below_them():
-    """A circle between rooms would make each of them depend on all others."""
-    rooms = house()
-    order = list(rooms.ROOMS)
+def test_layers_import_only_what_is_below_them():
+    """A circle between layers would make each of them depend on all others."""
+    drawn = layers()
+    order = list(drawn.LAYERS)
     upwards = [
         f"{name} imports {other}"
-        for name, path in rooms.modules().items()
-        for other in sorted(rooms.imported(path))
-        if order.index(rooms.room_of(other)) < order.index(rooms.room_of(name))
+        for name, path in drawn.modules().items()
+        for other in sorted(drawn.imported(path))
+        if order.index(drawn.layer_of(other)) < order.index(drawn.layer_of(name))
     ]
     assert upwards == []
 

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from kontract.core import limits
 from support.pages import DOCS, ROOT, anchors, links, pages, prose
 
 PAGES = pages()
@@ -55,3 +56,9 @@ def test_nothing_is_about_one_machine(page):
 def test_tables_of_facts_are_those_of_the_code():
     """`make docs` brings them up to date."""
     assert [named(path) for path, _ in of_docs("facts").stale()] == []
+
+
+def test_every_limit_is_in_the_reference():
+    """With its reason: facts.py leaves out what has no docstring, or a value of several lines."""
+    page = (DOCS / "reference" / "limits.md").read_text(encoding="utf-8")
+    assert [name for name in vars(limits) if name.isupper() and f"| `{name}` |" not in page] == []

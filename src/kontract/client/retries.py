@@ -20,7 +20,9 @@ from kontract.ports import Clock, Randomness
 T = TypeVar("T")
 
 RETRIED = frozenset({Code.CONFLICT, Code.UNAVAILABLE, Code.BUSY, Code.COMMIT_UNKNOWN, Code.DEADLINE_EXCEEDED})
-"""Codes of errors that the same call may not meet a moment later.
+"""Codes of errors after which a call is repeated, under its idempotency key.
+
+Not the same as ``Code.passes``: COMMIT_UNKNOWN is repeated to learn the outcome.
 
 Not FENCED: it lasts until an operator acts. Not RATE_LIMITED, though it passes: a window may take minutes, and whether
 to wait for its end or to do less is the caller's business; ``retry_after`` says how long it takes.

@@ -76,7 +76,7 @@ class Stream:
             except (ConnectionFailedError, InvalidAnswerError):
                 pass
             except HttpError as error:
-                if not error.error_code.retryable:
+                if not error.error_code.passes:
                     raise
             pause = min(PAUSE_FIRST_MS * 2.0 ** min(self._failures, 10), PAUSE_LAST_MS)
             self._failures += 1

@@ -19,7 +19,11 @@ class Fault(Enum):
 
 
 class Code(Enum):
-    """Every error code that can reach a caller: (HTTP status, retryable, fault)."""
+    """Every error code that can reach a caller: (HTTP status, passes, fault).
+
+    ``passes``: whether what is behind it ends by itself, so that a stream may be opened again. Which *calls* clients
+    repeat is another question, because a call may have been applied: ``kontract.client.retries.RETRIED``.
+    """
 
     INVALID_REQUEST = (400, False, Fault.CALLER)
     UNAUTHORIZED = (401, False, Fault.CALLER)
@@ -42,17 +46,17 @@ class Code(Enum):
     DATABASE_WENT_BACK = (503, False, Fault.SERVER)
     DEADLINE_EXCEEDED = (504, True, Fault.SERVER)
 
-    def __new__(cls, status: int, retryable: bool, fault: Fault) -> Self:  # noqa: FBT001 - the row of a table
+    def __new__(cls, status: int, passes: bool, fault: Fault) -> Self:  # noqa: FBT001 - the row of a table
         """Give members with equal rows distinct values: Enum would make them aliases."""
         member = object.__new__(cls)
         member._value_ = len(cls.__members__)
         member.status = status
-        member.retryable = retryable
+        member.passes = passes
         member.fault = fault
         return member
 
     status: int
-    retryable: bool
+    passes: bool
     fault: Fault
 
 

@@ -127,7 +127,7 @@ def parse_position(text: str) -> tuple[str, int] | None:
 
 
 class Change(Struct, frozen=True, omit_defaults=True, rename={"old": "oldData"}, kw_only=True):
-    """What a client is told of a changed row (design: change events).
+    """One changed row, as clients receive it.
 
     ``type``: insert, update or delete; a blind ``set`` is an update, because nobody looked. ``data``: the row as
     functions return it, null after a deletion. ``oldData``: the row as it was, if the transaction had read it.

@@ -1,4 +1,4 @@
-"""Every limit of the system, each with its unit and its reason (design: limits)."""
+"""Every limit of the system, each with its unit and its reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distinct types for distinct numbers, and the rows that carry them (design: terms of the transaction protocol)."""
+"""Distinct types for distinct numbers, and the rows that carry them."""
 
 from __future__ import annotations
 

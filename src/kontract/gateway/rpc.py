@@ -253,7 +253,7 @@ class RpcCall:
 
 
 def idempotent_call_id(session: Session, function: str, key: str) -> str:
-    """Return the transaction id that every repetition of a call has (design: in doubt); raises InvalidRequestError.
+    """Return the transaction id that every repetition of a call has; raises InvalidRequestError.
 
     Keys belong to a user, so two users may choose the same. Callers without a token are all the same nobody: whoever
     of them guesses another's key is told that one's answer, and the guessed call is not run. They are not refused

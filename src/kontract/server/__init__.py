@@ -1,7 +1,7 @@
 """Adapters for CPython. Nothing here is imported by the Worker.
 
-The names below are those of the document's adapter layer. Each is imported when it is first asked for: modules of this
-package serve the client and the commands, too, which are to start quickly.
+The names below are public: programs make a gateway of their own with them. Each is imported at its first use, because
+the client and the commands use modules of this package, too, and must start quickly.
 """
 
 from __future__ import annotations

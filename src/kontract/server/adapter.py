@@ -1,4 +1,4 @@
-"""A gateway made by hand: the document's ``create_gateway(adapter, port)``, for programs of one's own.
+"""A gateway made by hand: ``create_gateway(adapter, port)``, for programs that bring their own adapters.
 
 ``kontract serve`` does the same with settings, several processes, metrics and signals. Here the caller brings the parts
 (:class:`RuntimeAdapter`) and an event loop, and decides when it ends.

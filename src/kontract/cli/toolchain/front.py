@@ -271,7 +271,7 @@ class _Connection:
             ("X-Request-Id", number),
             ("Connection", "close"),  # of the request nothing else has been read
         ]
-        if code.retryable:
+        if code.passes:
             headers.append(("Retry-After", "1"))
         await self.send(h11.Response(status_code=code.status, headers=headers))
         await self.send(h11.Data(data=body))

@@ -1,4 +1,4 @@
-"""Running a handler until its transaction commits: the retry policy (design: validation at prepare).
+"""Running a handler until its transaction commits: the retry policy.
 
 The handler alone runs again; middleware ran once. Between attempts there is an exponential pause, jittered over its
 full length, and the next attempt begins only when the transaction that won is visible.

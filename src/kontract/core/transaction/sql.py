@@ -1,6 +1,6 @@
 """All SQL that runs while functions are served, as text and bound parameters.
 
-Rules (design: apply, and who is who):
+Rules:
 
 - the only identifiers built into text are physical table names, which match :data:`IDENTIFIER` and are quoted; every
   other value is a bound parameter with an explicit cast, so that drivers which send text and drivers which send binary
@@ -90,7 +90,7 @@ COLUMNS = "id, data::text AS data, _txid, _owner"
 
 
 def visible(current: str) -> str:
-    """Return the document's visibility rule; ``current`` is the placeholder of current_txid = S + 1."""
+    """Return the condition for the versions of a snapshot S; ``current`` is the placeholder of S + 1."""
     return f"_txid < {current}::bigint AND (_deleted_txid IS NULL OR _deleted_txid >= {current}::bigint)"
 
 

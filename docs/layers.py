@@ -1,6 +1,6 @@
-"""The rooms of ``src/kontract`` and which of them import which: the picture in explanation/architecture.md.
+"""The layers of ``src/kontract`` and which of them import which: the table in explanation/architecture.md.
 
-``facts.py`` writes it into the page, and tests/core/test_layers.py holds its order: a room imports only what is drawn
+``facts.py`` writes it into the page, and tests/core/test_layers.py holds its order: a layer imports only what is drawn
 below it.
 """
 
@@ -12,13 +12,13 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent.parent / "src"
 
-ROOMS = {
+LAYERS = {
     "testing": "what applications are tested with",
-    "cli": "the command `kontract`, and what it sets up and runs on a developer's machine",
+    "cli": "the command `kontract`: development, migrations, serving, checks of a deployment",
     "client": "the Python client",
     "server": "CPython: granian, asyncpg, the stores of the shared log",
     "cloudflare": "workerd: Durable Objects, Hyperdrive, static assets",
-    "gateway": "HTTP, `/call`, `/auth`, `/stream`, and `ctx`",
+    "gateway": "HTTP, `/call` and `/rpc`, `/auth`, `/stream`, and `ctx`",
     "coordination": "the shells around the pure coordinator: one process, or several nodes",
     "core/transaction": "one attempt in the worker: reads, writes, SQL, retries",
     "core/protocol": "the commit protocol of one owner, as pure state machines",
@@ -28,15 +28,15 @@ ROOMS = {
     "core/shared": "state outside of transactions: shared values and counters",
     "core": "values and messages: errors, limits, types, events, statements",
 }
-"""Every room, from top to bottom. A module belongs to the longest name that its path begins with; those beside the
-rooms (``__init__.py``, ``middlewares.py``) count as the gateway's."""
+"""Every layer, from top to bottom. A module belongs to the longest name that its path begins with; those beside the
+layers (``__init__.py``, ``middlewares.py``) count as the gateway's."""
 
 
-def room_of(module: str) -> str:
-    """Return the room of a dotted module, for example ``kontract.core.protocol.hub``."""
+def layer_of(module: str) -> str:
+    """Return the layer of a dotted module, for example ``kontract.core.protocol.hub``."""
     path = module.removeprefix("kontract").strip(".").replace(".", "/")
-    rooms = [room for room in ROOMS if path == room or path.startswith(room + "/")]
-    return max(rooms, key=len, default="gateway")
+    layers = [layer for layer in LAYERS if path == layer or path.startswith(layer + "/")]
+    return max(layers, key=len, default="gateway")
 
 
 @cache
@@ -63,19 +63,19 @@ def imported(path: Path) -> set[str]:
 
 @cache
 def edges() -> dict[str, frozenset[str]]:
-    """Return the rooms that each room imports."""
-    found: dict[str, set[str]] = {room: set() for room in ROOMS}
+    """Return the layers that each layer imports."""
+    found: dict[str, set[str]] = {layer: set() for layer in LAYERS}
     for name, path in modules().items():
-        found[room_of(name)] |= {room_of(one) for one in imported(path)} - {room_of(name)}
-    return {room: frozenset(others) for room, others in found.items()}
+        found[layer_of(name)] |= {layer_of(one) for one in imported(path)} - {layer_of(name)}
+    return {layer: frozenset(others) for layer, others in found.items()}
 
 
-def picture() -> str:
-    """Return the table of the rooms."""
-    lines = ["| Room | What it is | Modules | Imports |", "|---|---|--:|---|"]
-    order = list(ROOMS)
-    for room, what in ROOMS.items():
-        count = sum(room_of(name) == room and path.name != "__init__.py" for name, path in modules().items())
-        below = ", ".join(f"`{other}`" for other in sorted(edges()[room], key=order.index)) or "nothing"
-        lines.append(f"| `{room}/` | {what} | {count} | {below} |")
+def table() -> str:
+    """Return the table of the layers."""
+    lines = ["| Layer | What it is | Modules | Imports |", "|---|---|--:|---|"]
+    order = list(LAYERS)
+    for layer, what in LAYERS.items():
+        count = sum(layer_of(name) == layer and path.name != "__init__.py" for name, path in modules().items())
+        below = ", ".join(f"`{other}`" for other in sorted(edges()[layer], key=order.index)) or "nothing"
+        lines.append(f"| `{layer}/` | {what} | {count} | {below} |")
     return "\n".join(lines)
