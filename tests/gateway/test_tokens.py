@@ -480,6 +480,43 @@ async def test_what_was_verified_once_still_expires(door):
     assert not await door.lets_in(made), "nor was it valid before"
 
 
+def test_a_remembered_session_ends_with_its_token():
+    """To the millisecond, as a token that is read for the first time does."""
+    tokens = Tokens(RING)
+    header = f"Bearer {tokens.make(ANN, Kind.ACCESS, NOW, 60, SystemRandomness())}"
+    begin, end = (NOW // 1000 - limits.TOKEN_LEEWAY_SECONDS) * 1000, (NOW // 1000 + 60) * 1000
+    for now, valid in ((NOW, True), (end - 1, True), (end, False), (begin, True), (begin - 1, False)):
+        for one in (tokens, Tokens(RING)):  # the first remembers, the second reads
+            if valid:
+                assert one.session(header, now).user == "ann"
+            else:
+                with pytest.raises(UnauthorizedError):
+                    one.session(header, now)
+
+
+def test_a_remembered_session_ends_with_the_secret_that_signed_it():
+    """A process with another secret remembers nothing: what was verified by the old one is verified again."""
+    old, new = bytes(range(32)), bytes(range(32, 64))
+    header = f"Bearer {Tokens(keys.ring(old)).make(ANN, Kind.ACCESS, NOW, 60, SystemRandomness())}"
+    assert Tokens(keys.ring(old)).session(header, NOW).user == "ann"
+    assert Tokens(keys.ring(new, old)).session(header, NOW).user == "ann", "both hold while the secret is rotated"
+    with pytest.raises(UnauthorizedError):
+        Tokens(keys.ring(new)).session(header, NOW)
+
+
+def test_headers_that_are_remembered_are_bounded_and_only_good_ones(monkeypatch):
+    monkeypatch.setattr(limits, "TOKENS_REMEMBERED", 5)
+    tokens = Tokens(RING)
+    made = [f"Bearer {tokens.make(ANN, Kind.ACCESS, NOW, 60, SystemRandomness())}" for _ in range(7)]
+    refresh = tokens.make(ANN, Kind.REFRESH, NOW, 60, SystemRandomness())
+    for header in made:
+        assert tokens.session(header, NOW).user == "ann"
+        for bad in (forged(header), f"Basic {header}", header.removeprefix("Bearer "), f"Bearer {refresh}"):
+            with pytest.raises(UnauthorizedError):
+                tokens.session(bad, NOW)
+    assert list(tokens._sessions) == made[2:]
+
+
 def forged(token: str) -> str:
     """With another signature; the last characters would not do, of which some bits do not count."""
     signed, _, signature = token.rpartition(".")

@@ -256,3 +256,14 @@ async def test_rows_that_a_policy_hides_do_not_vanish_without_a_word(postgres):
     await pool.aclose()
     await sql.execute("DROP OWNED BY shaded; DROP ROLE shaded")
     await sql.close()
+
+
+async def test_only_a_connection_of_its_own_has_to_be_given_back(url, pool):
+    """A request's end costs a task where there is something to close, and nothing with the pool."""
+    pooled, single = pool.database(), database.AsyncpgDatabase(url)
+    assert [pooled.is_open, single.is_open] == [False, False]
+    for one in (pooled, single):
+        await one.run(READ)
+    assert [pooled.is_open, single.is_open] == [False, True]
+    await single.aclose()
+    assert not single.is_open

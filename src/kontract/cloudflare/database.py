@@ -48,6 +48,11 @@ class HyperdriveDatabase:
         self._connecting: asyncio.Future[Connection] | None = None
         self._turn = asyncio.Lock()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a connection was asked for."""
+        return self._connecting is not None
+
     def warm(self) -> None:
         """Start connecting."""
         if self._connecting is None:

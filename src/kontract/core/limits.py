@@ -183,7 +183,8 @@ TOKEN_LEEWAY_SECONDS = 60
 """How far in the future a token may have been issued: clocks of two machines differ."""
 
 TOKENS_REMEMBERED = 1_000
-"""Verified tokens that an isolate remembers, so that a session's next request need not verify again."""
+"""Verified tokens that an isolate remembers, and headers with one, so that a session's next request need not verify
+again."""
 
 SESSION_TRUST_MS = 5_000
 """How long a process believes that a session has not been ended, from its last question to the coordinator on. So long

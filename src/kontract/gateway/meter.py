@@ -72,6 +72,11 @@ class MeteredDatabase:
             statement = structs.replace(statement, text=statement.text + self._meter.comment)
         return await self._timed(self._inner.run(statement))
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection to give back."""
+        return self._inner.is_open
+
     def warm(self) -> None:
         """Connecting ahead is not counted: it runs beside the coordinator."""
         self._inner.warm()

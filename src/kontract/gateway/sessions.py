@@ -11,7 +11,7 @@ from kontract.gateway.config import Config
 from kontract.gateway.context import Session
 from kontract.gateway.http import Request
 from kontract.gateway.scope import Scope
-from kontract.gateway.tokens import Kind, Tokens, invalid_token
+from kontract.gateway.tokens import Tokens
 
 PUBLIC_USER = "public"
 
@@ -19,12 +19,7 @@ PUBLIC_USER = "public"
 def authenticate(request: Request, tokens: Tokens, now: int) -> Session | None:
     """Return the session of the request's bearer token, None when it brings none; raises UnauthorizedError."""
     header = request.headers.get("authorization")
-    if header is None:
-        return None
-    scheme, _, token = header.partition(" ")
-    if scheme.lower() != "bearer":
-        raise invalid_token()
-    return tokens.read(token.strip(" "), Kind.ACCESS, now).session
+    return None if header is None else tokens.session(header, now)
 
 
 async def ensure_live(scope: Scope, session: Session | None) -> None:

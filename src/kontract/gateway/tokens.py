@@ -69,6 +69,14 @@ class Claims(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
         return Session(self.sid, self.owner, self.sub, self.anon, frozenset(self.ugroups), self.perm, ends)
 
 
+class _Valid(Struct, frozen=True):
+    """A session, and from when (ms since the Unix epoch) until when its access token is valid."""
+
+    session: Session
+    since: int
+    until: int
+
+
 class Tokens:
     """Makes and reads the tokens of a deployment."""
 
@@ -76,6 +84,7 @@ class Tokens:
         """Sign with the current key; accept those of the one before, too."""
         self._keys = keys
         self._read: OrderedDict[bytes, Claims] = OrderedDict()
+        self._sessions: OrderedDict[str, _Valid] = OrderedDict()
 
     def make(
         self,
@@ -107,6 +116,28 @@ class Tokens:
             until=until,
         )
         return jwt.encode(msgspec.to_builtins(claims), self._keys.current.token, ALGORITHM, sort_headers=True)
+
+    def session(self, header: str, now: int) -> Session:
+        """Return the session of an ``Authorization`` header with an access token; raises UnauthorizedError.
+
+        The header is read once. Then its text leads to the session for as long as the token is valid, and whether it
+        is, is compared at every use. Whether the session was ended is another question: see ``liveness``.
+        """
+        known = self._sessions.get(header)
+        if known is None:
+            known = self._sessions[header] = self._open(header, now)
+            if len(self._sessions) > limits.TOKENS_REMEMBERED:
+                self._sessions.popitem(last=False)
+        elif not known.since <= now < known.until:
+            raise invalid_token()
+        return known.session
+
+    def _open(self, header: str, now: int) -> _Valid:
+        scheme, _, token = header.partition(" ")
+        if scheme.lower() != "bearer":
+            raise invalid_token()
+        claims = self.read(token.strip(" "), Kind.ACCESS, now)
+        return _Valid(claims.session, (claims.iat - limits.TOKEN_LEEWAY_SECONDS) * 1000, claims.exp * 1000)
 
     def read(self, token: str, kind: Kind, now: int) -> Claims:
         """Return what a valid token of this kind says; raises UnauthorizedError, always the same, for any other."""

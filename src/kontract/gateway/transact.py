@@ -43,7 +43,8 @@ class Transactor:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Give the connection back. That takes a network turn which the caller need not wait for."""
-        self._platform.spawn(self._database.aclose())
+        if self._database.is_open:
+            self._platform.spawn(self._database.aclose())
 
     async def run(self, call: Call, work: Work, name: str, *, max_attempts: int, perm: int = ALL) -> Outcome:
         """Run ``work`` until it commits. ``perm``: what it may do with tables. Raises what Attempts raises."""

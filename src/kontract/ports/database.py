@@ -66,6 +66,11 @@ class Database(Protocol):
         """Start connecting, if that takes time, and return at once; errors surface at the first statement."""
         ...
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection to give back."""
+        ...
+
     async def aclose(self) -> None:
         """Give the connection back. Never raises."""
         ...

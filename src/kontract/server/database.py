@@ -77,6 +77,11 @@ class AsyncpgDatabase:
         self._connection: Any = None
         self._turn = asyncio.Lock()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection."""
+        return self._connection is not None
+
     def warm(self) -> None:
         """Nothing: the connection is opened at the first statement."""
 
@@ -351,6 +356,11 @@ class PooledDatabase:
     def __init__(self, pool: Pool) -> None:
         """Use ``pool``."""
         self._pool = pool
+
+    @property
+    def is_open(self) -> bool:
+        """No: each statement gives its connection back."""
+        return False
 
     def warm(self) -> None:
         """Nothing: there is a connection, or it is opened at the first statement."""

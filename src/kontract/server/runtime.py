@@ -19,6 +19,7 @@ from kontract.core.messages import Answer, Request, decode_answer, decode_reques
 from kontract.core.shared.state import DictRows, SharedState
 from kontract.ports import CoordinatorStub, Database, DOStub, Feed, KVStore, Log, Mutex
 from kontract.ports.shared_log import SharedLog
+from kontract.server import timed
 from kontract.server.crypto import NativeCrypto
 from kontract.server.feed import LocalFeed, Source
 from kontract.server.journal import MemoryJournal
@@ -98,8 +99,7 @@ class ServerPlatform:
 
     async def within(self, milliseconds: float, work: Awaitable[Any]) -> Any:
         """Await with a time limit."""
-        async with asyncio.timeout(max(0.0, milliseconds) / 1000):
-            return await work
+        return await timed.within(max(0.0, milliseconds) / 1000, work)
 
 
 class SingleProcess(ServerPlatform):

@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
-import secrets
 import time
+
+BLOCK_BYTES = 32
+"""What one request for random bytes takes from the pool: enough for every id. More is asked for by itself."""
+
+POOLED_BYTES = 4_096
+"""Random bytes that are fetched at once: a call needs several ids, and a system call for each takes longer."""
+
+_blocks: list[bytes] = []
+"""Blocks that nobody has had yet. Taking one is atomic, so no two threads get the same."""
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_blocks.clear)
+
+
+def _fetch() -> bytes:
+    """Fill the pool, and return one block that is not in it."""
+    fetched = os.urandom(POOLED_BYTES)
+    _blocks.extend(fetched[at : at + BLOCK_BYTES] for at in range(BLOCK_BYTES, POOLED_BYTES, BLOCK_BYTES))
+    return fetched[:BLOCK_BYTES]
 
 
 class SystemClock:
@@ -25,11 +44,17 @@ class SystemClock:
 
 
 class SystemRandomness:
-    """Randomness of the operating system."""
+    """Randomness of the operating system. Bytes are fetched in advance, and each of them is given out once."""
 
     def token(self, size: int) -> bytes:
         """Random bytes."""
-        return secrets.token_bytes(size)
+        if size > BLOCK_BYTES:
+            return os.urandom(size)
+        try:
+            block = _blocks.pop()
+        except IndexError:
+            block = _fetch()
+        return block[:size]
 
     def uniform(self) -> float:
         """A number in [0, 1)."""

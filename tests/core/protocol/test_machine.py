@@ -285,6 +285,8 @@ class NoDatabase:
             return [(epoch, 0) for epoch in self.epochs[-1:]]
         return [(0,)] if "max" in statement.text.lower() else []
 
+    is_open = False
+
     def warm(self):
         pass
 
