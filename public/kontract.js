@@ -55,13 +55,13 @@ export function connect(options = {}) {
   });
 }
 
-/** The arguments up to the last one that was given; those left out before it are what the function would take. */
+/** Returns the arguments up to the last one that was passed; omitted ones before it get the function's defaults. */
 function given(args, defaults) {
   const count = args.findLastIndex((one) => one !== undefined) + 1;
   return Array.from({ length: count }, (_, at) => {
     if (args[at] !== undefined) return args[at];
     if (defaults !== undefined && defaults[at] === undefined) {
-      throw new TypeError(`argument ${at + 1} has to be given when a later one is`);
+      throw new TypeError(`argument ${at + 1} is required when a later one is passed`);
     }
     return defaults?.[at] ?? null;
   });

@@ -88,7 +88,7 @@ def test_what_is_missing_is_named(section, there, missing):
 def test_two_environments_may_not_be_one_worker():
     """The second deployment would overwrite the first. The top level and production may be the same."""
     check_names({TOP_LEVEL: TOP, "production": {"name": "app"}, "staging": {}})
-    with pytest.raises(Problem, match="live and staging are both the Worker app-staging"):
+    with pytest.raises(Problem, match="live and staging both deploy the Worker app-staging"):
         check_names({TOP_LEVEL: TOP, "live": {"name": "app-staging"}, "staging": {}})
 
 

@@ -79,7 +79,7 @@ def test_a_snapshot_of_python_is_taken_beside_it_and_reloads_begin_from_that(scr
     snapshot.unlink()
     port = free_port()
     with dev(scratch.root, port=port, KONTRACT_SNAPSHOT="") as first:
-        first.wait_for("A snapshot of the Python runtime is being taken")
+        first.wait_for("Taking a snapshot of the Python runtime in the background")
         assert visit(port)["postgres"] == 1
         assert wait_until(lambda: commands("save") or snapshot.is_file(), 60)
         first.send(signal.SIGINT)
@@ -163,7 +163,7 @@ def test_an_edit_that_breaks_the_worker_is_shown_and_the_next_one_mends_it(scrat
 
         entry.write_text("raise RuntimeError('what is wrong with it')\n")
         running.wait_for("RuntimeError: what is wrong with it")
-        running.wait_for("save a corrected file")
+        running.wait_for("Save a corrected file")
         entry.write_text(good)
         running.wait_for("The gateway answers again.")
 
@@ -217,7 +217,7 @@ def test_a_runtime_that_is_killed_is_noticed_and_started_again_and_callers_get_j
             assert min(answers[-1][1].values()) >= visits, "nothing was lost; a visit without an answer may count, too"
             assert {(status, body["error"]) for status, body in answers[:-1]} <= {(503, "UNAVAILABLE")}
             running.wait_for_count("The gateway answers again.", visits - 1)
-            assert running.output.count("ended, and not by itself: starting it again") == visits - 1, running.output
+            assert running.output.count("ended unexpectedly: restarting it") == visits - 1, running.output
         running.send(signal.SIGINT)
         assert running.wait() == 0
     assert processes_of(scratch) == []
@@ -235,7 +235,7 @@ def test_a_server_that_is_killed_is_noticed_and_started_again_and_callers_get_js
             answers = until_it_works(port, "health")
             assert {(status, body["error"]) for status, body in answers[:-1]} <= {(503, "UNAVAILABLE")}
             running.wait_for_count("The server answers again.", time_)
-        assert running.output.count("The server ended, and not by itself: starting it again") == 2
+        assert running.output.count("The server ended unexpectedly: restarting it") == 2
         running.send(signal.SIGINT)
         assert running.wait() == 0
 

@@ -117,7 +117,9 @@ def test_what_is_saved_shows_in_the_next_calls_mistakes_too(product, command, ca
         shows(MODULE.format(body='return "five"'), 200, "five")
 
         shows(NOTES, 404, "there is no table 'notes'; make it with: kontract migrate new")
-        running.wait_for("Table notes is new. There is no migration for it yet: .venv/bin/kontract migrate new NAME")
+        running.wait_for(
+            "Table notes is new. There is no migration for this yet. Run: .venv/bin/kontract migrate new NAME"
+        )
         migrate = [sys.executable, "-m", "kontract.cli.main", "migrate", "new", "add_notes"]
         subprocess.run(migrate, cwd=product.root, check=True, capture_output=True)
         running.wait_for("Applied 0001_add_notes")

@@ -69,7 +69,7 @@ def test_it_shows_epochs_fences_and_dead_versions(postgres):
     )
     said = [finding.what for finding in look(url)]
     assert wrong(url) == []
-    assert "owner tenant-1: epoch 3, 2 fences of txids 5 to 7, 1 of transactions that were in doubt and aborted" in said
+    assert "owner tenant-1: epoch 3, 2 fences of txids 5 to 7, 1 of them aborted while in doubt" in said
     assert "table tenant-1/tasks (tbl_tasks_5f0c1d): versioned, 1 rows, 1 dead versions since txid 5" in said
 
 
@@ -80,11 +80,11 @@ def test_it_shows_epochs_fences_and_dead_versions(postgres):
         ("INSERT INTO storage VALUES ('lost', 'tbl_lost', 't')", "t/lost (tbl_lost) does not exist", "storage"),
         ("INSERT INTO storage VALUES ('odd', 'a b', 't')", "does not exist", "storage"),
         ("ALTER TABLE tbl_tasks_5f0c1d DROP CONSTRAINT tbl_tasks_5f0c1d_pkey", "has no primary key", "tables.md"),
-        ("DROP INDEX tbl_tasks_5f0c1d_live", "no unique index of its live rows", "CREATE UNIQUE INDEX"),
+        ("DROP INDEX tbl_tasks_5f0c1d_live", "no unique index on its live rows", "CREATE UNIQUE INDEX"),
         ("INSERT INTO trxs VALUES ('a/1', 'tenant-1', 5)", "epoch None", "the next call that writes"),
         (
             "INSERT INTO trxs SELECT 'epoch/t', 't', 1 UNION SELECT n || '/1', 't', -n FROM generate_series(1, 20) n",
-            "20 of transactions that were in doubt",
+            "20 of them aborted while in doubt",
             "lost connections",
         ),
         ("ALTER TABLE tbl_tasks_5f0c1d ENABLE ROW LEVEL SECURITY", "has row level security", "DISABLE ROW LEVEL"),
@@ -126,7 +126,7 @@ def test_a_table_that_takes_no_rows_is_named_and_can_be_mended(postgres):
     )
     [finding] = wrong(url)
     assert "tenant-1/copy" in finding.what
-    assert "has no sequence of its own" in finding.what
+    assert "does not own a sequence" in finding.what
     assert wrong(changed(url, *finding.fix.split("; "))) == []
 
 
@@ -185,7 +185,7 @@ def test_triggers_are_shown_and_those_that_are_off_are_not(postgres):
     )
     assert wrong(url) == []
     assert [finding.what for finding in look(url) if "triggers" in finding.what] == [
-        "table tenant-1/tasks (tbl_tasks_5f0c1d) has triggers of its own: stamps"
+        "table tenant-1/tasks (tbl_tasks_5f0c1d) has triggers: stamps"
     ]
 
 
@@ -221,7 +221,7 @@ def test_a_gateway_needs_no_more_than_what_is_granted(gateway_role, checkout, re
     _, url = gateway_role
     said = look(url)
     assert [finding for finding in said if finding.wrong] == []
-    assert "role gateway has what it needs and owns nothing" in [finding.what for finding in said]
+    assert "role gateway has the rights it needs and owns no tables" in [finding.what for finding in said]
     for name in ("first", "again"):
         variables = {"KONTRACT_COORDINATION": "memory", "KONTRACT_OWNER": "tenant-1"}
         with (
@@ -350,8 +350,8 @@ def test_environments_without_bindings_are_named(tmp_path, checkout):
         '[env.staging.durable_objects]\nbindings = [{ name = "SESSION_DO", class_name = "X" }]\n[env.live]\n'
     )
     assert [finding.what for finding in wrangler_findings(path) if "environment" in finding.what] == [
-        "wrangler.toml: environment staging has no binding HYPERDRIVE",
-        "wrangler.toml: environment live has no binding HYPERDRIVE and SESSION_DO",
+        "wrangler.toml: environment staging lacks the binding HYPERDRIVE",
+        "wrangler.toml: environment live lacks the binding HYPERDRIVE and SESSION_DO",
     ]
     path.write_text("[")
     assert wrangler_findings(path)[0].wrong
@@ -362,7 +362,7 @@ def test_the_exit_code_is_one_only_if_something_is_wrong():
     said: list[str] = []
     assert report([Finding("a"), Finding("b", "look at b")], said.append) == 0
     assert report([Finding("a"), Finding("b", "do b", wrong=True)], said.append) == 1
-    assert said[-2:] == ["WRONG  b\n         -> do b", "1 of 2 findings need something done."]
+    assert said[-2:] == ["WRONG  b\n         -> do b", "1 of 2 findings need a fix."]
 
 
 @pytest.mark.parametrize(
@@ -411,7 +411,7 @@ def whats(findings):
 def test_tools_of_the_lock_files_are_well(copy):
     (finding,) = toolchain_findings(copy)
     assert not finding.wrong
-    assert "the tools are those of the lock files" in finding.what
+    assert "the tools match the lock files" in finding.what
 
 
 def edit(path, old, new):
@@ -424,7 +424,7 @@ def test_a_python_package_of_another_version_is_named(copy):
     version = importlib.metadata.version("msgspec")
     edit(copy.root / "uv.lock", f'name = "msgspec"\nversion = "{version}"', 'name = "msgspec"\nversion = "0.0.1"')
     assert whats(toolchain_findings(copy))[0] == (
-        f"Python packages are not those of uv.lock: msgspec {version} (0.0.1 is locked)"
+        f"Python packages do not match uv.lock: msgspec {version} (0.0.1 is locked)"
     )
 
 
@@ -442,7 +442,7 @@ def test_a_node_package_of_another_version_is_named(copy):
 
 def test_packages_of_the_worker_that_are_of_another_lock_file_are_named(copy):
     (copy.state / "stamps" / "python_modules").write_text("another")
-    assert whats(toolchain_findings(copy)) == ["python_modules, the Worker's packages, are not those of uv.lock"]
+    assert whats(toolchain_findings(copy)) == ["python_modules, the Worker's packages, do not match uv.lock"]
 
 
 @pytest.mark.parametrize("name", ["uv.lock", "package-lock.json"])
@@ -534,7 +534,7 @@ def test_migrations_that_are_not_there_are_named(postgres, checkout):
     assert not [one for one in asyncio.run(database_findings(url, checkout.root)) if one.wrong]
     changed(url, "UPDATE storage SET permissions = 4 WHERE id = 'tasks'")
     (finding,) = [one for one in asyncio.run(database_findings(url, checkout.root)) if one.wrong]
-    assert finding.what.startswith("Table tasks has other permissions in the database")
+    assert finding.what.startswith("Table tasks has different permissions in the database")
 
 
 @pytest.mark.needs("pgbouncer")
@@ -549,7 +549,7 @@ def test_findings_can_be_read_by_programs(postgres, capsys, monkeypatch):
     monkeypatch.setenv("DATABASE_URL", postgres.create_database())
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert {"level": "ok", "what": "no transaction pooler in between", "fix": ""} in found
+    assert {"level": "ok", "what": "no transaction pooler in front of PostgreSQL", "fix": ""} in found
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
     assert main(["doctor", "--json"]) == 1
     last = json.loads(capsys.readouterr().out)[-1]

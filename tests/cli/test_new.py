@@ -83,7 +83,7 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path, capsys):
 
     assert make(tmp_path / "my-app") == 1
 
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert [path.name for path in tmp_path.rglob("*")] == ["my-app", "thesis.txt"]
 
 
@@ -101,7 +101,7 @@ def test_a_folder_has_to_be_named(capsys):
 def test_a_project_is_no_clone_of_the_template(project, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(project)
     assert make(tmp_path / "another") == 1
-    assert "is a project already" in capsys.readouterr().err
+    assert "is already a project" in capsys.readouterr().err
 
 
 def test_nothing_half_made_is_left_after_a_failure(checkout, tmp_path, monkeypatch):
@@ -367,10 +367,10 @@ def paste(line):
 
 def test_a_machine_without_git_is_told_so(checkout, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(Problem, match="There is no git"):
+    with pytest.raises(Problem, match="git is not installed"):
         new.create(checkout, tmp_path / "x", "x-y", demo=True)
 
 
 def test_a_problem_is_no_traceback(checkout, tmp_path):
-    with pytest.raises(Problem, match="git does not know"):
+    with pytest.raises(Problem, match="is not a git repository"):
         new.create(Checkout(tmp_path), tmp_path / "x", "x-y", demo=True)

@@ -91,9 +91,9 @@ async def test_what_wrangler_is_told(monkeypatch, postgres, tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "what"),
     [
-        ("DATABASE_URL", "", "no DATABASE_URL of a server for previews"),
+        ("DATABASE_URL", "", "DATABASE_URL of the server for previews is missing"),
         ("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/x", "is unreachable"),
-        ("KONTRACT_SECRET", "", "no KONTRACT_SECRET"),
+        ("KONTRACT_SECRET", "", "KONTRACT_SECRET for previews is missing"),
         ("KONTRACT_SECRET", "secret", "malformed"),
     ],
 )
@@ -105,7 +105,7 @@ def test_what_is_missing_is_said_before_anything_is_made(name, value, what, monk
 
 def test_a_number_of_a_pull_request_is_needed(capsys):
     assert preview("up", "0") == 1
-    assert "no number of a pull request" in capsys.readouterr().err
+    assert "is not the number of a pull request" in capsys.readouterr().err
 
 
 def test_make_passes_the_number_on(checkout, monkeypatch):

@@ -109,7 +109,7 @@ def test_rows_get_the_spelling_of_their_types(url):
     assert asyncio.run(respell(url, types, told.append, only="things")) == 0
     assert told[-2:] == [
         "tenant-1/things: 6 rows, 0 spelled as their types are stored",
-        "  2 rows are not of their type; the first one is 'd'",
+        "  2 rows do not match their struct; the first is 'd'",
     ]
 
 
@@ -118,7 +118,7 @@ def test_the_command_looks_at_the_tables_of_the_application(url, capsys):
     assert main(["table", "respell", "--check"]) == 0
     assert "tenant-1/tasks: 0 rows, 0 would be spelled" in capsys.readouterr().out
     assert main(["table", "respell", "things"]) == 1
-    assert "no table 'things' that src/app declares" in capsys.readouterr().err
+    assert "src/app declares no table 'things'" in capsys.readouterr().err
 
 
 def test_doctor_names_such_rows_and_the_command(url, tmp_path):
@@ -128,10 +128,10 @@ def test_doctor_names_such_rows_and_the_command(url, tmp_path):
     (app / "things.py").write_text(SOURCE)
 
     def found() -> list[str]:
-        return [one.what for one in asyncio.run(database_findings(url, tmp_path)) if "spelled" in one.what]
+        return [one.what for one in asyncio.run(database_findings(url, tmp_path)) if "spelling" in one.what]
 
     assert found() == [
-        f"table tenant-1/things: {field!r} of row {row!r} is not spelled as its type is"
+        f"table tenant-1/things: {field!r} of row {row!r} does not have the spelling of its type"
         for field, row in [("price", "a"), ("starts", "a"), ("opens", "a")]
     ]
     asyncio.run(respell(url, {"things": row_type(Thing)}, print))

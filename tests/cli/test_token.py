@@ -72,15 +72,15 @@ def test_as_many_groups_as_an_account_may_have(capsys):
     assert len(claims.ugroups) == limits.GROUPS
     said = refused(capsys, *groups(limits.GROUPS + 1))
     assert f"at most {limits.GROUPS} groups" in said
-    assert f"these are {limits.GROUPS + 1}" in said
-    assert "each with a name" in refused(capsys, "--group", "")
+    assert f"but got {limits.GROUPS + 1}" in said
+    assert "with non-empty names" in refused(capsys, "--group", "")
 
 
 @pytest.mark.parametrize("arguments", [["--user", "x" * 4096], groups(limits.GROUPS, "x" * 120 + "{}")])
 def test_a_token_that_no_server_reads_is_not_made(capsys, arguments):
     """Longer than TOKEN_BYTES: whoever got it would be told that it is not valid, and not why."""
     said = refused(capsys, *arguments)
-    assert f"servers take {limits.TOKEN_BYTES} at most" in said
+    assert f"servers accept {limits.TOKEN_BYTES} at most" in said
 
 
 def test_the_longest_token_that_is_made_is_read(capsys):
@@ -97,7 +97,7 @@ def test_the_longest_token_that_is_made_is_read(capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--owner", "__system"], "cannot be a tenant"),
+        (["--owner", "__system"], "is not a valid tenant"),
         (["--user", ""], "needs a user"),
         (["--hours", "0"], "0 to 8784 hours"),
         (["--hours", "9000"], "0 to 8784 hours"),

@@ -120,7 +120,7 @@ async def test_it_ends_as_the_tables_of_init_sql(url, store, connection):
 
 async def test_a_second_time_changes_nothing(url, store):
     await quietly(url)
-    assert await quietly(url) == [f"purses ({PTR}) is a versioned table already."]
+    assert await quietly(url) == [f"purses ({PTR}) is already a versioned table."]
 
 
 async def test_one_who_takes_it_for_plain_cannot_write(url, store, connection):
@@ -196,7 +196,7 @@ async def test_a_table_in_use_is_left_alone_with_a_sentence(url, store, connecti
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (f"ALTER TABLE {PTR} DROP COLUMN _order", "missing or of another type: _order"),
+        (f"ALTER TABLE {PTR} DROP COLUMN _order", "missing or of the wrong type: _order"),
         ("DELETE FROM storage WHERE id = 'purses'", "has no table 'purses'"),
         (f"DROP TABLE {PTR}", "is not a table"),
     ],

@@ -35,7 +35,7 @@ test("arguments that are undefined are left out, or what is said to stand for th
     requests.map(({ text }) => text),
     ["[1]", "[1,7,null,2]", "[null,1]"],
   );
-  await assert.rejects(api.f(undefined, 1), /argument 1 has to be given when a later one is/);
+  await assert.rejects(api.f(undefined, 1), /argument 1 is required when a later one is passed/);
 });
 
 test("functions that are named like the client's own are called by name", async (t) => {

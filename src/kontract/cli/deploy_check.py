@@ -1,6 +1,6 @@
 """`kontract deploy-check`: what `wrangler deploy` would upload, for each environment of wrangler.toml.
 
-It asks wrangler itself (`deploy --dry-run`), which needs no account and no network for it.
+It runs `wrangler deploy --dry-run`, which needs neither an account nor the network.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SIZE = re.compile(r"^Total Upload: (.+)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What wrangler said: all of it, the names that the Worker would find in its `env`, and the size of the upload."""
+    """wrangler's output, the names that the Worker would find in its `env`, and the size of the upload."""
 
     said: str
     bindings: frozenset[str]
@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     unknown = [name for name in chosen if name not in environments]
     if unknown:
         raise Problem(
-            f"wrangler.toml has no environment {', '.join(unknown)}.", f"It has {', '.join(list(environments)[1:])}."
+            f"wrangler.toml has no environment {', '.join(unknown)}.",
+            f"Use one of {', '.join(list(environments)[1:])}.",
         )
     check_names(environments)
     setup.prepare(checkout, run=False)
@@ -66,12 +67,12 @@ def read(checkout: Checkout) -> dict[str, dict[str, Any]]:
     try:
         config = tomllib.loads(checkout.wrangler_toml.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
-        raise Problem(f"wrangler.toml cannot be read: {error}.", "Correct the line that it names.") from error
+        raise Problem(f"wrangler.toml cannot be read: {error}.", "Correct that line.") from error
     return {TOP_LEVEL: config, **config.get("env", {})}
 
 
 def dry_run(checkout: Checkout, environment: str, out: Path) -> DryRun:
-    """Let wrangler write to ``out`` what it would upload; raises Problem with its own words."""
+    """Let wrangler write to ``out`` what it would upload; raise Problem with wrangler's message if it fails."""
     node_bin = node.bin_folder()
     chosen = "" if environment == TOP_LEVEL else environment
     said = run_tool(
@@ -81,8 +82,8 @@ def dry_run(checkout: Checkout, environment: str, out: Path) -> DryRun:
         ],
         cwd=checkout.root,
         env={**node.environment(node_bin), "WRANGLER_SEND_METRICS": "false", "FORCE_COLOR": "0"},
-        failed=f"wrangler would not deploy environment {environment}.",
-        fix="Correct what it names below.",
+        failed=f"wrangler cannot deploy environment {environment}.",
+        fix="Correct the error below.",
     )
     size = _SIZE.search(said)
     return DryRun(said, frozenset(_BINDING.findall(said)), size[1] if size else "of unknown size")
@@ -107,15 +108,15 @@ def check_names(environments: Mapping[str, Mapping[str, Any]]) -> None:
         other = seen.setdefault(name, environment)
         if other != environment:
             raise Problem(
-                f"Environments {other} and {environment} are both the Worker {name}.",
-                "Give each a name of its own in wrangler.toml.",
+                f"Environments {other} and {environment} both deploy the Worker {name}.",
+                "Give each its own name in wrangler.toml.",
             )
 
 
 def check_bindings(name: str, environments: Mapping[str, Mapping[str, Any]], done: DryRun) -> None:
     """Raise Problem when the Worker would not have what the top level of wrangler.toml declares.
 
-    An environment that says ``hyperdrive = []`` goes without one on purpose.
+    An environment with ``hyperdrive = []`` does without Hyperdrive on purpose.
     """
     wanted = set(declared(environments[TOP_LEVEL])) | set(declared(environments[name]))
     if environments[name].get("hyperdrive") == []:
@@ -124,5 +125,5 @@ def check_bindings(name: str, environments: Mapping[str, Mapping[str, Any]], don
     if missing:
         raise Problem(
             f"Environment {name} would be deployed without {', '.join(missing)}.",
-            "Named environments inherit neither bindings nor vars: repeat those of the top level of wrangler.toml.",
+            "Named environments inherit neither bindings nor vars: repeat those at the top level of wrangler.toml.",
         )

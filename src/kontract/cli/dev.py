@@ -27,7 +27,7 @@ from kontract.cli.toolchain.wrangler import DevServer
 from kontract.server import env_file
 
 DEFAULT_PORT = 8787
-_MEND = "Everything else keeps running; save a corrected file below src/ and it starts again. (Ctrl-C stops all.)"
+_MEND = "Everything else keeps running. Save a corrected file below src/ to start it again. (Ctrl-C stops everything.)"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +56,7 @@ def _run(checkout: Checkout, port: int, stack: ExitStack, lock: int) -> int:
         say(f"  Using PostgreSQL at {host}:{port_there} (DATABASE_URL).")
     if dev_vars.ensure(checkout.root / ".dev.vars"):
         say("  Wrote .dev.vars with a fresh KONTRACT_SECRET.")
-    front = _listen(checkout, port, stack)  # before anything that takes long: somebody else may take the port
+    front = _listen(checkout, port, stack)  # before anything slow: another process may take the port
     runtime = setup.prepare(checkout, run=False)
     reaper = Reaper(hold=(lock,))
     stack.callback(reaper.close)
@@ -69,7 +69,7 @@ def _run(checkout: Checkout, port: int, stack: ExitStack, lock: int) -> int:
     objects = asyncio.run(local_state.of_database(checkout, direct, embedded=cluster is not None))
     for name in ("logs", "registry"):
         local_state.make_private(checkout.state / name)
-        stack.callback(local_state.make_private, checkout.state / name)  # wrangler's files are open to others
+        stack.callback(local_state.make_private, checkout.state / name)  # other users could read wrangler's files
     server = DevServer(
         checkout,
         runtime,
@@ -77,7 +77,7 @@ def _run(checkout: Checkout, port: int, stack: ExitStack, lock: int) -> int:
         url,
         persist_to=objects,
         state=checkout.state,
-        # What is wrong with the application is answered to whoever calls it, not in the terminal alone.
+        # Mistakes in the application are returned to callers, too, not only shown in the terminal.
         variables=("KONTRACT_SHOW_ERRORS:1",),
         settings={ANSWER: "1"},
         on_spawn=lambda group: _remember(checkout, reaper, group),
@@ -104,14 +104,14 @@ def _listen(checkout: Checkout, port: int, stack: ExitStack) -> Front:
         front.start()
     except OSError as error:
         raise Problem(
-            f"Port {port} cannot be listened on: {error.strerror}.", "Use another port: `PORT=8788 make dev`."
+            f"Cannot listen on port {port}: {error.strerror}.", "Use another port: `PORT=8788 make dev`."
         ) from None
     return front
 
 
 def _set_up_beside(checkout: Checkout, stack: ExitStack, reaper: Reaper) -> None:
-    """Take the snapshot that makes reloads quick while the gateway answers already: `kontract setup` does it."""
-    say("A snapshot of the Python runtime is being taken; reloads are quicker once it is there.")
+    """Take the snapshot that makes reloads fast, in the background: `kontract setup` does it."""
+    say("Taking a snapshot of the Python runtime in the background; reloads are faster once it is done.")
     process = subprocess.Popen(
         [sys.executable, "-m", "kontract.cli.main", "setup"],
         cwd=checkout.root,
@@ -154,7 +154,7 @@ def _remember(checkout: Checkout, reaper: Reaper, group: int) -> None:
 
 
 def _end_leftovers(checkout: Checkout) -> None:
-    """End the wrangler of an earlier run that was killed together with its reaper.
+    """Stop the wrangler of an earlier run that was killed together with its reaper.
 
     This run holds the checkout's lock, so nothing here can belong to a living `kontract dev`. The number in the file
     proves nothing by itself: a process of that group must name this checkout's wrangler or workerd.
@@ -164,7 +164,7 @@ def _end_leftovers(checkout: Checkout) -> None:
     if text.isdigit():
         ours = (str(checkout.node_modules), str(checkout.state))
         if any(path in member.command for member in group_members(int(text)) for path in ours):
-            say("  Ending the wrangler of an earlier run that was killed.")
+            say("  Stopping the wrangler of an earlier run that was killed.")
             stop_group(int(text), grace=3)
     record.unlink(missing_ok=True)
 
@@ -180,7 +180,7 @@ def _start_postgres(checkout: Checkout, stack: ExitStack, reaper: Reaper) -> Clu
 
 
 def _watch(checkout: Checkout, server: DevServer, front: Front, cluster: Cluster | None, schema: Schema) -> int:
-    """Until a signal ends it (KeyboardInterrupt). The runtime may stop and comes back; PostgreSQL may not."""
+    """Watch until a signal ends it (KeyboardInterrupt). The runtime is restarted when it stops; PostgreSQL is not."""
     parent = os.getppid()
     under_make = "MAKELEVEL" in os.environ
     runtime = Runtime(checkout, server, front)
@@ -190,10 +190,10 @@ def _watch(checkout: Checkout, server: DevServer, front: Front, cluster: Cluster
             time.sleep(LOOK_SECONDS)
             if cluster and not is_running(cluster.pid):
                 raise Problem(
-                    "PostgreSQL stopped by itself.", f"Its log is {cluster.log}; start again with `make dev`."
+                    "PostgreSQL stopped unexpectedly.", f"Its log is {cluster.log}; start again with `make dev`."
                 )
             if under_make and os.getppid() != parent:
-                return 1  # make was killed and passed no signal on
+                return 1  # make was killed and did not pass the signal on
             schema.look()
             if changed(checkout.root / "public") != public:
                 public = changed(checkout.root / "public")
@@ -205,10 +205,10 @@ def _watch(checkout: Checkout, server: DevServer, front: Front, cluster: Cluster
 
 
 class Runtime:
-    """wrangler and its two workerds: started again when they end, as often as that helps.
+    """wrangler and its two workerds, restarted when they end as often as that helps.
 
-    The Worker's own workerd is replaced by wrangler. The one before it, which listens, is replaced by a process that
-    answers nobody; so this looks for its end. wrangler ends by itself when a reload fails, and then waits for an edit.
+    wrangler replaces the Worker's own workerd. It replaces the one in front, which listens, by a process that
+    answers nobody, so this class watches for its end. wrangler ends when a reload fails; this then waits for an edit.
     """
 
     def __init__(self, checkout: Checkout, server: DevServer, front: Front) -> None:
@@ -220,10 +220,10 @@ class Runtime:
         self._restarts = Restarts()
 
     def look(self) -> None:
-        """Start it again if it has to be."""
+        """Restart the runtime if necessary."""
         if self._broken_at is not None:
             if sources(self._checkout) != self._broken_at:
-                say("A file changed: starting the gateway again ...")
+                say("A file changed: restarting the gateway ...")
                 self._start()
         elif self._server.running() and (self._listener is None or is_running(self._listener)):
             return
@@ -236,7 +236,7 @@ class Runtime:
         if failed:
             say(f"\nwrangler stopped: the reason is above. {_MEND}")
         elif self._restarts.one_more():
-            say("\nThe runtime (wrangler, workerd) ended, and not by itself: starting it again ...")
+            say("\nThe runtime (wrangler, workerd) ended unexpectedly: restarting it ...")
             self._start()
         else:
             say(f"\nThe runtime (wrangler, workerd) ended again. {_MEND}")
@@ -251,7 +251,7 @@ class Runtime:
         try:
             self._server.start()
         except Problem as problem:
-            say(f"{problem.what} {_MEND}")  # its detail has been printed line by line
+            say(f"{problem.what} {_MEND}")  # its detail was already printed line by line
             return
         self._broken_at = None
         self._listener = ports.owner(self._server.port)

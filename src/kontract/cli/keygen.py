@@ -8,7 +8,7 @@ from kontract.cli.toolchain.dev_vars import new_secret
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--bare", action="store_true", help="print the value alone, to be piped into a command")
+    parser.add_argument("--bare", action="store_true", help="print only the value, for use in a pipe")
 
 
 def run(args: argparse.Namespace) -> int:

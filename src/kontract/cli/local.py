@@ -1,4 +1,4 @@
-"""What `kontract dev` and `kontract serve --local` have in common: they follow sql/, greet, and end on signals."""
+"""What `kontract dev` and `kontract serve --local` share: applying sql/ when it changes, the greeting, and signals."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from kontract.cli.toolchain.progress import say, warn
 _RESTARTS, _RESTARTS_SECONDS = 5, 60.0
 
 LOOK_SECONDS = 0.3
-"""How often they look for a file that has changed."""
+"""Seconds between two checks for changed files."""
 
 
 class Schema:
-    """Applies sql/ when `make dev` starts and whenever it changes; tells of structs without a migration, once each."""
+    """Applies sql/ at the start and whenever it changes; reports each struct without a migration once."""
 
     def __init__(self, checkout: Checkout, url: str, *, coordination: bool = False) -> None:
-        """Use a database. ``coordination``: also what several nodes share."""
+        """``coordination``: also create the tables that several nodes share."""
         self._checkout = checkout
         self._coordination = coordination
         self._url = url
@@ -35,7 +35,7 @@ class Schema:
         self._sql = self._app = 0
 
     def apply(self) -> None:
-        """Raises Problem; what could not be applied is not tried again before sql/ changes."""
+        """Apply sql/; raises Problem. What failed is not retried until sql/ changes."""
         from kontract.cli.migrate import migrate
 
         self._sql = changed(self._checkout.root / "sql")
@@ -45,10 +45,10 @@ class Schema:
         self._tell()
 
     def look(self) -> None:
-        """Apply again if something below sql/ or src/app has changed."""
+        """Apply sql/ again if something below sql/ or src/app has changed."""
         try:
             if changed(self._checkout.root / "sql") != self._sql:
-                say("Something changed in sql/: applying it ...")
+                say("sql/ has changed: applying it ...")
                 self.apply()
             elif changed(self._checkout.root / "src" / "app") != self._app:
                 self._tell()
@@ -62,22 +62,22 @@ class Schema:
         try:
             sentences = unmigrated(self._checkout.root)
         except Problem:
-            return  # `kontract build` has told it
+            return  # `kontract build` has reported it
         for sentence in sentences:
             if sentence not in self._told:
-                warn(f"    {sentence} There is no migration for it yet: .venv/bin/kontract migrate new NAME")
+                warn(f"    {sentence} There is no migration for this yet. Run: .venv/bin/kontract migrate new NAME")
         self._told = set(sentences)
 
 
 class Restarts:
-    """Counts what was started again because it had ended: more often in a minute, and something else is wrong."""
+    """Counts restarts: too many within a minute mean that something else is wrong."""
 
     def __init__(self) -> None:
-        """None so far."""
+        """Begin without restarts."""
         self._times: deque[float] = deque(maxlen=_RESTARTS)
 
     def one_more(self) -> bool:
-        """Count one, if there may be one."""
+        """Count a restart and return True; False when there were too many."""
         now = time.monotonic()
         if len(self._times) == _RESTARTS and now - self._times[0] < _RESTARTS_SECONDS:
             return False
@@ -86,7 +86,7 @@ class Restarts:
 
 
 def greet(port: int) -> None:
-    """Say where it answers, and what to try."""
+    """Print the address and commands to try."""
     base = f"http://localhost:{port}"
     call = 'curl -s -H "Authorization: Bearer $TOKEN" --json'
     tries = "\n  ".join(f"{call} '{arguments}' {base}/rpc/{name}" for name, arguments in _examples())
@@ -102,11 +102,11 @@ Kontract is ready on {base}  (Ctrl-C stops it; the data stays in .kontract/)
 
 
 def _examples() -> list[tuple[str, str]]:
-    """Return functions to try, with arguments: the demo's, or the first one that needs none."""
+    """Return functions to try with their arguments: the demo's, or the first one without required arguments."""
     try:
         functions = [one for one in scan(Checkout.find().root / "src") if one.kind == "backend"]
     except Problem:
-        return []  # it has been told
+        return []  # already reported
     demo = [("create_task", '["Buy milk"]'), ("list_tasks", "[]")]
     if {name for name, _ in demo} <= {one.name for one in functions}:
         return demo
@@ -115,12 +115,12 @@ def _examples() -> list[tuple[str, str]]:
 
 
 def sources(checkout: Checkout) -> int:
-    """A number that changes when a source file or wrangler.toml does."""
+    """Return a number that changes when a source file or wrangler.toml does."""
     return hash((changed(checkout.root / "src"), checkout.wrangler_toml.stat().st_mtime_ns))
 
 
 def changed(folder: Path, but: str = "") -> int:
-    """A number that changes when a file below the folder does, ``but`` the one of this name."""
+    """Return a number that changes when a file below the folder does; the file named ``but`` is ignored."""
     found = []
     for path in folder.rglob("*"):
         with suppress(OSError):  # it was there a moment ago
@@ -131,7 +131,7 @@ def changed(folder: Path, but: str = "") -> int:
 
 @contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the command as Ctrl-C does."""
+    """Let SIGTERM and SIGHUP end the command as Ctrl-C does."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         del number, frame
@@ -146,7 +146,7 @@ def stopping_on_signals() -> Iterator[None]:
 
 
 def quiet() -> None:
-    """No second Ctrl-C into the stopping: it takes a few seconds and leaves nothing behind."""
+    """Ignore further signals while stopping: it takes a few seconds and leaves nothing behind."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     sys.stdout.flush()

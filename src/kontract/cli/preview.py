@@ -1,7 +1,7 @@
 """`kontract preview`: a Worker and a database for one pull request (docs/how-to/deploy.md), made and removed.
 
-The Worker is deployed from the environment `preview` of wrangler.toml, under a name of its own. Its Durable Objects are
-therefore its own, and so must its database be: two coordinators of one tenant would shut each other out.
+The Worker is deployed from the environment `preview` of wrangler.toml, under its own name. Its Durable Objects are
+therefore separate, and so must its database be: two coordinators of one tenant would fence each other off.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kontract.cli.toolchain.progress import say, warn
 
 ENVIRONMENT = "preview"
 LONGEST = 63
-"""Of a database's name in PostgreSQL, and of a Worker's on workers.dev."""
+"""Longest name in characters: of a database in PostgreSQL, and of a Worker on workers.dev."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _URL = re.compile(r"https://[\w.-]+\.workers\.dev")
@@ -38,25 +38,31 @@ _URL = re.compile(r"https://[\w.-]+\.workers\.dev")
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["up", "down"], help="deploy it, or remove it with its database")
     parser.add_argument("number", type=int, help="the number of the pull request")
-    parser.add_argument("--dry-run", action="store_true", help="the database for real, and what wrangler would do")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="really create or drop the database, but only show what wrangler would do",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     checkout = Checkout.find()
     environments = read(checkout)
     if ENVIRONMENT not in environments:
-        raise Problem("wrangler.toml has no environment `preview`.", "Add [env.preview]; docs/how-to/deploy.md has it.")
+        raise Problem("wrangler.toml has no environment `preview`.", "Add [env.preview]; see docs/how-to/deploy.md.")
     if args.number < 1:
-        raise Problem(f"{args.number} is no number of a pull request.", "Give the one that its page shows.")
+        raise Problem(
+            f"{args.number} is not the number of a pull request.", "Use the number on the page of the pull request."
+        )
     worker = f"{environments[TOP_LEVEL]['name']}-pr-{args.number}"
     if len(worker) > LONGEST:
         raise Problem(
-            f"The Worker would be {worker}, which has more than {LONGEST} characters.",
+            f"The Worker's name {worker} has more than {LONGEST} characters.",
             "Give the project a shorter name in wrangler.toml.",
         )
     if not _NAME.fullmatch(worker):
         raise Problem(
-            f"The Worker would be {worker!r}, which no Worker can be called.",
+            f"{worker!r} is not a valid name for a Worker.",
             "Use lower case letters, digits and hyphens for its name in wrangler.toml.",
         )
     database = worker.replace("-", "_")
@@ -70,12 +76,12 @@ def _up(checkout: Checkout, worker: str, server: str, database: str, *, dry: boo
     secret = os.environ.get("KONTRACT_SECRET", "")
     if not dev_vars.SECRET_FORM.fullmatch(secret):
         raise Problem(
-            "There is no KONTRACT_SECRET for previews, or it is malformed.",
-            "Set it to what `kontract keygen --bare` prints; not to that of production.",
+            "KONTRACT_SECRET for previews is missing or malformed.",
+            "Set it to the output of `kontract keygen --bare`, not to the secret of production.",
         )
     url = _with_database(server, database)
     if not asyncio.run(_create(server, database)):
-        say(f"Database {database} is there.")
+        say(f"Database {database} already exists.")
     asyncio.run(migrate(url, say))
     setup.prepare(checkout, warn, run=False)
     with tempfile.TemporaryDirectory(prefix="kontract-preview-") as folder:
@@ -93,7 +99,7 @@ def _up(checkout: Checkout, worker: str, server: str, database: str, *, dry: boo
 
 
 def _down(checkout: Checkout, worker: str, server: str, database: str, *, dry: bool) -> int:
-    """The Worker first: it holds connections to the database."""
+    """Remove the Worker, then the database: the Worker holds connections to it."""
     setup.prepare(checkout, warn, run=False)
     _wrangler(checkout, ["delete", worker, "--force", "--env", ENVIRONMENT, *_dry(dry)])
     asyncio.run(_drop(server, database))
@@ -101,12 +107,12 @@ def _down(checkout: Checkout, worker: str, server: str, database: str, *, dry: b
     return 0
 
 
-def _dry(dry: bool) -> list[str]:  # noqa: FBT001 - it is the question itself
+def _dry(dry: bool) -> list[str]:  # noqa: FBT001 - the argument is what the function asks
     return ["--dry-run"] if dry else []
 
 
 def _wrangler(checkout: Checkout, arguments: Sequence[str]) -> str:
-    """Run wrangler and show what it says while it says it; raises Problem when it fails."""
+    """Run wrangler and show its output as it comes; raises Problem when it fails."""
     node_bin = node.bin_folder()
     process = subprocess.Popen(
         [*node.wrangler_command(checkout, node_bin), *arguments],
@@ -126,12 +132,12 @@ def _wrangler(checkout: Checkout, arguments: Sequence[str]) -> str:
             if not line.startswith(("┌", "├", "│", "└")):
                 say(line.rstrip("\n"))
     if process.returncode != 0:
-        raise Problem(f"wrangler {arguments[0]} failed.", "The lines above are its own; correct what they name.")
+        raise Problem(f"wrangler {arguments[0]} failed.", "Correct the error in its output above.")
     return "".join(lines)
 
 
 def _tell_github(url: str) -> None:
-    """Give the address to the workflow: its environment links to it, and its summary names it."""
+    """Pass the address to the workflow: its environment links to it, and its summary shows it."""
     for variable, text in (("GITHUB_OUTPUT", f"url={url}\n"), ("GITHUB_STEP_SUMMARY", f"Preview: <{url}>\n")):
         if path := os.environ.get(variable):
             with Path(path).open("a", encoding="utf-8") as file:
@@ -145,9 +151,9 @@ def _server() -> str:
     url = os.environ.get("DATABASE_URL", "")
     if not url:
         raise Problem(
-            "There is no DATABASE_URL of a server for previews.",
-            "Set it to postgresql://user:password@host:5432/postgres?sslmode=require, of a role that may create "
-            "databases on a server that holds nothing else.",
+            "DATABASE_URL of the server for previews is missing.",
+            "Set it to postgresql://user:password@host:5432/postgres?sslmode=require, with a role that may create "
+            "databases, on a server that holds nothing else.",
         )
     database_url.read(url)
     return url
@@ -158,16 +164,14 @@ def _with_database(url: str, database: str) -> str:
 
 
 async def _create(server: str, database: str) -> bool:
-    """Create it unless it is there; True if it was created."""
+    """Create the database unless it exists; return True if it was created."""
     connection = await database_url.connect(server)
     try:
         await connection.execute(f'CREATE DATABASE "{database}"')
     except asyncpg.DuplicateDatabaseError:
         return False
     except asyncpg.PostgresError as error:
-        raise Problem(
-            f"The database {database} could not be created: {error}.", "The role needs the right CREATEDB."
-        ) from error
+        raise Problem(f"The database {database} could not be created: {error}.", "The role needs CREATEDB.") from error
     finally:
         await connection.close()
     return True

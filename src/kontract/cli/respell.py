@@ -19,12 +19,12 @@ from kontract.core.model.rows import RowType
 from kontract.core.transaction import sql
 
 _ROWS = 500
-"""Rows of one statement: some hundred kilobytes."""
+"""Rows read by one statement: a few hundred kilobytes."""
 
 
 @dataclass
 class Found:
-    """What was found in a table. ``unreadable``: rows that their struct cannot read, with the id of the first one."""
+    """What was found in a table. ``unreadable``: how many rows the struct cannot read; ``first``: the id of one."""
 
     rows: int = 0
     spelled: int = 0
@@ -50,7 +50,7 @@ async def respell(
     if only is not None:
         tables = [one for one in tables if one.name == only]
         if not tables:
-            raise Problem(f"There is no table {only!r} that src/app declares.", "See: kontract table list.")
+            raise Problem(f"src/app declares no table {only!r}.", "Run `kontract table list` to see all tables.")
     async with database_url.connected(url) as connection:
         for table in tables:
             found = await _table(connection, sql.quote(table.ptr), types[table.name], check=check)
@@ -58,7 +58,7 @@ async def respell(
             what = "would be spelled" if check else "spelled"
             report(f"{table.owner}/{table.name}: {found.rows} rows, {found.spelled} {what} as their types are stored")
             if found.unreadable:
-                report(f"  {found.unreadable} rows are not of their type; the first one is {found.first!r}")
+                report(f"  {found.unreadable} rows do not match their struct; the first is {found.first!r}")
     return changed
 
 

@@ -1,4 +1,4 @@
-"""`kontract serve`: the application on this machine's own CPython, without workerd."""
+"""`kontract serve`: run the application on CPython, without workerd."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", help="IP address to listen on (default: KONTRACT_HOST, or 127.0.0.1)")
     parser.add_argument("--port", help=f"port to listen on (default: PORT, or {DEFAULT_PORT})")
     parser.add_argument("--workers", help="processes (default: KONTRACT_WORKERS, or 1)")
-    parser.add_argument("--env-file", type=Path, metavar="FILE", help="NAME=value lines; the environment wins over it")
+    parser.add_argument(
+        "--env-file", type=Path, metavar="FILE", help="file of NAME=value lines; environment variables override it"
+    )
     parser.add_argument("--local", action="store_true", help="with the embedded PostgreSQL of `kontract dev`")
     parser.add_argument("--worker", help=argparse.SUPPRESS)  # one of several processes: its name,
     parser.add_argument("--channel", type=int, help=argparse.SUPPRESS)  # and its line to the one that started it
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _attach(descriptor: int) -> Callable[[], None]:
-    """Stop when the command at the other end of a socket ends; returns what tells it that requests are answered."""
+    """Stop when the command at the other end of a socket ends; returns a callable that reports readiness to it."""
     line = socket.socket(fileno=descriptor)
 
     def wait() -> None:
@@ -63,9 +65,9 @@ def _attach(descriptor: int) -> Callable[[], None]:
 
 
 def _check_table() -> None:
-    """Refuse to serve with a route table of another day: a guard that was added since would be missing in it.
+    """Refuse to serve with an outdated route table: it may lack a guard that was added since.
 
-    Where there is no application beside it, or no table at all, that is for the server to say.
+    The server itself reports a missing application or route table.
     """
     from kontract.cli import build
 
@@ -75,7 +77,7 @@ def _check_table() -> None:
 
 
 def read(args: argparse.Namespace, defaults: Mapping[str, str] | None = None) -> Settings:
-    """Return the settings of flags, environment and env file, and of ``defaults`` below them; raises SettingsError."""
+    """Return the settings from flags, environment, env file and ``defaults``, in this order; raises SettingsError."""
     file = dict(defaults or {})
     if args.env_file is not None:
         file |= server_settings.read_env_file(args.env_file)

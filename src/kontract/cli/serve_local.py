@@ -1,8 +1,8 @@
-"""`kontract serve --local`: what `kontract dev` is for Workers, on this machine's own CPython.
+"""`kontract serve --local`: what `kontract dev` does for Workers, on CPython.
 
-The same database, secret, variables, addresses and errors as `kontract dev`, and what is saved shows in the next calls.
-The server is a process of its own behind what listens here: when a file changes another one is started, and the first
-one is stopped once that answers. Both have the terminal, so a function can stop at a breakpoint().
+It has the same database, secret, variables, addresses and errors as `kontract dev`, and reloads saved files.
+The server is a separate process behind the socket here: when a file changes a second one is started, and the first
+is stopped once the second answers. Both have the terminal, so a function can stop at a breakpoint().
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     from kontract.cli.toolchain.front import Front
 
 FORMER_DATABASE = "kontract_serve"
-"""What `make serve` used before it shared the database of `make dev`."""
+"""The database that `make serve` used before it shared that of `make dev`."""
 
 _STOP_SECONDS = 40.0  # running calls may take 20 s, and what follows them 5 (kontract.server.serve)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run until a signal; raises Problem and SettingsError."""
-    os.environ[build.ANSWER] = "1"  # what is wrong with the application is answered to whoever calls it
+    os.environ[build.ANSWER] = "1"  # mistakes in the application are returned to callers, too
     checkout = Checkout.find()
     with ExitStack() as stack:
         stack.enter_context(stopping_on_signals())
@@ -83,7 +83,9 @@ def _run(args: argparse.Namespace, checkout: Checkout, stack: ExitStack, lock: i
     while True:
         time.sleep(LOOK_SECONDS)
         if cluster and not is_running(cluster.pid):
-            raise Problem("PostgreSQL stopped by itself.", f"Its log is {cluster.log}; start again with `make serve`.")
+            raise Problem(
+                "PostgreSQL stopped unexpectedly.", f"Its log is {cluster.log}; start again with `make serve`."
+            )
         schema.look()
         server.look()
 
@@ -99,7 +101,7 @@ def _start_postgres(checkout: Checkout, stack: ExitStack, lock: int) -> Cluster:
         asyncio.run(create_database(cluster.url("postgres"), DATABASE))
     if asyncio.run(_has(cluster.url("postgres"), FORMER_DATABASE)):
         say(
-            f"  The database is that of `make dev` now. What earlier versions of `make serve` kept is still there: "
+            f"  `make serve` now uses the database of `make dev`. Data from earlier versions is still in: "
             f"DATABASE_URL={cluster.url(FORMER_DATABASE)}"
         )
     return cluster
@@ -112,7 +114,7 @@ async def _has(url: str, name: str) -> bool:
 
 
 def _listen(settings: Settings, stack: ExitStack) -> Front:
-    """Listen where `kontract dev` does, for the same names and with the same errors, unless a host was asked for."""
+    """Listen where `kontract dev` does, for the same names and with the same errors, unless a host is set."""
     from kontract.cli.toolchain.front import LOOPBACK, Front
     from kontract.cli.toolchain.hosts import Hosts
 
@@ -123,13 +125,15 @@ def _listen(settings: Settings, stack: ExitStack) -> Front:
     try:
         front.start()
     except OSError as error:
-        message = f"port {settings.port} cannot be listened on ({error.strerror}): stop what has it, or change PORT"
+        message = (
+            f"cannot listen on port {settings.port} ({error.strerror}): stop the process that uses it, or change PORT"
+        )
         raise SettingsError(message) from None
     return front
 
 
 class _Process:
-    """One server, on a port of its own. It stops by itself when this command has ended."""
+    """One server process on its own port. It stops when this command ends."""
 
     def __init__(self, root: Path, settings: Settings) -> None:
         self.port = free_port()
@@ -144,14 +148,14 @@ class _Process:
             )
 
     def answers(self) -> bool:
-        """Wait until it does; False when it has ended instead."""
+        """Wait until the server answers; False if it ended instead."""
         return self._line.recv(6) == b"ready\n"
 
     def runs(self) -> bool:
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """End it, and let running calls finish."""
+        """Stop the server after running calls have finished."""
         self._line.close()
         try:
             self._process.wait(_STOP_SECONDS)
@@ -161,10 +165,10 @@ class _Process:
 
 
 class Server:
-    """The server that answers now, replaced when a source file changes."""
+    """The current server, replaced when a source file changes."""
 
     def __init__(self, checkout: Checkout, settings: Settings, front: Front) -> None:
-        """Start nothing yet."""
+        """Only keep the arguments; :meth:`start` starts the server."""
         self._checkout = checkout
         self._settings = settings
         self._front = front
@@ -174,7 +178,7 @@ class Server:
         self._told = False
 
     def start(self) -> None:
-        """Build, start a server, and let it take over once it answers; raises Problem when the first one does not."""
+        """Build, start a server, and switch to it once it answers; raises Problem when the first one does not."""
         self._sources = self._look()
         build.run(argparse.Namespace(check=False))
         started = _Process(self._checkout.root, self._settings)
@@ -182,7 +186,7 @@ class Server:
             started.stop()
             if self._process is None:
                 raise Problem("The server did not start.", "The reason is above.")
-            goes_on = " The one before it goes on." if self._process.runs() else ""
+            goes_on = " The previous one keeps running." if self._process.runs() else ""
             say(f"The server did not start; the reason is above.{goes_on} Save a corrected file.")
             return
         before, self._process = self._process, started
@@ -191,26 +195,26 @@ class Server:
             before.stop()
 
     def look(self) -> None:
-        """Start another one if a source file has changed; say so, once, if the one that answered has ended."""
+        """Replace the server if a source file has changed; restart it if it has ended."""
         if self._look() != self._sources:
-            say("A file changed: starting the server again ...")
+            say("A file changed: restarting the server ...")
             self.start()
         elif self._process is not None and not self._process.runs() and not self._told:
             self._front.open = False
             if self._restarts.one_more():
-                say("The server ended, and not by itself: starting it again ...")
+                say("The server ended unexpectedly: restarting it ...")
                 self.start()
                 if self._front.open:
                     say("The server answers again.")
             else:
                 self._told = True
-                say("The server ended again. Save a file below src/ and it starts again. (Ctrl-C stops all.)")
+                say("The server ended again. Save a file below src/ to start it again. (Ctrl-C stops everything.)")
 
     def _look(self) -> int:
         return changed(self._checkout.root / "src", but="routes.py")  # which the build writes
 
     def stop(self) -> None:
-        """End what runs."""
+        """Stop the server."""
         self._front.open = False
         if self._process is not None:
             self._process.stop()

@@ -1,4 +1,4 @@
-"""`kontract setup`: what `kontract dev` does before it starts anything. `make test` begins with it."""
+"""`kontract setup`: what `kontract dev` does before it starts anything; also the first step of `make test`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `kontract new` writes itself: texts of a new project, by their paths."""
+"""What `kontract new` writes itself: texts of a new project, by path."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ README = """\
 # {name}
 
 A serverless Python backend, made with Kontract: functions in `src/app` are transactions over PostgreSQL. They run on
-Cloudflare Workers, and on servers of your own.
+Cloudflare Workers, and on your own servers.
 
-Python 3.11 or later, make and git are all that has to be there:
+You need Python 3.11 or later, make and git:
 
 | Command | What it does |
 |---|---|
@@ -22,8 +22,8 @@ Python 3.11 or later, make and git are all that has to be there:
 src/app/          the functions and tables          sql/              the schema
 tests/            their tests                       public/           files served at /
 wrangler.toml     the Worker and its environments   .github/          tests, deployment, previews
-src/kontract/     Kontract itself, and src/entry.py, src/session_do.py: not edited here, so that it can be replaced
-deploy/, Dockerfile, compose.yaml                   servers of your own
+src/kontract/     Kontract itself, and src/entry.py, src/session_do.py: do not edit these, so that you can upgrade
+deploy/, Dockerfile, compose.yaml                   your own servers
 ```
 
 Made from Kontract {version}. Pages that comments name, such as docs/how-to/deploy.md, are Kontract's documentation, in
@@ -70,7 +70,7 @@ async def test_it_greets(api):
     assert await api.hello("Ann") == "Hello, Ann!"
 
 
-async def test_a_name_has_to_be_one(api):
+async def test_a_name_is_required(api):
     with pytest.raises(InvalidRequestError):
         await api.hello("")
 
@@ -104,7 +104,7 @@ const greeting = document.querySelector("#greeting");
 try {
   greeting.textContent = await connect().hello("there");
 } catch (error) {
-  greeting.textContent = `It does not answer: ${error.message}`;
+  greeting.textContent = `No answer: ${error.message}`;
 }
 """
 
@@ -115,4 +115,4 @@ WITHOUT_DEMO = {
     "public/index.html": PAGE,
     "public/page.js": PAGE_SCRIPT,
 }
-"""What a project without the demo has in its place."""
+"""What a project without the demo has instead."""

@@ -49,8 +49,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     adopting.add_argument("--owner", default=DEFAULT_OWNER, help=f"the tenant (default: {DEFAULT_OWNER})")
     creating = actions.add_parser("create", help="make a versioned table and register it")
     registering = actions.add_parser("register", help="register a table that exists in PostgreSQL")
-    dropping = actions.add_parser("drop", help="take a table out of the register; its data stay in PostgreSQL")
-    dropping.add_argument("--delete-data", action="store_true", help="drop the table in PostgreSQL, too")
+    dropping = actions.add_parser("drop", help="unregister a table; its data stays in PostgreSQL")
+    dropping.add_argument("--delete-data", action="store_true", help="also drop the table in PostgreSQL")
     dropping.add_argument("--yes", action="store_true", help="do not ask")
     for command in (creating, registering, dropping):
         command.add_argument("name", help="the logical name of the table")
@@ -58,9 +58,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     registering.add_argument("ptr", help="its name in PostgreSQL")
     for command in (creating, registering):
         command.add_argument("--permissions", default="RWX", choices=perms.NAMES, help="what functions may do with it")
-    spelling = actions.add_parser("respell", help="store values of older releases, and of SQL, as their types say")
-    spelling.add_argument("name", nargs="?", help="the logical name of the table (default: all that src/app declares)")
-    spelling.add_argument("--check", action="store_true", help="change nothing; fail if there are such rows")
+    spelling = actions.add_parser(
+        "respell", help="rewrite values from older releases and from SQL in the spelling of their types"
+    )
+    spelling.add_argument(
+        "name", nargs="?", help="the logical name of the table (default: all tables that src/app declares)"
+    )
+    spelling.add_argument("--check", action="store_true", help="change nothing; fail if there are rows to rewrite")
     for command in (listing, adopting, creating, registering, dropping, spelling):
         command.add_argument("--database-url", help=database_url.OPTION_HELP)
 
@@ -92,15 +96,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _ask(name: str, *, delete_data: bool) -> None:
     """Raise a Problem unless the name of the table is typed."""
-    question = f"Type {name} to take the table out" + (" and delete its data: " if delete_data else ": ")
+    question = f"Type {name} to unregister the table" + (" and delete its data: " if delete_data else ": ")
     try:
         typed = input(question)
     except EOFError:
         raise Problem(
-            "There is nobody to ask: the input has ended.", "Nothing was changed. Say --yes where nobody can answer."
+            "Cannot ask for confirmation: the input has ended.",
+            "Nothing was changed. Use --yes to run without a terminal.",
         ) from None
     if typed != name:
-        raise Problem("The name was another one.", "Nothing was changed.")
+        raise Problem("The name does not match.", "Nothing was changed.")
 
 
 async def _show(url: str) -> None:
@@ -121,7 +126,7 @@ async def _show(url: str) -> None:
 
 
 async def list_tables(url: str) -> list[Listed]:
-    """All registered tables, with their kinds."""
+    """Return all registered tables with their kinds."""
     async with database_url.connected(url) as connection:
         rows = await connection.fetch(
             """
@@ -150,10 +155,10 @@ async def list_tables(url: str) -> list[Listed]:
 
 
 async def adopt(url: str, owner: str, name: str, report: Callable[[str], None]) -> None:
-    """Turn the plain table into a versioned one, in one transaction, while gateways go on."""
+    """Turn the plain table into a versioned one, in one transaction, while gateways keep running."""
     pointer = await _find(url, owner, name)
     if pointer.kind is TableKind.VERSIONED:
-        report(f"{name} ({pointer.ptr}) is a versioned table already.")
+        report(f"{name} ({pointer.ptr}) is already a versioned table.")
         return
     async with database_url.connected(url) as connection:
         await check_columns(connection, pointer.ptr)
@@ -162,24 +167,24 @@ async def adopt(url: str, owner: str, name: str, report: Callable[[str], None]) 
                 await _swap_key(connection, pointer)
         except asyncpg.LockNotAvailableError as error:
             raise Problem(
-                f"{pointer.ptr} was in use for {_LOCK_MS // 1000} s without a pause, so it was left as it is.",
-                "Look for long transactions in pg_stat_activity, and run the command again.",
+                f"{pointer.ptr} was in use for {_LOCK_MS // 1000} s without a pause. Nothing was changed.",
+                "Look for long transactions in pg_stat_activity and run the command again.",
             ) from error
         except asyncpg.PostgresError as error:
             raise Problem(
                 f"{pointer.ptr} could not be adopted: {error} (SQLSTATE {error.sqlstate}).",
-                "It was left as it is. Correct what the message says and run the command again.",
+                "Nothing was changed. Correct the error and run the command again.",
             ) from error
         collation = await connection.fetchval(
             "SELECT c.collname FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_collation AS c "
             "ON c.oid = a.attcollation WHERE a.attrelid = to_regclass($1) AND a.attname = 'id'",
             sql.quote(pointer.ptr),
         )
-    report(f"{name} ({pointer.ptr}) is a versioned table now. Gateways that wrote to it take note by themselves.")
+    report(f"{name} ({pointer.ptr}) is now a versioned table. Running gateways notice it themselves.")
     if collation != "C":
         report(
             f"Note: its column id has the collation {collation!r}. Ids are ordered by their bytes all the same; "
-            "queries in order of ids can use an index after this statement, which locks the table while it runs:\n"
+            "queries in order of ids can use an index only after this statement, which locks the table while it runs:\n"
             f'  ALTER TABLE {sql.quote(pointer.ptr)} ALTER COLUMN id TYPE text COLLATE "C";'
         )
 
@@ -191,7 +196,7 @@ async def _find(url: str, owner: str, name: str) -> TablePointer:
     try:
         pointer = await store.lookup(owner, name)
     except TableMissingError as error:
-        raise Problem(f"{error}.", "Create the table, or correct the row in storage.") from error
+        raise Problem(f"{error}.", "Create the table, or correct its row in storage.") from error
     finally:
         await store.aclose()
     if pointer is None:
@@ -214,7 +219,7 @@ async def _swap_key(connection: asyncpg.Connection, pointer: TablePointer) -> No
         table,
     )
     if key is None or key["columns"] != 1:
-        return  # somebody was faster
+        return  # another run was faster
     constraint = '"' + key["conname"].replace('"', '""') + '"'
     await connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {constraint}")
     await connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT {constraint} PRIMARY KEY (id, _txid)")

@@ -1,4 +1,4 @@
-"""`kontract token`: make a session token with the deployment's secret, or see what one says."""
+"""`kontract token`: make a session token with the deployment's secret, or decode one."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--owner", default="tenant-1", help="the tenant it is for (default: tenant-1)")
     parser.add_argument("--user", default="developer", help="the user it is for (default: developer)")
     parser.add_argument("--group", action="append", default=[], help="a group of the user; may be repeated")
-    parser.add_argument("--perm", choices=sorted(NAMES), default="RWX", help="what it may do at most (default: RWX)")
-    parser.add_argument("--hours", type=float, default=1.0, help="how long it is valid (default: 1)")
-    parser.add_argument("--read", metavar="TOKEN", help="show what this token says instead, if it is valid here")
+    parser.add_argument("--perm", choices=sorted(NAMES), default="RWX", help="the most it may do (default: RWX)")
+    parser.add_argument("--hours", type=float, default=1.0, help="hours until it expires (default: 1)")
+    parser.add_argument("--read", metavar="TOKEN", help="decode this token instead, if it is valid here")
 
 
 def run(args: argparse.Namespace) -> int:
     try:
         tokens = Tokens(config.read_keys(_secret()))
     except ConfigurationError as error:
-        raise Problem(str(error), "Put the deployment's own secret into the variable.") from None
+        raise Problem(str(error), "Set the variable to the secret of the deployment.") from None
     now = time.time_ns() // 1_000_000
     if args.read:
         print(_described(tokens, args.read, now))
         return 0
     if not OWNER.fullmatch(args.owner):
         raise Problem(
-            f"{args.owner!r} cannot be a tenant.",
+            f"{args.owner!r} is not a valid tenant.",
             "Use letters, digits, dots, dashes and underscores, such as tenant-1.",
         )
     if not args.user or not 0 < args.hours <= 24 * 366:
-        raise Problem("A token needs a user and 0 to 8784 hours.", "Correct --user or --hours.")
+        raise Problem("A token needs a user and a lifetime of 0 to 8784 hours.", "Correct --user or --hours.")
     groups = frozenset(args.group)
     if len(groups) > limits.GROUPS or "" in groups:
         raise Problem(
-            f"A token carries at most {limits.GROUPS} groups, each with a name; these are {len(groups)}.",
-            "Name fewer groups with --group: those that functions ask for.",
+            f"A token takes at most {limits.GROUPS} groups with non-empty names but got {len(groups)}.",
+            "Name only the groups that functions require.",
         )
     session = Session(
         uuid7(SystemClock(), SystemRandomness()),
@@ -63,9 +63,9 @@ def run(args: argparse.Namespace) -> int:
     )
     token = tokens.make(session, Kind.ACCESS, now, max(1, round(args.hours * 3600)), SystemRandomness())
     if len(token) > limits.TOKEN_BYTES:
-        # Nobody would take it: servers refuse longer tokens unread.
+        # Servers reject longer tokens unread.
         raise Problem(
-            f"The token would have {len(token)} characters; servers take {limits.TOKEN_BYTES} at most.",
+            f"The token would have {len(token)} characters; servers accept {limits.TOKEN_BYTES} at most.",
             "Shorten the names of the user and of the groups.",
         )
     print(token)
@@ -100,5 +100,6 @@ def _described(tokens: Tokens, token: str, now: int) -> str:
             f"valid until {ends}"
         )
     raise Problem(
-        "The token is not valid here.", "It has expired, was changed, or was made with another secret; get a new one."
+        "The token is not valid here.",
+        "It has expired, was changed, or was signed with another secret. Make a new one.",
     )

@@ -1,4 +1,4 @@
-"""`kontract wrangler ...`: Cloudflare's wrangler with the Node of this environment, for machines without one.
+"""`kontract wrangler ...`: Cloudflare's wrangler with this environment's Node, for machines without Node.
 
 Everything after the word goes to wrangler as it is: `kontract wrangler deploy --env production`,
 `kontract wrangler secret put KONTRACT_SECRET`.
@@ -18,12 +18,12 @@ PARSER = {"add_help": False, "prefix_chars": "\0"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="what wrangler is told")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments for wrangler")
 
 
 def run(args: argparse.Namespace) -> int:
     checkout = Checkout.find()
-    setup.prepare(checkout, warn, run=False)  # what is uploaded must be complete; stdout is wrangler's
+    setup.prepare(checkout, warn, run=False)  # the upload must be complete; stdout belongs to wrangler
     node_bin = node.bin_folder()
     process = subprocess.run(
         [*node.wrangler_command(checkout, node_bin), *args.arguments],

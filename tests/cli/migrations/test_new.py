@@ -120,15 +120,15 @@ def test_a_safe_change_is_written_and_then_known(project, capsys, before, after,
 
 
 DANGEROUS = [
-    ("    pinned: bool = False\n", "", "Field notes.pinned is gone"),
-    ("pinned: bool", "fixed: bool", "Field notes.pinned is gone"),
+    ("    pinned: bool = False\n", "", "Field notes.pinned was removed or renamed"),
+    ("pinned: bool", "fixed: bool", "Field notes.pinned was removed or renamed"),
     ("text: Text", "text: Text\n    colour: str", "It has no default"),
     ("pinned: bool = False", "pinned: int = 0", "has the type int instead of bool"),
     ("text: Text", "text: Annotated[str, Meta(min_length=2)]", "has the type"),
-    ("pinned: bool = False", "pinned: bool", "has no default any more"),
-    ('@table("notes")', '@table("notes", rows="own")', "lose sight of the rows"),
+    ("pinned: bool = False", "pinned: bool", "no longer has a default"),
+    ('@table("notes")', '@table("notes", rows="own")', "no longer see the rows"),
     ("(Struct)", '(Struct, rename="camel")', "Options such as rename="),
-    (NOTES, "", "Table notes has no struct any more"),
+    (NOTES, "", "Table notes no longer has a struct"),
 ]
 
 
@@ -143,7 +143,7 @@ def test_a_dangerous_change_is_refused_with_its_reason_and_nothing_written(proje
     assert main(["migrate", "new", "change", "--skeleton"]) == 0
     assert "-- unfinished:" in written(project)["0002_change.sql"]
     assert main(["migrate", "check"]) == 1
-    assert "0002_change.sql is not finished" in capsys.readouterr().err
+    assert "0002_change.sql is unfinished" in capsys.readouterr().err
 
 
 def test_a_changed_alias_is_a_changed_type(project, capsys):
@@ -215,7 +215,7 @@ def test_new_tables_are_of_the_owner_that_is_named(project, postgres):
 def test_a_file_for_sql_of_ones_own_is_not_applied_before_it_is_finished(project, capsys, options):
     """A running make dev sees the file the moment it is written."""
     assert main(["migrate", "new", "by_hand", *options]) == 0
-    assert "yours to write" in capsys.readouterr().out
+    assert "Finish it" in capsys.readouterr().out
     [name] = [name for name in written(project) if "by_hand" in name]
     [found] = [one for one in files.read(project) if one.path.name == name]
     assert found.unfinished

@@ -43,7 +43,7 @@ def test_it_serves_and_can_do_no_more(url, monkeypatch, capsys, checkout, reaper
     monkeypatch.setenv(role.PASSWORD, "it's a password")
     command = ["migrate", "--coordination", "--gateway-role", NAME]
     assert main(command) == 0
-    assert f"Role {NAME} was made and has what a gateway needs." in capsys.readouterr().out
+    assert f"Role {NAME} was created and has what a gateway needs." in capsys.readouterr().out
     gateway = theirs(url, "it's%20a%20password")
     with (
         running_server(checkout, gateway, tmp_path, reaper, KONTRACT_COORDINATION="postgres") as server,
@@ -87,4 +87,4 @@ def test_a_strong_role_is_refused(postgres, monkeypatch, capsys):
     monkeypatch.setenv(role.PASSWORD, "sesame")
     url = postgres.create_database(empty=True)
     assert main(["migrate", "--gateway-role", "kontract", "--database-url", url]) == 1
-    assert "may do more than a gateway needs" in capsys.readouterr().err
+    assert "has more rights than a gateway needs" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from kontract.cli.toolchain.progress import say
 __all__ = ["ANSWER", "Declared", "render", "scan"]
 
 ANSWER = "KONTRACT_BUILD_ANSWER"
-"""Set by `kontract dev` and `kontract serve --local`: what is wrong is told in the terminal, and to callers."""
+"""Set by `kontract dev` and `kontract serve --local`: mistakes go to the terminal and to callers."""
 
 CACHE = "build.json"
 
@@ -58,9 +58,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check(source: Path, declared: list[Declared] | None = None) -> None:
-    """Raise Problem when src/routes.py is not what the application declares: a guard may be missing in it."""
+    """Raise Problem when src/routes.py is out of date: it may lack a guard."""
     if _text_of(source / "routes.py") != render(scan(source) if declared is None else declared):
-        raise Problem("src/routes.py is not what src/app declares.", "Run: kontract build")
+        raise Problem("src/routes.py does not match src/app.", "Run: kontract build")
 
 
 def _write(target: Path, text: str) -> None:
@@ -78,9 +78,9 @@ def _told(problem: Problem) -> str:
 
 
 def scan(source: Path, kept: Path | None = None) -> list[Declared]:
-    """Everything declared below src/app, in order of name; a Problem names file and line of every mistake.
+    """Return everything declared below src/app, sorted by name; a Problem names file and line of every mistake.
 
-    ``kept``: a file that remembers what was read, for the next time.
+    ``kept``: the file that caches what was read for the next build.
     """
     cache = Cache(kept)
     orders: list[Ordered] = []
@@ -126,13 +126,13 @@ def _named(declared: list[Declared], mistakes: list[Mistake]) -> tuple[list[Decl
             continue
         earlier = found.setdefault((one.kind, one.name), one)
         if earlier is not one:
-            what = f"there are two of {one.kind} {one.name!r}; the other is at {earlier.where}."
+            what = f"{one.kind} {one.name!r} is declared twice; the other declaration is at {earlier.where}."
             mistakes.append(Mistake(one.where, what, "Rename one of them."))
     return list(found.values()), [one for one in declared if one.kind == "middleware"]
 
 
 def _without_order(named: list[Declared], orders: list[Ordered]) -> list[Mistake]:
-    """Orders by fields whose values have none: each such call would be refused."""
+    """Find queries ordered by fields whose type has no order: each such call would be rejected."""
     tables = {one.name: one for one in named if one.kind == "table"}
     return [
         Mistake(
@@ -146,7 +146,7 @@ def _without_order(named: list[Declared], orders: list[Ordered]) -> list[Mistake
 
 
 def _lost(named: list[Declared], middleware: list[Declared]) -> list[Mistake]:
-    """A guard with a slip of the pen would guard nothing, and nobody would notice."""
+    """Find middleware that fits no function: with a typing error it would guard nothing, and nobody would notice."""
     functions = {one.name: one for one in named if one.kind == "backend"}
     mistakes: list[Mistake] = []
     for one in middleware:
@@ -156,8 +156,8 @@ def _lost(named: list[Declared], middleware: list[Declared]) -> list[Mistake]:
             what = f"there is no function {unknown[0]!r}."
             mistakes.append(Mistake(one.where, what, "Correct the name in endpoints=."))
         elif functions and not any(one.around.fits(function) for function in functions.values()):
-            what = "there is no function that this middleware is for."
-            fix = "Correct prefixurl=, egroup= or endpoints=; a function must fit all that are given."
+            what = "this middleware fits no function."
+            fix = "Correct prefixurl=, egroup= or endpoints=; a function must match all that are given."
             mistakes.append(Mistake(one.where, what, fix))
     return mistakes
 

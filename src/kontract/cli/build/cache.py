@@ -1,4 +1,4 @@
-"""What was read of files that have not changed since: a build reads the others only."""
+"""Cache of what was read from each file, so that a build parses only files that have changed."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from kontract.cli.toolchain.checkout import write_atomically
 
 
 class _Kept(msgspec.Struct):
-    """``builder``: by which code it was read."""
+    """``builder``: digest of the code that read it."""
 
     builder: str
     files: dict[str, Read]
 
 
 class Cache:
-    """Reads by the digest of path and text. A file that cannot be used is no cache, and no error."""
+    """Results by the digest of path and text. An unusable cache file is ignored."""
 
     def __init__(self, path: Path | None) -> None:
-        """Keep it at ``path``; None keeps nothing."""
+        """Keep the cache at ``path``; None keeps nothing."""
         self._path = path
         self._found: Mapping[str, Read] = {}
         self._used: dict[str, Read] = {}
         self.read = 0
-        """How many files were read, because they were not known."""
+        """How many files were not in the cache."""
         if path is not None:
             try:
                 kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
@@ -42,16 +42,16 @@ class Cache:
                 self._found = kept.files
 
     def get(self, shown: str, text: str) -> Read | None:
-        """Return what this text was found to hold."""
+        """Return what was read from this text before; None if it is not in the cache."""
         return self._used.setdefault(key, self._found[key]) if (key := _key(shown, text)) in self._found else None
 
     def put(self, shown: str, text: str, read: Read) -> Read:
-        """Keep what was read."""
+        """Store what was read from a text."""
         self.read += 1
         return self._used.setdefault(_key(shown, text), read)
 
     def write(self) -> None:
-        """Write what was used, if it is not what was found."""
+        """Write the entries that were used, if they changed."""
         if self._path is not None and self._used.keys() != self._found.keys():
             with suppress(OSError):  # the next build takes longer
                 self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def _key(shown: str, text: str) -> str:
 
 @cache
 def _builder() -> str:
-    """A digest of this package, of Python, and of what names are looked up in: another version reads anew."""
+    """A digest of this package, of Python and of the modules names are looked up in: a new version reads all files."""
     paths = [*sorted(Path(__file__).parent.glob("*.py")), Path(kontract.__file__)]
     versions = f"{sys.version} {msgspec.__version__}".encode()
     return hashlib.sha256(b"\0".join([versions, *(path.read_bytes() for path in paths)])).hexdigest()[:32]

@@ -6,14 +6,14 @@ import msgspec
 
 
 class Around(msgspec.Struct, frozen=True):
-    """Which functions a middleware is for: those that all of what it names fits."""
+    """Which functions a middleware runs around: those that match all of its conditions."""
 
     prefixurl: str | None
     egroup: str | None
     endpoints: tuple[str, ...] | None
 
     def fits(self, function: Declared) -> bool:
-        """Whether it runs around ``function``."""
+        """Return whether the middleware runs around ``function``."""
         paths = (f"/rpc/{function.name}", f"/call/{function.name}")  # the same calls, so the same middleware
         return (
             (self.prefixurl is None or any(path.startswith(self.prefixurl) for path in paths))
@@ -23,7 +23,7 @@ class Around(msgspec.Struct, frozen=True):
 
 
 class Argument(msgspec.Struct, frozen=True):
-    """A parameter of a function that callers give, with its type as it is written."""
+    """A parameter that callers pass, with its type as written in the source."""
 
     name: str
     type: str
@@ -36,7 +36,7 @@ class Declared(msgspec.Struct, frozen=True):
     ``kind``: backend, table or middleware. ``where``: file and line. Of a function: ``egroup``, ``ugroup``, ``perm``
     (bits), ``public``, ``arguments``; of middleware: ``around``; of a table: ``arguments`` are its fields, ``rows`` and
     ``stream`` as declared, ``unordered`` the fields that rows cannot be ordered by,
-    ``spelled`` those whose values have several spellings, each with how they compare.
+    ``spelled`` those whose values have several spellings, each with how its values are compared.
     """
 
     kind: str
@@ -72,7 +72,7 @@ class Mistake(msgspec.Struct, frozen=True):
     fix: str
 
     def __str__(self) -> str:
-        """Both sentences, after the place."""
+        """Return the place, then both sentences."""
         return f"{self.where}: {self.what} {self.fix}"
 
 
@@ -85,7 +85,7 @@ class Read(msgspec.Struct, frozen=True):
 
 
 class WrongError(Exception):
-    """Ends the reading of one declaration; becomes a Mistake."""
+    """Stops the reading of one declaration and becomes a Mistake."""
 
     def __init__(self, line: int, what: str, fix: str) -> None:
         """Say what is wrong in which line, and what to do."""

@@ -1,4 +1,4 @@
-"""What can be told of the arguments of a decorator without running them."""
+"""Reads the arguments of decorators without running them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def called_name(decorator: ast.expr) -> str:
 
 
 def keywords(call: ast.Call, line: int, known: tuple[str, ...], positional: int = 0) -> Iterator[WrongError]:
-    """Tell of the arguments that the decorator does not take."""
+    """Yield an error for each argument that the decorator does not take."""
     name = called_name(call)
     if len(call.args) > positional:
-        yield WrongError(line, f"@{name} takes its arguments by name.", f"Choose among {', '.join(known)}.")
+        yield WrongError(line, f"@{name} takes its arguments by name.", f"Use {', '.join(known)}.")
     for keyword in call.keywords:
         if keyword.arg is None:
-            yield WrongError(line, f"@{name} is given ** arguments.", f"Write them out. {READ_NOT_RUN}")
+            yield WrongError(line, f"@{name} cannot take ** arguments.", f"Write them out. {READ_NOT_RUN}")
         elif keyword.arg not in known:
             yield WrongError(line, f"@{name} does not take {keyword.arg}=.", f"It takes {', '.join(known)}.")
 
@@ -61,7 +61,7 @@ def choice(call: ast.Call, name: str, line: int, known: tuple[str, ...]) -> str:
     if value is None:
         return known[0]
     if value not in known:
-        raise WrongError(line, f"{name}= is {value!r}.", f"It is one of {', '.join(map(repr, known))}.")
+        raise WrongError(line, f"{name}= cannot be {value!r}.", f"Use one of {', '.join(map(repr, known))}.")
     return value
 
 
@@ -76,7 +76,7 @@ def switch(call: ast.Call, name: str, line: int, *, default: bool) -> bool:
 
 
 def check_count(call: ast.Call, name: str, line: int) -> None:
-    """Refuse an argument ``name`` that is a number below 1; what is computed is left to the start."""
+    """Refuse an argument ``name`` that is a number below 1; computed values are checked at the start."""
     value = _argument(call, name)
     if isinstance(value, (ast.Constant, ast.UnaryOp)) and not (
         isinstance(value, ast.Constant) and type(value.value) is int and value.value >= 1
@@ -100,8 +100,8 @@ def bits(value: ast.expr, line: int, what: str) -> int:
         return bits(value.left, line, what) | bits(value.right, line, what)
     raise WrongError(
         line,
-        f"{what} {ast.unparse(value)} is no permission.",
-        f"Use perms.{', perms.'.join(NAMES)}; what stands for one must be written out, because {READ_NOT_RUN.lower()}",
+        f"{what} {ast.unparse(value)} is not a permission.",
+        f"Use perms.{', perms.'.join(NAMES)}; write it out, because {READ_NOT_RUN.lower()}",
     )
 
 

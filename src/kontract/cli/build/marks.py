@@ -11,20 +11,20 @@ from kontract.cli.build.names import Names
 from kontract.core.model.perms import READ
 
 _AROUND = frozenset({"Optional", "Union", "Required", "NotRequired", "ReadOnly", "Final", "ClassVar"})
-"""What may stand around the type of a field, its mark inside: it is still the field's."""
+"""What may be wrapped around the type of a field: a mark inside still belongs to the field."""
 
 
 class Marks:
     """The permissions in the annotations of a module."""
 
     def __init__(self, names: Names, aliases: Mapping[str, ast.expr], classes: Mapping[str, ast.ClassDef]) -> None:
-        """Take what the names of the module stand for."""
+        """``names``: what the names of the module stand for."""
         self._names = names
         self._aliases = aliases
         self._classes = classes
 
     def wrong(self, tree: ast.Module) -> Iterator[WrongError]:
-        """Tell of every mark that would be ignored, or could not be kept."""
+        """Yield an error for every mark that would be ignored or could not be enforced."""
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 for field in node.body:
@@ -36,7 +36,7 @@ class Marks:
                 yield _of_a_dict(node.lineno, ast.unparse(node.args[0]) if node.args else "a TypedDict")
 
     def hides(self, annotation: ast.expr) -> bool:
-        """Whether a field is marked as one that callers do not see; what is computed is left to the start."""
+        """Return whether a field is marked as hidden from callers; computed marks are checked at the start."""
         for inner in ast.walk(unquoted(annotation)):
             if isinstance(inner, ast.Call) and self._is_perm(inner.func) and inner.args:
                 try:
@@ -53,7 +53,7 @@ class Marks:
         elif self._is_lost(field.annotation, is_field=True):
             yield WrongError(
                 field.lineno,
-                f"{what}: perm() stands inside of its type, where nothing keeps it.",
+                f"{what}: perm() inside the type has no effect.",
                 "Mark the whole field, Annotated[list[str], perm(perms.R__)], or a field of a struct inside.",
             )
 
@@ -70,7 +70,7 @@ class Marks:
             marked = f"Annotated[{ast.unparse(field.annotation)}, {ast.unparse(field.value or value)}]"
             yield WrongError(
                 field.lineno,
-                f"{what} has {ast.unparse(value)} as its default.",
+                f"{what} has {ast.unparse(value)} as its default value.",
                 f"Write it into the type: {ast.unparse(field.target)}: {marked}.",
             )
 
@@ -81,15 +81,15 @@ class Marks:
             if annotation is not None and self._is_lost(annotation, is_field=False):
                 yield WrongError(
                     annotation.lineno,
-                    f"{what}: perm() belongs to a field.",
-                    "Make it a field of a struct; what a function is given and returns is not hidden from its caller.",
+                    f"{what}: perm() can only mark a field.",
+                    "Make it a field of a struct; a function's arguments and results are never hidden.",
                 )
 
     def _is_called(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
         return any(literals.called_name(decorator) == "backend" for decorator in node.decorator_list)
 
     def _is_lost(self, annotation: ast.expr, *, is_field: bool, within: tuple[str, ...] = ()) -> bool:
-        """Whether there is a mark where it is on no field; ``is_field``: the annotation is that of a field."""
+        """Return whether a mark is not directly on a field; ``is_field``: the annotation is that of a field."""
         match unquoted(annotation):
             case ast.Name(id=name) if name in self._aliases and name not in within:
                 return self._is_lost(self._aliases[name], is_field=is_field, within=(*within, name))
@@ -137,7 +137,7 @@ class Marks:
         return False
 
     def _is_perm(self, node: ast.AST) -> bool:
-        """Whether it is the name of `perm`, Kontract's own."""
+        """Return whether this names Kontract's `perm`."""
         if not isinstance(node, (ast.Name, ast.Attribute)) or ast.unparse(node).rpartition(".")[2] != "perm":
             return False
         origin = self._names.origin(ast.unparse(node).partition(".")[0])
@@ -145,19 +145,19 @@ class Marks:
 
 
 def unquoted(annotation: ast.expr) -> ast.expr:
-    """Return an annotation, also of one in quotes."""
+    """Return an annotation, parsed if it is in quotes."""
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
         try:
             return ast.parse(annotation.value, mode="eval").body
         except SyntaxError:
-            pass  # said where its names are checked
+            pass  # reported where its names are checked
     return annotation
 
 
 def _of_a_dict(line: int, what: str) -> WrongError:
     return WrongError(
         line,
-        f"{what}: perm() cannot be kept, because values of a TypedDict are plain dicts.",
+        f"{what}: perm() cannot be enforced, because values of a TypedDict are plain dicts.",
         "Make it a struct: class X(Struct).",
     )
 
@@ -174,4 +174,4 @@ def _wrong_perm(call: ast.Call, line: int, what: str) -> Iterator[WrongError]:
 
 
 def _without_permission(line: int, what: str) -> WrongError:
-    return WrongError(line, f"{what}: perm() takes one permission.", "Write perm(perms.R__), for example.")
+    return WrongError(line, f"{what}: perm() takes one permission.", "Write, for example, perm(perms.R__).")

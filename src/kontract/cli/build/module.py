@@ -28,11 +28,11 @@ T = TypeVar("T")
 
 
 def nowhere(_module: str) -> None:
-    """Know no other module."""
+    """Stand for an application without other modules."""
 
 
 def read(text: str, module: str, shown: str, source: Callable[[str], str | None] = nowhere) -> Read:
-    """Read the text of a module; ``shown`` is its path as people know it.
+    """Read the text of a module; ``shown`` is the path to show in messages.
 
     ``source`` returns the text of another module of the application, whose classes may be part of types.
     """
@@ -40,7 +40,7 @@ def read(text: str, module: str, shown: str, source: Callable[[str], str | None]
         tree = ast.parse(text, filename=shown)
         return _Module(tree, module, shown, Types(tree, module, source)).read()
     except SyntaxError as error:
-        fix = "Correct the line and save; it is built again."
+        fix = "Correct the line and save; the build runs again."
         return Read([], [Mistake(f"{shown}:{error.lineno or 1}", f"{error.msg}.", fix)])
     except RecursionError:
         what = "an expression of this file is nested too deeply to be read."
@@ -61,7 +61,7 @@ class _Module:
         self._mistakes: list[Mistake] = []
 
     def read(self) -> Read:
-        """Every declaration at the top of the module."""
+        """Return every declaration at the top level of the module, and the mistakes."""
         for wrong in _out_of_sight(self._tree):
             self._note(wrong)
         self._note(*self._marks.wrong(self._tree))
@@ -89,7 +89,7 @@ class _Module:
             self._declared.append(found)
 
     def _value(self, read: Callable[[], T], instead: T) -> T:
-        """Return what is read; ``instead``, and the mistake noted, when it is wrong: more may be wrong behind it."""
+        """Return what ``read`` returns; after a mistake note it and return ``instead``, to find further mistakes."""
         try:
             return read()
         except WrongError as wrong:
@@ -106,7 +106,7 @@ class _Module:
         return f"{self._shown}:{line}"
 
     def _is_bound(self, decorator: ast.expr) -> bool:
-        """Whether the decorator's name is imported: a module without it fails anyway, and says so better."""
+        """Return whether the decorator's name is imported: if not, the module fails with a better message."""
         root = decorator.func if isinstance(decorator, ast.Call) else decorator
         while isinstance(root, ast.Attribute):
             root = root.value
@@ -137,7 +137,7 @@ class _Module:
                 WrongError(
                     line,
                     f"{name!a} cannot be the name of a function in a URL.",
-                    "Use letters, digits, underscores, dots and dashes, a letter or an underscore first.",
+                    "Use letters, digits, underscores, dots and dashes; start with a letter or an underscore.",
                 )
             )
         return Declared(
@@ -174,7 +174,7 @@ class _Module:
     def _wrong_type(
         self, annotation: ast.expr, line: int, what: str, *, stored: bool = False, returned: bool = False
     ) -> Iterator[WrongError]:
-        """A type that msgspec cannot read and write, or whose values would not come back as they were."""
+        """Yield an error for a type that msgspec cannot read and write without loss."""
         try:
             self._types.check(annotation, stored=stored, returned=returned)
         except TypeFlawError as flaw:
@@ -185,7 +185,7 @@ class _Module:
     def _table(self, node: ast.stmt, decorator: ast.expr) -> Declared | None:
         line = node.lineno
         if not isinstance(node, ast.ClassDef) or not isinstance(decorator, ast.Call) or not decorator.args:
-            what = "@table takes the table's name and stands on a class."
+            what = "@table takes the table's name and decorates a class."
             self._note(WrongError(line, what, 'Write @table("tasks").'))
         call = decorator if isinstance(decorator, ast.Call) else ast.Call(decorator, [], [])
         if not isinstance(node, ast.ClassDef):
@@ -228,7 +228,7 @@ class _Module:
                     yield field.target.id, field
 
     def _wrong_fields(self, table: ast.ClassDef) -> Iterator[WrongError]:
-        """Mistakes in the fields of a table and of its bases in this module, and whether one field is its id."""
+        """Yield mistakes in the fields of a table and of its bases in this module; exactly one field must be its id."""
         classes, all_known = self._family(table)
         ids: dict[str, bool] = {}
         for node in classes:
@@ -245,7 +245,7 @@ class _Module:
             )
 
     def _family(self, table: ast.ClassDef) -> tuple[list[ast.ClassDef], bool]:
-        """The classes of this module that a table has its fields of, the oldest first; whether these are all."""
+        """Return the classes here that a table inherits its fields from, base first, and whether these are all."""
         found: list[ast.ClassDef] = []
         all_known = True
         waiting = [table]
@@ -279,8 +279,8 @@ class _Module:
         if self._is_id(field.annotation) and self._marks.hides(field.annotation):
             yield WrongError(
                 field.lineno,
-                f"{what} is the id of its rows, which callers see.",
-                "It may have perm(perms.R__), or none.",
+                f"{what} is the row id, which callers always see.",
+                "Use perm(perms.R__), or remove perm().",
             )
 
     # --- middleware --------------------------------------------------------------------------------------------------
@@ -290,7 +290,7 @@ class _Module:
             self._note(
                 WrongError(
                     node.lineno,
-                    "@middleware stands on an async function, with parentheses.",
+                    "@middleware decorates an async function and needs parentheses.",
                     'Write @middleware(egroup="api-v1") above async def log(ctx: Context, call_next).',
                 )
             )
@@ -299,7 +299,7 @@ class _Module:
         return self._middleware(decorator, getattr(node, "name", ""), node.lineno)
 
     def _assigned(self, node: ast.Assign) -> Declared | None:
-        """``limit = middleware(egroup="x")(rate_limit(10))``: middleware that comes from somewhere else."""
+        """``limit = middleware(egroup="x")(rate_limit(10))``: middleware that is defined elsewhere."""
         value = node.value
         if not isinstance(value, ast.Call) or not isinstance(value.func, ast.Call):
             return None
@@ -321,7 +321,7 @@ class _Module:
             self._note(
                 WrongError(
                     line,
-                    "middleware must say what it is for.",
+                    "middleware must say which functions it runs around.",
                     'Write middleware(prefixurl="/rpc"), middleware(egroup="...") or middleware(endpoints=["..."]).',
                 )
             )
@@ -329,7 +329,7 @@ class _Module:
 
 
 def _aliases(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
-    """What names at the top of the module stand for: ``Id = Annotated[str, primkey]``."""
+    """Return what names at the top of the module stand for: ``Id = Annotated[str, primkey]``."""
     for node in tree.body:
         if isinstance(node, ast.Assign):
             yield from ((one.id, node.value) for one in node.targets if isinstance(one, ast.Name))
@@ -348,7 +348,7 @@ def _parameters(arguments: ast.arguments) -> list[ast.arg]:
 
 
 def _arguments(arguments: ast.arguments) -> Iterator[Argument]:
-    """The parameters that callers give, in their order."""
+    """Return the parameters that callers pass, in order."""
     plain = [*arguments.posonlyargs, *arguments.args]
     without = len(plain) - len(arguments.defaults)
     required = [*(position < without for position in range(len(plain))), *(d is None for d in arguments.kw_defaults)]
@@ -363,14 +363,14 @@ def _wrong_parameters(node: Function) -> Iterator[WrongError]:
             yield WrongError(
                 node.lineno,
                 f"parameter {argument.arg} of {node.name} has no type.",
-                "Annotate it; calls are validated by it.",
+                "Annotate it: the arguments of calls are validated against the type.",
             )
     late = _required_after_optional(node.args)
     if late is not None:
         yield WrongError(
             node.lineno,
             f"parameter {late} of {node.name} has no default but follows one that has.",
-            "The arguments of a call have an order: put the parameters without a default first.",
+            "Put the parameters without a default first: callers can pass arguments by position.",
         )
     if node.args.vararg or node.args.kwarg:
         yield WrongError(node.lineno, f"{node.name} takes * or ** parameters.", "Name its parameters.")
@@ -392,7 +392,7 @@ def _is_context(argument: ast.arg) -> bool:
 
 
 def _writes(node: Function, perm: int) -> Iterator[WrongError]:
-    """Tell of each ``ctx.storage.tasks.push(...)`` in a function that may not write: each call would be refused."""
+    """Yield an error for each ``ctx.storage.tasks.push(...)`` in a function that may not write."""
     for inner in ast.walk(node):
         if not isinstance(inner, ast.Call) or not isinstance(inner.func, ast.Attribute):
             continue
@@ -402,8 +402,8 @@ def _writes(node: Function, perm: int) -> Iterator[WrongError]:
         if isinstance(table.value, ast.Attribute) and table.value.attr == "storage":
             yield WrongError(
                 inner.lineno,
-                f"{node.name} has perm=perms.{name_of(perm)} and writes: {ast.unparse(inner.func)}.",
-                "Give it perm=perms.RW_, or do not write; the call would be refused.",
+                f"{node.name} has perm=perms.{name_of(perm)} but writes: {ast.unparse(inner.func)}.",
+                "Give it perm=perms.RW_ or remove the write; the call would be rejected.",
             )
 
 
@@ -423,7 +423,7 @@ def _ordered(node: ast.AST) -> tuple[str, str] | None:
 
 
 def _out_of_sight(tree: ast.Module) -> Iterator[WrongError]:
-    """What would not be found: a guard that is written down must not be left out without a word."""
+    """Yield an error for what this module would not find: a guard must not be left out silently."""
     seen: set[ast.AST] = set()
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
@@ -436,12 +436,12 @@ def _out_of_sight(tree: ast.Module) -> Iterator[WrongError]:
                 if name.name in ("backend", "table", "middleware") and name.asname not in (None, name.name):
                     yield WrongError(
                         inside.lineno,
-                        f"{name.name} is imported as {name.asname}.",
-                        f"{READ_NOT_RUN[:-1]}: import it under its own name.",
+                        f"{name.name} is imported under another name, {name.asname}.",
+                        f"Import it under its own name: {READ_NOT_RUN[0].lower()}{READ_NOT_RUN[1:]}",
                     )
         if isinstance(inside, ast.Call) and called_name(inside) == "middleware" and inside not in seen:
             yield WrongError(
                 inside.lineno,
-                "middleware stands at the top of a module, above a function or with a name.",
+                "middleware must be at the top of a module, above a function or assigned to a name.",
                 "Write limit = middleware(...)(...), or @middleware(...) above async def.",
             )

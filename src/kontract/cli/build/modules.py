@@ -1,6 +1,6 @@
-"""What is in the modules that every application can import: a slip of the pen in ``datetime.datetme`` is found by it.
+"""What the modules hold that every application can import, to find typing errors such as ``datetime.datetme``.
 
-Only what comes with Python and with Kontract is looked at, never the application or a package that it has brought.
+Only Python's and Kontract's own modules are examined, never the application or its packages.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from types import ModuleType
 
 _OURS = frozenset({"kontract", "msgspec"})
 _WITH_EFFECTS = frozenset({"__main__", "antigravity", "idlelib", "test", "this", "tkinter", "turtle", "turtledemo"})
-# To import them does something, or needs what a server has not.
+# Importing these has a side effect, or needs what a server lacks.
 
 Lacking = tuple[str, str, list[str]]
-"""Who lacks something, what that is, and what it has instead."""
+"""What lacks a name, that name, and the names it has."""
 
 
 def lacking(path: list[str]) -> Lacking | None:
-    """Return the first part of ``["datetime", "datetme"]`` that is not there; None if all is, or nobody knows."""
+    """Return the first part of ``["datetime", "datetme"]`` that does not exist; None if all exist or it is unknown."""
     root = path[0]
     if root not in _OURS and (root not in sys.stdlib_module_names or root in _WITH_EFFECTS):
         return None
@@ -44,7 +44,7 @@ def lacking(path: list[str]) -> Lacking | None:
 def _module(name: str) -> ModuleType | None:
     try:
         return importlib.import_module(name)
-    except Exception:  # noqa: BLE001 - it is for another system, or lacks a library: then nobody knows
+    except Exception:  # noqa: BLE001 - it is for another system, or lacks a library: then it is unknown
         return None
 
 

@@ -1,4 +1,4 @@
-"""Which names an annotation may use: those that are there when the module has been imported."""
+"""Which names an annotation may use: those that exist once the module has been imported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Names:
         self._collect(tree.body, self.known)
 
     def check(self, annotation: ast.expr, line: int, what: str) -> Iterator[WrongError]:
-        """Tell of each name that is not there when calls are validated by the annotation."""
+        """Yield an error for each name that does not exist when calls are validated against the annotation."""
         told: set[str] = set()
         for dotted, at in _used(annotation, line, self._literals):
             if isinstance(dotted, WrongError):
@@ -46,12 +46,12 @@ class Names:
         elif name in self.for_checkers:
             yield WrongError(
                 at,
-                f"{what}: {name} is imported below `if TYPE_CHECKING:` only.",
-                "Calls are validated by it at run time: import it without the condition.",
+                f"{what}: {name} is only imported under `if TYPE_CHECKING:`.",
+                "Import it without the condition: calls are validated against it at run time.",
             )
         elif not hasattr(builtins, name) and not self._open:
             hint = _hint(name, [*self.known, *dir(builtins)])
-            yield WrongError(at, f"{what}: there is no {name}.{hint}", "Import it, or define it in this module.")
+            yield WrongError(at, f"{what}: {name} is not defined.{hint}", "Import it, or define it in this module.")
 
     def _bind(self, name: str, found: set[str], origin: str | None = None) -> None:
         if found is self.known:
@@ -91,13 +91,13 @@ class Names:
 
 
 def _lacking(path: list[str], at: int, what: str) -> Iterator[WrongError]:
-    """Tell of the first part of a dotted name that what comes before it is known not to have."""
+    """Yield an error for the first attribute of a dotted name that is known not to exist."""
     lacking = modules.lacking(path)
     if lacking is None:
         return
     holder, attribute, others = lacking
     hint = _hint(attribute, others)
-    yield WrongError(at, f"{what}: {holder} has no {attribute}.{hint}", "Correct the name.")
+    yield WrongError(at, f"{what}: {holder} has no attribute {attribute}.{hint}", "Correct the name.")
 
 
 def _hint(name: str, known: list[str]) -> str:
@@ -106,13 +106,13 @@ def _hint(name: str, known: list[str]) -> str:
 
 
 def _used(annotation: ast.expr, line: int, literals: set[str]) -> Iterator[tuple[str | WrongError, int]]:
-    """The names in an annotation, with their attributes, also of one in quotes; a Literal's strings are none."""
+    """Return the names in an annotation with their attributes, also in a quoted one, but not a Literal's strings."""
     match annotation:
         case ast.Constant(value=str(text)):
             try:
                 quoted = ast.parse(text, mode="eval").body
             except SyntaxError:
-                yield WrongError(line, f"the type {text!r} cannot be read.", "Write it as Python."), line
+                yield WrongError(line, f"the type {text!r} is not valid Python.", "Correct it."), line
             else:
                 yield from ((name, line) for name, _ in _used(quoted, line, literals))
         case ast.Name() | ast.Attribute():

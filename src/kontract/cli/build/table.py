@@ -6,7 +6,7 @@ import json
 
 from kontract.cli.build.declared import Declared
 
-_HEADER = '''"""The route table, written by `kontract build` from src/app. Not to be edited, and not committed."""
+_HEADER = '''"""The route table, written by `kontract build` from src/app. Do not edit or commit it."""
 
 from kontract.gateway.routes import Route, RowStruct
 
@@ -24,7 +24,7 @@ def render(declared: list[Declared]) -> str:
 
 
 def render_broken(told: str) -> str:
-    """A module without functions, whose gateway tells every caller what is wrong with the application."""
+    """A module without functions; the gateway then answers every call with what is wrong with the application."""
     return _module([], [], told)
 
 
@@ -55,5 +55,5 @@ def _row_struct(one: Declared) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As Python and as a formatter would write it."""
+    """Quote as a formatter would."""
     return json.dumps(text, ensure_ascii=False)

@@ -1,8 +1,8 @@
-"""What the annotations of an application mean to msgspec, found out without running the application.
+"""Works out what the annotations of an application mean to msgspec, without running the application.
 
 A type is put together from its source: names of a few known modules are those modules' own, classes of the application
-are made again from their fields. What comes from elsewhere is taken for a type that may hold anything. Then msgspec
-says whether it can read and write it, and the rules below whether a value comes back as it was.
+are rebuilt from their fields. Anything from elsewhere is taken for a type that may hold anything. Then msgspec
+says whether it can read and write it, and the rules below whether a value survives the round trip.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _CHANGING = (inspect.ListType, inspect.SetType, inspect.DictType, inspect.TypedD
 
 
 class TypeFlawError(Exception):
-    """What is wrong with a type."""
+    """A type that cannot be used; the message says why."""
 
 
 class Types:
@@ -77,7 +77,7 @@ class Types:
             raise TypeFlawError(_first(error)) from None
 
     def check(self, annotation: ast.expr, *, stored: bool = False, returned: bool = False) -> None:
-        """Raise TypeFlawError for a type whose values do not come back as they were; ``stored``: in rows of a table."""
+        """Raise TypeFlawError for a type whose values do not survive the round trip; ``stored``: in rows of a table."""
         hint = self.of(annotation)
         if returned:
             hint = _carried(hint)
@@ -91,14 +91,14 @@ class Types:
             raise TypeFlawError(flaw)
 
     def order_of(self, annotation: ast.expr) -> bool:
-        """Whether rows can be ordered by a field of this type; True where that is not known."""
+        """Return whether rows can be ordered by a field of this type; True where that is unknown."""
         try:
             return typed.has_order(inspect.type_info(self.of(annotation)))
-        except Exception:  # noqa: BLE001 - said where the type is checked
+        except Exception:  # noqa: BLE001 - reported where the type is checked
             return True
 
     def compared_by(self, annotation: ast.expr) -> str | None:
-        """How values of this type compare, where they have several spellings; None where they have one."""
+        """Return how values of this type are compared if they have several spellings; None if they have one."""
         try:
             kind = inspect.type_info(self.of(annotation))
             kinds = [one for one in alternatives(kind) if not isinstance(one, inspect.NoneType)]
@@ -249,7 +249,7 @@ class Types:
 
 
 def _imports(tree: ast.Module, module: str) -> Iterator[tuple[str, tuple[str, str]]]:
-    """What a name that is imported stands for: a module, and a name in it, empty for the module itself."""
+    """Return what an imported name stands for: a module and a name in it, empty for the module itself."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -262,7 +262,7 @@ def _imports(tree: ast.Module, module: str) -> Iterator[tuple[str, tuple[str, st
 
 
 def _nothing() -> None:
-    """Stand for a default that is not looked at."""
+    """Stands for a default value that is not evaluated."""
 
 
 def _literal(node: ast.expr) -> Any:
@@ -273,7 +273,7 @@ def _literal(node: ast.expr) -> Any:
 
 
 def _has_default(field: ast.AnnAssign) -> bool:
-    """Whether a field may be left out: it has a value, which is not ``field(...)`` without a default."""
+    """Return whether a field may be left out: it has a value other than ``field(...)`` without a default."""
     if not isinstance(field.value, ast.Call) or ast.unparse(field.value.func).rpartition(".")[2] != "field":
         return field.value is not None
     return any(keyword.arg in ("default", "default_factory") for keyword in field.value.keywords)
@@ -300,7 +300,7 @@ def _enum(node: ast.ClassDef, bases: list[Any]) -> Any:
 
 
 def _carried(hint: Any) -> Any:
-    """Return the type of what a function returns, of ``HttpResp[Task]`` that of a Task."""
+    """Return the type of a function's result; for ``HttpResp[Task]`` the type Task."""
     from kontract.gateway.http import HttpResp
 
     if hint is None:
@@ -318,15 +318,15 @@ def _flaws(kind: Kind, stored: bool, returned: bool, within: tuple[Kind, ...]) -
     if isinstance(kind, inspect.CustomType) and not returned:
         yield f"{kind.cls.__name__} is not a type that JSON can hold"
     if isinstance(kind, inspect.ExtType) or (stored and isinstance(kind, inspect.RawType)):
-        yield f"{type(kind).__name__.removesuffix('Type')} cannot be kept in JSON"
+        yield f"{type(kind).__name__.removesuffix('Type')} cannot be stored as JSON"
     if isinstance(kind, (inspect.DictType, inspect.FrozenDictType)):
         keys = alternatives(kind.key_type)
         if len(keys) > 1 or not isinstance(keys[0], _KEYS):
-            yield "the keys of a dict are strings in JSON, of which no value of this type can be made: use str keys"
+            yield "JSON has only string keys, and a string cannot be turned back into this key type: use str keys"
         elif stored and isinstance(keys[0], _SPELLED_KEYS):
             yield "a dict in a row cannot have keys with several spellings, such as Decimal, float, datetime and time"
     if isinstance(kind, (inspect.SetType, inspect.FrozenSetType)) and not _is_hashable(kind.item_type):
-        yield "a set holds what cannot change, not lists, dicts or classes that are not frozen: use list"
+        yield "a set cannot hold mutable values such as lists, dicts or classes that are not frozen: use list"
     for part in parts(kind):
         yield from _flaws(part, stored, returned, (*within, kind))
 
@@ -345,5 +345,5 @@ def _is_frozen(kind: Any) -> bool:
 
 
 def _first(error: Exception) -> str:
-    """The first sentence of what msgspec or Python says of a type."""
+    """Return the first sentence of an error that msgspec or Python raised for a type."""
     return str(error).splitlines()[0].partition(" - type ")[0].rstrip(".:")

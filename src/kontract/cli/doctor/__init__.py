@@ -1,4 +1,4 @@
-"""`kontract doctor`: looks at machine, configuration, application and database; says what is wrong and what to do."""
+"""`kontract doctor`: checks machine, configuration, application and database; says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PLACEHOLDER_ID = "0" * 32
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--database-url", help=database_url.OPTION_HELP)
     parser.add_argument("--json", action="store_true", help="print one JSON array of the findings")
-    parser.add_argument("--upload", action="store_true", help="also let wrangler pack the Worker, and weigh it")
+    parser.add_argument("--upload", action="store_true", help="also let wrangler pack the Worker and check its size")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         findings.append(
             Finding(
-                "no database was looked at",
-                "Set DATABASE_URL, or give --database-url postgresql://user@host/db.",
+                "no database was checked",
+                "Set DATABASE_URL, or pass --database-url postgresql://user@host/db.",
                 wrong=True,
             )
         )
@@ -62,7 +62,7 @@ def report(findings: Sequence[Finding], tell: Callable[[str], None]) -> int:
     for finding in findings:
         tell(finding.render())
     wrong = sum(finding.wrong for finding in findings)
-    tell(f"{wrong} of {len(findings)} findings need something done." if wrong else "Nothing is wrong.")
+    tell(f"{wrong} of {len(findings)} findings need a fix." if wrong else "Nothing is wrong.")
     return 1 if wrong else 0
 
 
@@ -70,7 +70,7 @@ def report(findings: Sequence[Finding], tell: Callable[[str], None]) -> int:
 
 
 def wrangler_findings(path: Path) -> list[Finding]:
-    """Environments inherit no bindings: one that does not repeat them is deployed without a database."""
+    """Check wrangler.toml. Environments inherit no bindings: one that does not repeat them has no database."""
     try:
         return _judged(path, tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -86,15 +86,15 @@ def _judged(path: Path, settings: dict[str, Any]) -> list[Finding]:
     for name, section in {"(top level)": settings, **settings.get("env", {})}.items():
         hyperdrive = [one for one in section.get("hyperdrive", []) if one.get("binding") == "HYPERDRIVE"]
         objects = section.get("durable_objects", {}).get("bindings", [])
-        # hyperdrive = [] says that it goes without one, and connects to the secret DATABASE_URL.
+        # hyperdrive = []: it does without Hyperdrive and connects to the secret DATABASE_URL.
         missing = [] if hyperdrive or section.get("hyperdrive") == [] else ["HYPERDRIVE"]
         if not any(one.get("name") == "SESSION_DO" for one in objects):
             missing.append("SESSION_DO")
         if missing:
             findings.append(
                 Finding(
-                    f"{path.name}: environment {name} has no binding {' and '.join(missing)}",
-                    "Environments inherit no bindings; repeat the block of the top level below it.",
+                    f"{path.name}: environment {name} lacks the binding {' and '.join(missing)}",
+                    "Environments inherit no bindings: repeat the block of the top level.",
                     wrong=True,
                 )
             )
@@ -102,13 +102,13 @@ def _judged(path: Path, settings: dict[str, Any]) -> list[Finding]:
     complete = not findings
     findings += [Finding(f"{path.name}: {what}", fix, wrong=True) for what, fix in pitfalls(settings)]
     if complete:
-        findings.append(Finding(f"{path.name}: every environment has its bindings"))
+        findings.append(Finding(f"{path.name}: every environment has all bindings"))
     production = settings.get("env", {}).get("production", settings)
     if production.get("vars", {}).get("KONTRACT_SIGN_UP"):
         findings.append(
             Finding(
-                f"{path.name}: production lets anybody sign up (KONTRACT_SIGN_UP)",
-                "Empty it there, unless that is what you want; tokens then come from `kontract token` alone.",
+                f"{path.name}: anybody can sign up in production (KONTRACT_SIGN_UP)",
+                "Set it to an empty value there unless you want this; then only `kontract token` makes tokens.",
             )
         )
     examples = [
@@ -118,13 +118,15 @@ def _judged(path: Path, settings: dict[str, Any]) -> list[Finding]:
     ]
     if examples:
         findings.append(
-            Finding(f"{path.name}: routes of {', '.join(examples)} are example.com's", "Put your own domain there.")
+            Finding(
+                f"{path.name}: routes of {', '.join(examples)} still have example.com", "Put your own domain there."
+            )
         )
     if placeholders:
         findings.append(
             Finding(
-                f"{path.name}: no Hyperdrive id yet in {', '.join(placeholders)}",
-                "Before the first deploy: wrangler hyperdrive create, and put the id there. Local runs do not need it.",
+                f"{path.name}: no Hyperdrive id in {', '.join(placeholders)}",
+                "Before the first deploy, run wrangler hyperdrive create and enter the id. Local runs do not need it.",
             )
         )
     return findings
@@ -134,10 +136,10 @@ def _judged(path: Path, settings: dict[str, Any]) -> list[Finding]:
 
 
 def application_findings(source: Path) -> list[Finding]:
-    """What can be read of src/app: whether it builds, and what its modules do while they are imported."""
+    """Check src/app: whether it builds, and what its modules do while they are imported."""
     try:
         build.scan(source)
     except Problem as problem:
-        return [Finding(problem.what, f"{problem.fix} (kontract build tells all of it)", wrong=True)]
+        return [Finding(problem.what, f"{problem.fix} (kontract build shows all mistakes)", wrong=True)]
     found = [Finding(what, fix, wrong=True) for what, fix in importing(source)]
-    return found or [Finding("src/app builds, and does nothing while it is imported that workerd forbids")]
+    return found or [Finding("src/app builds, and its imports do nothing that workerd forbids")]

@@ -1,4 +1,4 @@
-"""The database: its version and clock, poolers, rights, migrations, tables, epochs. Nothing is changed."""
+"""Checks the database: version, clock, poolers, rights, migrations, tables, epochs. Changes nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MANY_NUMBERS = _ALL_NUMBERS * 3 // 4
 
 
 async def database_findings(url: str, root: Path | None = None) -> list[Finding]:
-    """Everything that can be seen through one URL. ``root``: of the checkout whose migrations it should have."""
+    """Check the database at one URL. ``root``: the checkout whose migrations it should have."""
     connection = await database_url.connect(url)
     try:
         pooled = await _pooled(url, connection)
@@ -39,7 +39,7 @@ async def database_findings(url: str, root: Path | None = None) -> list[Finding]
             await _version(connection),
             *await _encoding(connection),
             await _skew(connection),
-            Finding("no transaction pooler in between"),
+            Finding("no transaction pooler in front of PostgreSQL"),
         ]
         missing = [
             name
@@ -72,7 +72,8 @@ async def database_findings(url: str, root: Path | None = None) -> list[Finding]
         findings.append(await _role(connection, [table.ptr for table in tables if table.kind != "missing"]))
     except asyncpg.PostgresError as error:
         raise Problem(
-            f"PostgreSQL refused a question: {error} (SQLSTATE {error.sqlstate}).", "Correct what it says; run again."
+            f"PostgreSQL rejected a query: {error} (SQLSTATE {error.sqlstate}).",
+            "Correct the error and run the command again.",
         ) from error
     finally:
         await connection.close()
@@ -80,7 +81,7 @@ async def database_findings(url: str, root: Path | None = None) -> list[Finding]
 
 
 def looks_pooled(first: Sequence[int], other: int) -> bool:
-    """Judge backend process ids: those one connection met, one after the other, and that of another connection.
+    """Judge backend process ids: those that one connection met in turn, and that of another connection.
 
     Without a pooler a connection keeps its process, and no other connection has it.
     """
@@ -89,9 +90,9 @@ def looks_pooled(first: Sequence[int], other: int) -> bool:
 
 async def _pooled(url: str, connection: asyncpg.Connection) -> Finding | None:
     found = Finding(
-        "a transaction pooler is in between: statements of one connection run in several sessions",
-        "Functions work through it. `kontract migrate`, `table adopt` and the rest of `doctor` need the address of "
-        "PostgreSQL itself.",
+        "a transaction pooler is in front of PostgreSQL: statements of one connection run in several sessions",
+        "Functions work through it. `kontract migrate`, `table adopt` and the rest of `doctor` need PostgreSQL's own "
+        "address.",
     )
     question = "SELECT pg_backend_pid()"
     try:
@@ -107,7 +108,7 @@ async def _pooled(url: str, connection: asyncpg.Connection) -> Finding | None:
         if "statement pooling" not in str(error):
             raise
         return Finding(
-            "a pooler in between lends its connections for single statements",
+            "a pooler in front of PostgreSQL assigns connections for single statements",
             "Set its pool_mode to transaction. A commit of the gateway is one statement, but sign-up, migrations and "
             "the server's time limits need transactions.",
             wrong=True,
@@ -123,8 +124,8 @@ async def _migrations(root: Path, url: str) -> list[Finding]:
     except Problem as problem:
         return [Finding(problem.what, problem.fix, wrong=True)]
     if not wrong:
-        return [Finding("structs, migrations and database agree")]
-    return [Finding(said, "Until then functions that use it fail.", wrong=True) for said in wrong]
+        return [Finding("structs, migrations and database match")]
+    return [Finding(said, "Functions that use it fail until then.", wrong=True) for said in wrong]
 
 
 async def _version(connection: asyncpg.Connection) -> Finding:
@@ -142,7 +143,7 @@ async def _encoding(connection: asyncpg.Connection) -> list[Finding]:
         return []
     return [
         Finding(
-            f"the database has the encoding {encoding}: rows with other characters are refused",
+            f"the database has the encoding {encoding}: rows with other characters are rejected",
             "Create one with: createdb --encoding=UTF8 --template=template0 NAME, and copy the rows with pg_dump.",
             wrong=True,
         )
@@ -158,16 +159,18 @@ async def _skew(connection: asyncpg.Connection) -> Finding:
 
 def skew_finding(skew: float, uncertain: float) -> Finding:
     """Judge the difference of two clocks, in milliseconds."""
-    what = f"the database's clock differs from this machine's by {skew:+.0f} ms (give or take {uncertain:.0f})"
+    what = f"the database's clock differs from this machine's by {skew:+.0f} ms (±{uncertain:.0f})"
     if abs(skew) - uncertain > _SKEW_MS:
         return Finding(
-            what, "Let both follow a time server. Commits do not depend on clocks; retention and logs do.", wrong=True
+            what,
+            "Synchronize both with a time server. Commits do not depend on clocks; retention and logs do.",
+            wrong=True,
         )
     return Finding(what)
 
 
 async def _behaviour(connection: asyncpg.Connection, table: str, name: str) -> list[Finding]:
-    """What PostgreSQL does to rows of a table that no function asked for."""
+    """Find what PostgreSQL does to rows of a table by itself: policies, rules, triggers."""
     row = await connection.fetchrow(
         """
         SELECT c.relrowsecurity AS secured, row_security_active(c.oid) AS active,
@@ -180,19 +183,25 @@ async def _behaviour(connection: asyncpg.Connection, table: str, name: str) -> l
     )
     findings = []
     if row["secured"]:
-        what = f"{name} has row level security: rows that its policies hide are missing from every answer"
-        fix = f"ALTER TABLE {sql.quote(table)} DISABLE ROW LEVEL SECURITY, and let functions check who may see what."
+        what = f"{name} has row level security: rows hidden by its policies are missing from every answer"
+        fix = f"ALTER TABLE {sql.quote(table)} DISABLE ROW LEVEL SECURITY, and check in functions who may see what."
         if not row["active"]:
             what += ", for every role but this one's kind (an owner, a superuser, BYPASSRLS)"
         findings.append(Finding(what, fix, wrong=True))
     if row["other"]:
         findings.append(
-            Finding(f"{name} is no ordinary table", "A view or foreign table cannot hold versions: make a table.", True)
+            Finding(
+                f"{name} is not an ordinary table",
+                "A view or foreign table cannot hold versions: create a table.",
+                True,
+            )
         )
     if row["rules"]:
         findings.append(
             Finding(
-                f"{name} has rules, which rewrite statements", "DROP RULE: commits count the rows they write.", True
+                f"{name} has rules, which rewrite statements",
+                "Drop them (DROP RULE): commits count the rows they write.",
+                True,
             )
         )
     if row["unlogged"]:
@@ -202,8 +211,8 @@ async def _behaviour(connection: asyncpg.Connection, table: str, name: str) -> l
     if row["triggers"]:
         findings.append(
             Finding(
-                f"{name} has triggers of its own: {row['triggers']}",
-                "They run inside the commit. What they write to tables of the application is seen by no transaction.",
+                f"{name} has triggers: {row['triggers']}",
+                "They run inside the commit. No transaction sees what they write to tables of the application.",
             )
         )
     return findings
@@ -224,7 +233,7 @@ async def _rights(connection: asyncpg.Connection, table: str, rights: Sequence[s
 
 
 async def _role(connection: asyncpg.Connection, tables: Sequence[str]) -> Finding:
-    """What the role of this URL may do beyond that: a note, because who migrates has to own the tables."""
+    """Note what else the role of this URL may do: the role that migrates has to own the tables."""
     row = await connection.fetchrow(
         "SELECT rolname, rolsuper, rolcreaterole, rolcreatedb, rolbypassrls, "
         "(SELECT count(*) FROM pg_catalog.pg_class WHERE relowner = pg_roles.oid AND relname = ANY ($1)) AS owned "
@@ -237,18 +246,18 @@ async def _role(connection: asyncpg.Connection, tables: Sequence[str]) -> Findin
             ("is a superuser", row["rolsuper"]),
             ("may create roles", row["rolcreaterole"]),
             ("may create databases", row["rolcreatedb"]),
-            ("passes row security", row["rolbypassrls"]),
+            ("bypasses row level security", row["rolbypassrls"]),
             (f"owns {row['owned']} of the tables", row["owned"]),
         )
         if has
     ]
     if not more:
-        return Finding(f"role {row['rolname']} has what it needs and owns nothing")
+        return Finding(f"role {row['rolname']} has the rights it needs and owns no tables")
     needed = ";\n            ".join(grants("gateway", tables))
     return Finding(
-        f"role {row['rolname']} {', '.join(more)}: right for migrations, more than a gateway needs",
-        "Let the gateway connect with another role: kontract migrate --gateway-role NAME makes one. By hand, for one "
-        f"called gateway:\n            {needed};",
+        f"role {row['rolname']} {', '.join(more)}: fine for migrations, but more than a gateway needs",
+        "Let the gateway connect with another role: kontract migrate --gateway-role NAME creates one. By hand, for a "
+        f"role named gateway:\n            {needed};",
     )
 
 
@@ -256,7 +265,7 @@ _FORGET = f"DELETE FROM trxs WHERE owner = '{fences.LOST}'"  # noqa: S608 - show
 
 
 async def _losses(connection: asyncpg.Connection) -> list[Finding]:
-    """When the database was found to have gone back in time."""
+    """Report when a coordinator found that the database had gone back in time."""
     rows = await connection.fetch(
         "SELECT sid, to_timestamp(create_txid / 1000) AS at, to_jsonb(t)->>'result' AS note FROM trxs AS t "
         "WHERE owner = $1 AND sid LIKE 'went back/%' ORDER BY create_txid, sid",
@@ -264,11 +273,11 @@ async def _losses(connection: asyncpg.Connection) -> list[Finding]:
     )
     return [
         Finding(
-            f"owner {row['sid'].removeprefix('went back/').rpartition('/')[0]}: the database had gone back in time "
-            f"when its coordinator looked at {row['at']:%Y-%m-%d %H:%M:%S} UTC; "
-            f"commits that had been acknowledged are gone ({row['note'] or 'the log has the numbers'})",
-            "Find out what is missing: from a newer backup, the server that was lost, or those who listen to streams. "
-            f"When that is done: {_FORGET}",
+            f"owner {row['sid'].removeprefix('went back/').rpartition('/')[0]}: its coordinator found at "
+            f"{row['at']:%Y-%m-%d %H:%M:%S} UTC that the database had gone back in time; "
+            f"acknowledged commits are lost ({row['note'] or 'see the log for numbers'})",
+            "Find out what is missing: from a newer backup, the lost server, or clients that listen to streams. Then "
+            f"run: {_FORGET}",
             wrong=True,
         )
         for row in rows
@@ -294,19 +303,23 @@ async def _owners(connection: asyncpg.Connection) -> list[Finding]:
     for row in rows:
         what = (
             f"owner {row['owner']}: epoch {row['epoch']}, {row['fences']} fences of txids {row['oldest']} to "
-            f"{row['newest']}, {row['aborted']} of transactions that were in doubt and aborted"
+            f"{row['newest']}, {row['aborted']} of them aborted while in doubt"
         )
         if row["epoch"] is None:
             findings.append(
                 Finding(
                     what,
-                    "Somebody removed its epoch row; the next call that writes makes its coordinator add one.",
+                    "Its epoch row was removed; its coordinator adds a new one at the next call that writes.",
                     True,
                 )
             )
         elif row["aborted"] > 10 and row["aborted"] * 10 > row["fences"]:
             findings.append(
-                Finding(what, "More than a tenth: look for lost connections and statements of more than 5 s.", True)
+                Finding(
+                    what,
+                    "That is more than a tenth: look for lost connections and for statements that take more than 5 s.",
+                    True,
+                )
             )
         else:
             findings.append(Finding(what))
@@ -335,11 +348,11 @@ async def _table(connection: asyncpg.Connection, table: Listed) -> list[Finding]
     if sequence:
         findings += await _numbers(connection, name, quoted, sequence)
     else:
-        # So it is after CREATE TABLE .. (LIKE .. INCLUDING ALL): the default is copied, and belongs to the other table.
+        # This happens after CREATE TABLE .. (LIKE .. INCLUDING ALL): the copied default has the other table's sequence.
         sequence = sql.quote(f"{table.ptr[:54]}__order_seq")
         findings.append(
             Finding(
-                f"{name}: its column _order has no sequence of its own, so each start loses the order of its rows",
+                f"{name}: its column _order does not own a sequence, so each start loses the order of its rows",
                 f"CREATE SEQUENCE {sequence} OWNED BY {quoted}._order; ALTER TABLE {quoted} ALTER _order SET DEFAULT "
                 f"nextval('{sequence}')",
                 wrong=True,
@@ -356,7 +369,7 @@ async def _table(connection: asyncpg.Connection, table: Listed) -> list[Finding]
         index = sql.quote(f"{table.ptr[:58]}_live")
         findings.append(
             Finding(
-                f"{name} has no unique index of its live rows: two versions of a row could be live",
+                f"{name} has no unique index on its live rows: two versions of a row could be live",
                 f"CREATE UNIQUE INDEX {index} ON {quoted} (id) WHERE _deleted_txid IS NULL",
                 wrong=True,
             )
@@ -365,7 +378,7 @@ async def _table(connection: asyncpg.Connection, table: Listed) -> list[Finding]
 
 
 async def _numbers(connection: asyncpg.Connection, name: str, quoted: str, sequence: str) -> list[Finding]:
-    """Whether the numbers of rows are used up, or above the sequence, from which a coordinator takes up the count."""
+    """Check whether row numbers are nearly used up, or above the sequence from which a coordinator resumes counting."""
     highest = await connection.fetchval(f"SELECT coalesce(max(_order), 0) FROM {quoted}")  # noqa: S608 - quoted
     last, narrow = await connection.fetchrow(
         "SELECT coalesce(pg_sequence_last_value($1::text::regclass), 0), "
@@ -379,23 +392,23 @@ async def _numbers(connection: asyncpg.Connection, name: str, quoted: str, seque
         what = f"{name}: {used:,} of the {_ALL_NUMBERS:,} numbers of its column _order are used"
         fix = (
             f"ALTER TABLE {quoted} ALTER _order TYPE bigint; ALTER SEQUENCE {sequence} AS bigint (the first statement "
-            "rewrites the table, which nobody can use meanwhile). Rows beyond share the last number."
+            "rewrites the table and locks it meanwhile). Without it, further rows share the last number."
         )
         return [Finding(what, fix, wrong=True)]
     if highest > last:
         what = f"{name}: rows have numbers in _order up to {highest}, but its sequence stands at {last}"
-        fix = f"SELECT setval('{sequence}', {highest}). Until then new rows may stand before old ones."
+        fix = f"SELECT setval('{sequence}', {highest}). Until then new rows may come before old ones."
         return [Finding(what, fix, wrong=True)]
     return []
 
 
 def _spelled(root: Path | None) -> dict[str, tuple[tuple[str, str], ...]]:
-    """Fields of declared tables whose values have several spellings, and how they compare, by table."""
+    """Return the fields of declared tables whose values have several spellings, and how they are compared, by table."""
     if root is None or not (root / "src" / "app").is_dir():
         return {}
     try:
         return {one.name: one.spelled for one in scan(root / "src") if one.kind == "table"}
-    except Problem:  # said where the application is looked at
+    except Problem:  # reported where the application is checked
         return {}
 
 
@@ -420,7 +433,8 @@ async def _spellings(connection: asyncpg.Connection, table: Listed, fields: Sequ
         if found is not None:
             findings.append(
                 Finding(
-                    f"table {table.owner}/{table.name}: {field!r} of row {found!r} is not spelled as its type is",
+                    f"table {table.owner}/{table.name}: {field!r} of row {found!r} does not have the spelling of its "
+                    "type",
                     f"Run: kontract table respell {table.name}",
                     wrong=True,
                 )
@@ -430,7 +444,7 @@ async def _spellings(connection: asyncpg.Connection, table: Listed, fields: Sequ
 
 def _dead(what: str, live: int, dead: int) -> Finding:
     if dead > _MANY_DEAD and dead > _DEAD_PER_LIVE * live:
-        return Finding(what, "The collection does not keep up or does not run: look for `collection` in the log.", True)
+        return Finding(what, "The collection is too slow or does not run: look for `collection` in the log.", True)
     return Finding(what)
 
 

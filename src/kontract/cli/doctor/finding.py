@@ -1,4 +1,4 @@
-"""What `kontract doctor` looked at, and what it found there."""
+"""A finding of `kontract doctor`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _MARKS = {"wrong": "WRONG", "note": "note ", "ok": "ok   "}
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at and found; `fix` says what to do, and `wrong` whether it must be done."""
+    """What was found; `fix` says what to do, and `wrong` whether it must be done."""
 
     what: str
     fix: str = ""
@@ -17,9 +17,9 @@ class Finding:
 
     @property
     def level(self) -> str:
-        """`wrong` has to be put right, `note` is for the reader to decide, `ok` needs nothing."""
+        """`wrong` must be fixed, `note` is for the reader to decide, `ok` needs nothing."""
         return "wrong" if self.wrong else "note" if self.fix else "ok"
 
     def render(self) -> str:
-        """One line, and a second one if there is something to do."""
+        """Return one line, and a second one if there is something to do."""
         return f"{_MARKS[self.level]}  {self.what}" + (f"\n         -> {self.fix}" if self.fix else "")

@@ -1,4 +1,4 @@
-"""What modules of the application do while they are imported that workerd forbids, found by reading them.
+"""Finds what modules of the application do at import that workerd forbids, by reading them.
 
 Workers have no randomness, clock or I/O before the first request (Cloudflare documentation, "Python Workers"): such a
 module fails there. Where it did not, a memory snapshot would hand the same "random" value to every isolate.
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _WHOLE = frozenset({"random", "secrets", "requests", "httpx", "urllib", "socket", "subprocess"})
-"""Modules of which nothing is called while importing."""
+"""Modules that must not be called during import."""
 
 _CALLS = frozenset(
     {
@@ -25,12 +25,12 @@ _CALLS = frozenset(
 
 
 def importing(source: Path) -> Iterator[tuple[str, str]]:
-    """(what is wrong, what to do) for each such call below src/app, in order."""
+    """Yield (what is wrong, what to do) for each such call below src/app, in order."""
     for path in sorted((source / "app").rglob("*.py")):
         try:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (OSError, SyntaxError, ValueError):
-            continue  # `kontract build` says it
+            continue  # `kontract build` reports it
         shown = path.relative_to(source.parent).as_posix()
         names = _imported(tree)
         for call in _run(tree.body):
@@ -38,12 +38,12 @@ def importing(source: Path) -> Iterator[tuple[str, str]]:
             if name in _CALLS or name.partition(".")[0] in _WHOLE:
                 yield (
                     f"{shown}:{call.lineno}: {name}() runs while the module is imported",
-                    "Call it inside of a function: workerd has no randomness, clock or I/O before the first request.",
+                    "Call it inside a function: workerd has no randomness, clock or I/O before the first request.",
                 )
 
 
 def _imported(tree: ast.Module) -> dict[str, str]:
-    """What names of the module stand for: ``token`` for ``secrets.token_hex``."""
+    """Return what names of the module stand for: ``token`` for ``secrets.token_hex``."""
     found: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -54,7 +54,7 @@ def _imported(tree: ast.Module) -> dict[str, str]:
 
 
 def _run(body: list[ast.stmt]) -> Iterator[ast.Call]:
-    """Calls that importing makes: not those inside of functions, but those in their decorators and defaults."""
+    """Yield calls that run at import: not those inside functions, but those in their decorators and defaults."""
     waiting: list[ast.AST] = list(body)
     while waiting:
         node = waiting.pop(0)

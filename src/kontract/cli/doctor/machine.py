@@ -1,4 +1,4 @@
-"""This machine: whether the tools are those of the lock files, the secrets are well kept, and the upload fits."""
+"""Checks this machine: tools against the lock files, safety of secrets, and the size of the upload."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ _SET_UP = "Run: make setup"
 _PARTS = 4
 _SIZE = re.compile(r"([\d.]+) KiB / gzip: ([\d.]+) KiB")
 LARGEST_KIB = 64 * 1024
-"""What Cloudflare takes on every plan, uncompressed (Workers: Limits, since 2026)."""
+"""KiB that Cloudflare accepts on every plan, uncompressed (Workers: Limits, since 2026)."""
 
 
 # --- tools -----------------------------------------------------------------------------------------------------------
 
 
 def toolchain_findings(checkout: Checkout) -> list[Finding]:
-    """What is installed, beside what the lock files ask for."""
+    """Compare what is installed with the lock files."""
     try:
         setup.check_python()
         findings = [*_python_packages(checkout), *_node_packages(checkout), *_vendored(checkout)]
     except Problem as problem:
         return [Finding(problem.what, problem.fix, wrong=True)]
-    except (OSError, ValueError, KeyError) as error:  # a lock file that is damaged or not there
+    except (OSError, ValueError, KeyError) as error:  # a lock file is damaged or missing
         return [Finding(f"a lock file cannot be read: {error}", "Restore it from version control.", wrong=True)]
-    return findings or [Finding(f"Python {platform.python_version()}, and the tools are those of the lock files")]
+    return findings or [Finding(f"Python {platform.python_version()}; the tools match the lock files")]
 
 
 def _python_packages(checkout: Checkout) -> Iterator[Finding]:
@@ -61,7 +61,7 @@ def _python_packages(checkout: Checkout) -> Iterator[Finding]:
         if found not in versions:
             other.append(f"{name} {found} ({' or '.join(versions)} is locked)")
     if other:
-        yield Finding(f"Python packages are not those of uv.lock: {', '.join(other)}", _SET_UP, wrong=True)
+        yield Finding(f"Python packages do not match uv.lock: {', '.join(other)}", _SET_UP, wrong=True)
 
 
 def _node_packages(checkout: Checkout) -> Iterator[Finding]:
@@ -75,7 +75,7 @@ def _node_packages(checkout: Checkout) -> Iterator[Finding]:
         if found != version:
             other.append(f"{name} {found} ({version} is locked)")
     if other:
-        yield Finding(f"Node packages are not those of package-lock.json: {', '.join(other)}", _SET_UP, wrong=True)
+        yield Finding(f"Node packages do not match package-lock.json: {', '.join(other)}", _SET_UP, wrong=True)
     node.check_version(checkout, node.bin_folder())
 
 
@@ -83,7 +83,7 @@ def _vendored(checkout: Checkout) -> Iterator[Finding]:
     stamp = vendor.made_from(checkout)
     fresh = any(checkout.is_fresh("python_modules", made) for made in (stamp, f"pywrangler {stamp}"))
     if not fresh or not checkout.python_modules.is_dir():
-        yield Finding("python_modules, the Worker's packages, are not those of uv.lock", _SET_UP, wrong=True)
+        yield Finding("python_modules, the Worker's packages, do not match uv.lock", _SET_UP, wrong=True)
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def _well_formed(checkout: Checkout, path: Path) -> Iterator[Finding]:
 
 
 def upload_findings(checkout: Checkout) -> list[Finding]:
-    """What wrangler would upload, beside what Cloudflare takes."""
+    """Compare what wrangler would upload with what Cloudflare accepts."""
     setup.prepare(checkout, warn, run=False)  # stdout is for the findings
     try:
         with tempfile.TemporaryDirectory(prefix="kontract-upload-") as out:
@@ -160,16 +160,16 @@ def parts(folder: Path) -> str:
 
 
 def weigh(size: str, largest: str) -> Finding:
-    """Judge what wrangler says of an upload: "6292.11 KiB / gzip: 1514.07 KiB"."""
+    """Judge the size of an upload in wrangler's words: "6292.11 KiB / gzip: 1514.07 KiB"."""
     found = _SIZE.fullmatch(size)
     if not found:
-        return Finding(f"wrangler does not say how large the Worker is ({size})")
+        return Finding(f"wrangler does not report the size of the Worker ({size})")
     whole, packed = float(found[1]), float(found[2])
     what = f"the Worker has {whole:,.0f} KiB, {packed:,.0f} KiB compressed (largest: {largest})"
     if whole > LARGEST_KIB:
         return Finding(
-            f"{what}: Cloudflare takes {LARGEST_KIB:,}",
-            "Take packages that the Worker can do without out of [project] dependencies in pyproject.toml.",
+            f"{what}: Cloudflare accepts at most {LARGEST_KIB:,}",
+            "Remove packages that the Worker does not need from [project] dependencies in pyproject.toml.",
             wrong=True,
         )
     return Finding(what)

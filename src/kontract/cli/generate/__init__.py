@@ -1,6 +1,6 @@
-"""`kontract generate ts|py`: typed clients, made of what the functions' signatures say.
+"""`kontract generate ts|py`: typed clients, generated from the functions' signatures.
 
-The application is imported for it, unlike for `kontract build`: types are what Python makes of annotations.
+Unlike `kontract build` it imports the application, because Python has to evaluate the annotations.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "language", nargs="?", choices=LANGUAGES, help="ts or py; without it, what pyproject.toml lists"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: print it)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: standard output)")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is not up to date")
 
 
@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
         files = generated_files(checkout)
         if not files:
             raise Problem(
-                "Nothing is listed to be generated.",
-                "Name a language: kontract generate ts --out FILE; or list files in pyproject.toml: "
+                "pyproject.toml lists nothing to generate.",
+                "Name a language (kontract generate ts --out FILE), or list files in pyproject.toml: "
                 '[tool.kontract.generate] with ts = "FILE" and py = "FILE".',
             )
     else:
@@ -67,11 +67,11 @@ def check(checkout: Checkout, files: list[tuple[Path, str]]) -> None:
     """Raise Problem when a file is not what would be written."""
     for path, text in files:
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            raise Problem(f"{_shown(checkout, path)} is not what the functions say.", "Run: kontract generate")
+            raise Problem(f"{_shown(checkout, path)} does not match the functions.", "Run: kontract generate")
 
 
 def generated_files(checkout: Checkout) -> list[tuple[Path, str]]:
-    """Return the files that pyproject.toml lists in [tool.kontract.generate], with what should stand in them."""
+    """Return the files that pyproject.toml lists in [tool.kontract.generate], with their expected content."""
     with (checkout.root / "pyproject.toml").open("rb") as file:
         try:
             listed: Any = tomllib.load(file)
@@ -81,19 +81,21 @@ def generated_files(checkout: Checkout) -> list[tuple[Path, str]]:
         listed = listed.get(key, {})
         if not isinstance(listed, dict):
             raise Problem(
-                f"pyproject.toml: {key} is no table.", 'Write [tool.kontract.generate] with ts = "FILE" or py = "FILE".'
+                f"pyproject.toml: {key} is not a table.",
+                'Write [tool.kontract.generate] with ts = "FILE" or py = "FILE".',
             )
     unknown = sorted(listed.keys() - LANGUAGES.keys())
     if unknown:
         raise Problem(
-            f"pyproject.toml: [tool.kontract.generate] has {unknown[0]}.", f"It takes {', '.join(LANGUAGES)}."
+            f"pyproject.toml: [tool.kontract.generate] has the unknown key {unknown[0]}.",
+            f"Known keys: {', '.join(LANGUAGES)}.",
         )
     for language, path in listed.items():
         if not isinstance(path, str) or not path.strip() or "\0" in path or (checkout.root / path).is_dir():
             raise Problem(
                 "pyproject.toml: [tool.kontract.generate] has "
-                f"{language} = {json.dumps(path, default=str)}, which is no file.",
-                f'Write {language} = "FILE", a path from the folder of pyproject.toml.',
+                f"{language} = {json.dumps(path, default=str)}, which is not a file name.",
+                f'Write {language} = "FILE", a path relative to pyproject.toml.',
             )
     described = describe(checkout) if listed else {}
     return [(checkout.root / path, LANGUAGES[language](described)) for language, path in listed.items()]
@@ -110,14 +112,14 @@ def describe(checkout: Checkout) -> dict[str, Any]:
 
 
 def row_types(checkout: Checkout) -> dict[str, RowType]:
-    """Return how the rows of each declared table look, by its name."""
+    """Return the type of the rows of each declared table, by table name."""
     with _imported(checkout) as (_, registry):
         return {name: registry.row_type(name) for name in registry.tables()}
 
 
 @contextmanager
 def _imported(checkout: Checkout) -> Iterator[tuple[list[build.Declared], Registry]]:
-    """Let functions and tables be imported; a Problem names the line of the application that cannot be."""
+    """Import functions and tables; a Problem names the line of the application that fails."""
     from kontract.gateway.routes import Registry
 
     source = checkout.root / "src"
@@ -133,7 +135,7 @@ def _imported(checkout: Checkout) -> Iterator[tuple[list[build.Declared], Regist
         place = f"src/app/{frames[-1].filename.rpartition('/src/app/')[2]}:{frames[-1].lineno}: " if frames else ""
         raise Problem(
             f"{place}the application cannot be imported: {type(error).__name__}: {error}.",
-            "Correct it; this command needs what it imports to be installed here.",
+            "Correct it. The packages that it imports must be installed here.",
         ) from error
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from kontract.cli.generate.schema import SENT, Function, choices, components, functions, identifier, referred
 
 _HEADER = '''\
-"""Made by `kontract generate py` from the functions in src/app. Not to be edited.
+"""Made by `kontract generate py` from the functions in src/app. Do not edit it.
 
-`kontract build --check` tells when it is not up to date.
+`kontract build --check` fails when it is out of date.
 """
 
 # ruff: noqa
@@ -32,12 +32,12 @@ _OMITTED: Any = object()
 
 
 def _given(*arguments: tuple[str, Any, Any]) -> list[Any]:
-    """The arguments up to the last one that was given; for those left out before it, what the function takes then."""
+    """Return the arguments up to the last one that was passed; omitted ones before it get their defaults."""
     count = max((at for at, (_, one, _) in enumerate(arguments, 1) if one is not _OMITTED), default=0)
     values = [(name, default if one is _OMITTED else one) for name, one, default in arguments[:count]]
     for name, value in values:
         if value is _OMITTED:
-            raise TypeError(f"{name} has to be given when a later argument is")
+            raise TypeError(f"{name} is required when a later argument is passed")
     return [value for _, value in values]
 
 
@@ -50,7 +50,7 @@ class _Unknown:
 
 
 _UNKNOWN = _Unknown()
-"""Stands for a default that JSON cannot say."""
+"""Stands for a default that JSON cannot express."""
 
 _PLAIN = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}
 
@@ -74,7 +74,7 @@ def render(document: dict[str, Any]) -> str:
 
 
 def _component(name: str, schema: dict[str, Any], sent: frozenset[str]) -> str:
-    """Return the class of a component. One that callers send takes what calls return, which has more fields for sure.
+    """Return the class of a component. A component that callers send also accepts what calls return, with more fields.
 
     So its fields are read-only for type checkers: a field that may be missing is not one that may be removed.
     """
@@ -107,7 +107,7 @@ def _method(function: Function, taken: set[str], sent: frozenset[str]) -> tuple[
     result = _type(function.result)
     lines = [f"    async def {name}({', '.join(['self', *parameters])}) -> {result}:"]
     lines += _docstring(function.words, "        ")
-    # A call is an array: whoever gives a later argument sends what stands for those before it, too.
+    # A call is an array: to pass a later argument, a client has to send the ones before it, too.
     given = [
         f'("{as_written}", {as_written}, {argument.schema.get("default", _UNKNOWN)!r})'
         for as_written, argument in zip(names, function.arguments, strict=True)
@@ -127,7 +127,7 @@ def _docstring(text: str, indent: str) -> list[str]:
 
 
 def _type(schema: Any, sent: frozenset[str] = frozenset()) -> str:
-    """Return a type. Collections of what is ``sent`` may be of what is returned, so they are no list or dict."""
+    """Return a type. Collections of ``sent`` types also accept returned ones, so they are Sequence or Mapping."""
     if not isinstance(schema, dict):
         return "Any"
     if "$ref" in schema:

@@ -1,4 +1,4 @@
-"""What both languages take from the document: functions and their arguments, schemas by identifiers."""
+"""What both languages use of the OpenAPI document: functions, their arguments, and schemas by identifier."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 SENT = "Input"
-"""How the name of a component ends that callers send, where they are shown another: see kontract.gateway.schemas."""
+"""Suffix of a component that callers send and that differs from the one they receive (kontract.gateway.schemas)."""
 
 
 class Argument(NamedTuple):
@@ -75,7 +75,7 @@ def identifier(name: str) -> str:
 
 
 def limits(schema: Any) -> str:
-    """Return what a schema asks of a value besides its type, and what it says of itself, as sentences."""
+    """Return the constraints of a schema beyond its type, and its description, as sentences."""
     if not isinstance(schema, dict):
         return ""
     plain = [one for one in choices(schema) or [] if one.get("type") != "null"]

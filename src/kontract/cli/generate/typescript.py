@@ -1,4 +1,4 @@
-"""A TypeScript module: types of every function and table, over public/kontract.js."""
+"""A TypeScript module: types of every function and table, on top of public/kontract.js."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from kontract.cli.generate.schema import Function, choices, components, functions, identifier, limits, referred
 
 _HEADER = """\
-// Made by `kontract generate ts` from the functions in src/app. Not to be edited: `kontract build --check` tells when
-// it is not up to date. It stands beside kontract.js, kontract.d.ts and kontract/.
+// Made by `kontract generate ts` from the functions in src/app. Do not edit it: `kontract build --check` fails when
+// it is out of date. It belongs beside kontract.js, kontract.d.ts and kontract/.
 
 import { connect as open } from "./kontract.js";
 import type { Client, Options } from "./kontract.js";
@@ -21,14 +21,14 @@ _FOOTER = """\
 /** A client of this backend: each function under its own name, and what every client has. */
 export type Api = Omit<Functions, keyof Client<Rows>> & Client<Rows>;
 
-/** Returns a client; see `connect` of kontract.js. An integer that a number cannot hold is an error, never rounded. */
+/** Returns a client; see `connect` of kontract.js. An integer too large for a number is an error, never rounded. */
 export function connect(options: Omit<Options, "bigint"> = {}): Api {
   return open({ defaults: DEFAULTS, ...options }) as unknown as Api;
 }
 """
 
 _DEFAULTS = """\
-// What functions take for arguments that are left out: a call is an array, so one before a later argument is sent.
+// Defaults of omitted arguments. A call is an array, so a default before a later argument is sent.
 const DEFAULTS = new Map<string, readonly unknown[]>(["""
 
 _PLAIN = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}
@@ -71,7 +71,7 @@ def _component(name: str, schema: dict[str, Any]) -> str:
 
 
 def _described(function: Function) -> str:
-    """Return the function's docstring, and of each parameter what is asked of it."""
+    """Return the function's docstring with the constraints of each parameter."""
     asked = [(_parameter(one.name), limits(one.schema)) for one in function.arguments]
     told = "\n".join(f"@param {name} {words}" for name, words in asked if words)
     return "\n\n".join(filter(None, [function.words, told]))
@@ -86,7 +86,7 @@ def _interface(name: str, lines: list[str]) -> str:
 
 
 def _words(text: str, indent: str) -> list[str]:
-    """A comment, if there is something to say."""
+    """Return a comment, or nothing when there are no words."""
     lines = text.strip().replace("*/", "* /").splitlines()
     if not lines:
         return []
@@ -123,7 +123,7 @@ def _type(schema: Any) -> str:
 
 
 def _sent(schema: Any) -> str:
-    """Return the type of an argument: integers that a number does not hold can be sent as BigInt."""
+    """Return the type of an argument: integers that a number cannot hold are sent as BigInt."""
     kinds = _type(schema).split(" | ")
     whole = {one.get("type") for one in choices(schema) or [schema]}
     if "integer" in whole and "number" not in whole and "number" in kinds:

@@ -19,24 +19,24 @@ from kontract.cli.toolchain import database_url
 from kontract.cli.toolchain.problem import Problem
 
 OWNER = "__migrations"
-"""The owner of the rows in storage that say which migrations ran. It is no tenant; and whoever asked for a table of it
-would find none, because ``ptr`` is a checksum there."""
+"""The owner of the rows in storage that say which migrations ran. It is not a tenant, and a look-up of
+its tables finds none, because ``ptr`` holds a checksum."""
 
 LOCK_MS = 2_000
-"""How long a statement waits for a lock. Everybody who comes later queues behind it, so it must not wait for long."""
+"""How long a statement waits for a lock, in ms. Later statements queue behind it, so it must not wait for long."""
 
 STATEMENT_MS = 60_000
-"""How long one statement of a migration may run, for it may hold a lock meanwhile. A file that needs more sets it."""
+"""How long one statement of a migration may run, in ms: it may hold a lock. A file that needs more time sets it."""
 
 _HALF_DONE = (
-    "It ran outside of a transaction: the index may be left behind, kept up and never used, until the next run of this "
+    "It ran outside a transaction: an invalid index may remain, maintained but never used, until the next run of this "
     "file drops it."
 )
-_NOT_RECORDED = "Its index was made or dropped, but that is not recorded; the next run repeats both."
+_NOT_RECORDED = "Its index was created or dropped, but this was not recorded; the next run repeats both."
 
 _LOST = (
-    "What was under way was undone by PostgreSQL, but for an index of a `-- no transaction` file, which may be left "
-    "unfinished. Run the command again; it goes on where this one stopped."
+    "PostgreSQL rolled back what was running, except for an index of a `-- no transaction` file, which may be invalid. "
+    "Run the command again to continue."
 )
 
 TRIES = 5
@@ -53,19 +53,19 @@ WHERE 2 = (SELECT count(*) FROM pg_catalog.pg_attribute AS a
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
-    """Connect to the database itself; a Problem when it is out of reach, or behind a pooler."""
+    """Connect to the database itself; raise Problem when it is unreachable or behind a pooler."""
     async with database_url.connected(url, _LOST) as connection:
-        # A pooler makes up the process id that it tells at login.
+        # A pooler invents the process id that it reports at login.
         if await connection.fetchval("SELECT pg_backend_pid()") != connection.get_server_pid():
             raise Problem(
-                "There is a pooler between this command and PostgreSQL: the lock that keeps two runs apart would stay "
-                "with a connection that is somebody else's in the next moment.",
+                "There is a pooler between this command and PostgreSQL: the lock that keeps two runs apart would "
+                "belong to a connection that other clients use next.",
                 "Set DATABASE_URL to the address of the database itself. Nothing was changed.",
             )
         encoding = await connection.fetchval("SHOW server_encoding")
         if encoding != "UTF8" and await connection.fetchval("SELECT to_regclass('storage') IS NULL"):
             raise Problem(
-                f"The database has the encoding {encoding}: rows with other characters could not be stored.",
+                f"The database has the encoding {encoding}: rows with other characters cannot be stored.",
                 "Create it with: createdb --encoding=UTF8 --template=template0 NAME",
             )
         yield connection
@@ -73,8 +73,8 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 @asynccontextmanager
 async def alone(connection: asyncpg.Connection) -> AsyncIterator[None]:
-    """One run at a time: the others wait. The lock ends with the session, however it ends."""
-    # Asked for again and again, not waited for: a session that waits inside a statement holds a snapshot, and CREATE
+    """Allow one run at a time; others wait. PostgreSQL releases the lock when the session ends."""
+    # This polls instead of waiting: a session that waits inside a statement holds a snapshot, and CREATE
     # INDEX CONCURRENTLY waits for all snapshots.
     for _ in range(int(_OTHER_RUN_SECONDS / 0.1)):
         if await connection.fetchval("SELECT pg_try_advisory_lock(hashtext('kontract migrate'))"):
@@ -82,8 +82,8 @@ async def alone(connection: asyncpg.Connection) -> AsyncIterator[None]:
         await asyncio.sleep(0.1)
     else:
         raise Problem(
-            f"Another `kontract migrate` has been at work on this database for {_OTHER_RUN_SECONDS:.0f} s.",
-            "Wait for its end, or look for it in pg_stat_activity.",
+            f"Another `kontract migrate` has been running on this database for {_OTHER_RUN_SECONDS:.0f} s.",
+            "Wait until it ends, or find it in pg_stat_activity.",
         )
     await connection.execute(f"SET lock_timeout = {LOCK_MS}")
     yield
@@ -96,40 +96,41 @@ async def applied(connection: asyncpg.Connection) -> dict[str, str]:
 
 
 async def has_records(connection: asyncpg.Connection) -> bool:
-    """Whether sql/init.sql was ever applied."""
+    """Return whether sql/init.sql has been applied."""
     return bool(await connection.fetchval("SELECT to_regclass('storage') IS NOT NULL"))
 
 
 def pending(files: Sequence[Migration], ran: dict[str, str]) -> list[Migration]:
-    """Return what is to do, in order; a Problem when files and records do not fit together."""
+    """Return the migrations to apply, in order; raise Problem when files and records do not match."""
     known = {one.name: one for one in files}
     for name in ran:
         if name not in known:
             raise Problem(
                 f"The database has the migration {name}, for which there is no file.",
-                "Bring the file back, or check out the release that has it: an older one must not migrate here.",
+                "Restore the file, or check out the release that has it: an older release must not migrate this "
+                "database.",
             )
     for one in files:
         if one.name in ran and ran[one.name] != one.checksum:
             raise Problem(
-                f"{one.shown} was changed after it had been applied.",
-                "Put the old text back (git log shows it) and write the change as a new migration.",
+                f"{one.shown} was changed after it was applied.",
+                "Restore the old text (see git log) and write the change as a new migration.",
             )
     todo = [one for one in files if one.name not in ran]
     newest = max(ran, default="")
     late = next((one for one in todo if one.name < newest), None)
     if late is not None:
         raise Problem(
-            f"{late.shown} was never applied here, but {newest}, which comes after it, was.",
-            "Give it the next free number, so that it has the same place everywhere.",
+            f"{late.shown} was never applied here, but the later {newest} was.",
+            "Give it the next free number, so that the order is the same everywhere.",
         )
     return todo
 
 
 def ready(todo: Sequence[Migration], *, skip_unfinished: bool) -> list[Migration]:
-    """Return what of the pending migrations is to be applied: not the empty files at the end.
+    """Return the pending migrations to apply: all but the empty files at the end.
 
-    ``skip_unfinished``: nor anything from the first unfinished one on, which :func:`up` refuses.
+    ``skip_unfinished``: also leave out the first unfinished one, which :func:`up` refuses, and those after it.
     """
     found = list(todo)
     while found and found[-1].is_empty:
@@ -138,11 +139,11 @@ def ready(todo: Sequence[Migration], *, skip_unfinished: bool) -> list[Migration
 
 
 async def up(connection: asyncpg.Connection, one: Migration) -> None:
-    """Apply a migration and record it, both or neither."""
+    """Apply a migration and record it, atomically."""
     if one.unfinished:
         raise Problem(
-            f"{one.shown} is not finished.",
-            "Write what is missing, and take out the line that begins with `unfinished:`.",
+            f"{one.shown} is unfinished.",
+            "Write what is missing and remove the line that begins with `unfinished:`.",
         )
 
     async def record() -> None:
@@ -157,9 +158,9 @@ async def up(connection: asyncpg.Connection, one: Migration) -> None:
 
 
 async def down(connection: asyncpg.Connection, one: Migration) -> None:
-    """Undo a migration and forget it, both or neither."""
+    """Undo a migration and delete its record, atomically."""
     if not one.is_python and one.down is None:
-        raise Problem(f"{one.shown} has no part `-- down`.", "It cannot be undone: write a new migration.")
+        raise Problem(f"{one.shown} has no `-- down` part.", "It cannot be undone: write a new migration.")
 
     async def forget() -> None:
         await connection.execute("DELETE FROM storage WHERE id = $1 AND owner = $2", f"{OWNER}/{one.name}", OWNER)
@@ -194,7 +195,7 @@ async def _run(
 
 
 async def _rows_changed(connection: asyncpg.Connection) -> dict[str, Counter[str]]:
-    """Count what this transaction has done with rows under the rules of transactions, by table."""
+    """Count the rows of versioned tables that this database transaction has changed, by table."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for row in await connection.fetch(_ROWS_CHANGED):
         found[row["relname"]].update({how: row[how] for how in ("inserted", "updated", "deleted")})
@@ -202,7 +203,7 @@ async def _rows_changed(connection: asyncpg.Connection) -> dict[str, Counter[str
 
 
 def _check_rows(one: Migration, changed: dict[str, Counter[str]], direction: str) -> None:
-    """Raise a Problem when rows were changed; a file of seed rows may insert them, and delete them on its way down."""
+    """Raise Problem when rows were changed; a file of seed rows may insert them, and delete them in `down`."""
     may = ({"up": "inserted", "down": "deleted"}[direction],) if one.seeds else ()
     touched = sorted(
         name for name, counts in changed.items() if any(n > 0 for how, n in counts.items() if how not in may)
@@ -210,19 +211,19 @@ def _check_rows(one: Migration, changed: dict[str, Counter[str]], direction: str
     if not touched:
         return
     raise Problem(
-        f"{one.shown} changes rows of {', '.join(touched)}, which are under the rules of transactions.",
-        "Nothing was kept. Change rows by a backend function: only the coordinator can give a change its place in the "
-        "order of all, see docs/how-to/migrations.md. "
+        f"{one.shown} changes rows of {', '.join(touched)}, which only transactions may change.",
+        "It was rolled back. Change rows in a backend function: only the coordinator can order changes "
+        "(docs/how-to/migrations.md). "
         + (
-            f"`{SEEDS}` allows rows to be inserted, and by the part `down` to be deleted."
+            f"`{SEEDS}` allows a file to insert rows, and its `down` part to delete them."
             if one.seeds
-            else f"New rows alone may be inserted by a file with the line `-- {SEEDS}`."
+            else f"A file with the line `-- {SEEDS}` may insert new rows."
         ),
     )
 
 
 async def _check_seeds(connection: asyncpg.Connection, one: Migration, tables: Sequence[str]) -> None:
-    """Raise a Problem when rows were inserted that are not from before all transactions: readers might not see them."""
+    """Raise Problem when inserted rows do not have the _txid 1, before all transactions: readers might miss them."""
     for table in tables:
         quoted = '"' + table.replace('"', '""') + '"'
         if await connection.fetchval(
@@ -230,7 +231,7 @@ async def _check_seeds(connection: asyncpg.Connection, one: Migration, tables: S
         ):
             raise Problem(
                 f"{one.shown} inserts rows into {table} whose _txid is not 1.",
-                "Nothing was kept. Write 1, which is before every transaction.",
+                "It was rolled back. Write 1, which is before every transaction.",
             )
 
 
@@ -243,14 +244,14 @@ async def _step(
         raise
     except Exception as error:
         raise Problem(
-            f"{one.shown} failed: {error!r}.", "Nothing of it was kept. Correct it and run the command again."
+            f"{one.shown} failed: {error!r}.", "It was rolled back. Correct it and run the command again."
         ) from error
 
 
-async def patiently(what: str, work: Callable[[], Awaitable[Any]], kept: str = "Nothing of it was kept.") -> None:
-    """Do it; when a lock is not to be had soon, let those who queue behind go first and try again.
+async def patiently(what: str, work: Callable[[], Awaitable[Any]], kept: str = "It was rolled back.") -> None:
+    """Run ``work``; when a lock takes too long, give up, let the queue behind it go first, and retry.
 
-    ``kept``: what a failure leaves behind, a sentence.
+    ``kept``: a sentence on what a failure leaves behind.
     """
     for tried in range(1, TRIES + 1):
         try:
@@ -258,8 +259,8 @@ async def patiently(what: str, work: Callable[[], Awaitable[Any]], kept: str = "
         except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as error:
             if tried == TRIES:
                 raise Problem(
-                    f"{what} did not get a lock in {TRIES} times {LOCK_MS // 1000} s: {error}.",
-                    f"{kept} Look for long transactions in pg_stat_activity, and run it again.",
+                    f"{what} did not get a lock in {TRIES} attempts of {LOCK_MS // 1000} s: {error}.",
+                    f"{kept} Look for long transactions in pg_stat_activity and run the command again.",
                 ) from error
             await asyncio.sleep(PAUSE_SECONDS)
         except asyncpg.PostgresConnectionError:
@@ -280,9 +281,9 @@ async def _without_transaction(connection: asyncpg.Connection, text: str) -> Non
     if statement is None:
         return
     name = index_name(statement)
-    await connection.execute("SET lock_timeout = 0")  # its locks let reading and writing pass
+    await connection.execute("SET lock_timeout = 0")  # its locks block neither reads nor writes
     try:
-        # What a run that was cut off leaves is an index that is kept up and never used; IF NOT EXISTS would take it.
+        # An interrupted run leaves an invalid index, maintained but never used; IF NOT EXISTS would accept it.
         if await connection.fetchval("SELECT NOT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)", name):
             await connection.execute(f'DROP INDEX CONCURRENTLY IF EXISTS "{name}"')
         await connection.execute(statement)

@@ -1,4 +1,4 @@
-"""The files of sql/migrations: their names, their two directions, and what may stand in them."""
+"""The files of sql/migrations: their names, their two directions, and what they may contain."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from kontract.cli.toolchain.problem import Problem
 FOLDER = "sql/migrations"
 
 UNFINISHED = "unfinished:"
-"""A comment that begins with this keeps a file from being applied: a skeleton is not a migration."""
+"""A file with a comment that begins with this word is not applied: a skeleton is not a migration."""
 
 SEEDS = "seed rows"
-"""A comment of these words lets a file insert rows that are under the rules of transactions."""
+"""A file with this comment may insert rows into versioned tables."""
 
 _NAME = re.compile(r"(\d{4})_([a-z][a-z0-9_]{0,50})\.(sql|py)")
 _DOWN = re.compile(r"^--\s*down\s*$", re.MULTILINE | re.IGNORECASE)
@@ -31,7 +31,7 @@ _CONCURRENTLY = re.compile(
     r'\s+"?([A-Za-z_][A-Za-z0-9_]{0,62})"?',
     re.IGNORECASE,
 )
-# What may hold a semicolon that ends nothing. E'' strings come first: in them a backslash keeps the quote.
+# What may hold a semicolon that does not end a statement. E'' strings come first: in them a backslash keeps the quote.
 _SKIPPED = re.compile(
     r"--[^\n]*|/\*|\b[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|(\$(?:[A-Za-z_]\w*)?\$).*?\1|;",
     re.DOTALL,
@@ -58,7 +58,7 @@ class Migration:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing has been written into it yet, not even a comment."""
+        """Return whether the file is still empty, without even a comment."""
         return not self.is_python and not f"{self.up}{self.down or ''}".strip()
 
     @property
@@ -68,7 +68,7 @@ class Migration:
 
 
 def read(root: Path) -> list[Migration]:
-    """Return the migrations of a checkout in their order; a Problem says what is wrong with the files."""
+    """Return the migrations of a checkout in order; a Problem says what is wrong with the files."""
     folder = root / FOLDER
     found: list[Migration] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -77,21 +77,21 @@ def read(root: Path) -> list[Migration]:
         if not _NAME.fullmatch(path.name):
             raise Problem(
                 f"{FOLDER}/{path.name} is not the name of a migration.",
-                "Name it like 0001_add_notes.sql: four digits, and small letters, digits and _.",
+                "Name it like 0001_add_notes.sql: four digits, then lower case letters, digits and _.",
             )
         one = _read(path)
         if int(one.name[:4]) != len(found) + 1:
             before = found[-1].path.name if found else "the beginning"
             raise Problem(
-                f"{one.shown} follows {before}: the numbers must be 0001, 0002, and so on, each once.",
-                "Bring back the missing file, or give the newer one of two the next free number.",
+                f"{one.shown} follows {before}: the numbers must be 0001, 0002 and so on, without gaps or duplicates.",
+                "Restore the missing file, or give the newer of two the next free number.",
             )
         found.append(one)
     return found
 
 
 def _read(path: Path) -> Migration:
-    raw = path.read_bytes().replace(b"\r\n", b"\n")  # git may change line ends
+    raw = path.read_bytes().replace(b"\r\n", b"\n")  # git may change line endings
     checksum = hashlib.sha256(raw).hexdigest()
     text = raw.decode()
     unfinished = _UNFINISHED.search(text) is not None
@@ -113,19 +113,19 @@ def _check(one: Migration, part: str) -> None:
     for statement in found:
         if _CONTROL.match(statement):
             raise Problem(
-                f"{one.shown} has a statement {statement.split()[0]!r} of its own.",
-                "Take it out: each migration runs in one transaction together with the record that it ran.",
+                f"{one.shown} has its own statement {statement.split()[0]!r}.",
+                "Remove it: each migration and its record are written in one transaction.",
             )
     if one.alone and found and (len(found) > 1 or index_name(found[0]) is None):
         raise Problem(
-            f"{one.shown} says `-- no transaction`, which is for one statement, of an index.",
+            f"{one.shown} has `-- no transaction`, which allows only one statement, on an index.",
             "Write CREATE INDEX CONCURRENTLY IF NOT EXISTS name, or DROP INDEX CONCURRENTLY IF EXISTS name, without a "
-            "schema, and put everything else into another file: it could be left half done.",
+            "schema, and put everything else into another file, which runs in a transaction.",
         )
     if not one.alone and any(re.search(r"\bINDEX\s+CONCURRENTLY\b", statement, re.IGNORECASE) for statement in found):
         raise Problem(
-            f"{one.shown} has an index made CONCURRENTLY, which PostgreSQL refuses inside a transaction.",
-            "Put it into a file of its own that begins with the line `-- no transaction`.",
+            f"{one.shown} builds an index CONCURRENTLY, which PostgreSQL does not allow in a transaction.",
+            "Move it to a separate file that begins with the line `-- no transaction`.",
         )
 
 

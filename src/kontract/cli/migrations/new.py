@@ -1,4 +1,4 @@
-"""`kontract migrate new`: write a migration from what has changed in the structs."""
+"""`kontract migrate new`: write a migration from the changes in the structs."""
 
 from __future__ import annotations
 
@@ -37,34 +37,34 @@ DEFAULT_OWNER = "tenant-1"
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,50}")
 _SQL = f"""\
--- {files.UNFINISHED} take this line out when the SQL below is complete. Until then the file is not applied.
+-- {files.UNFINISHED} remove this line when the SQL below is complete. Until then the file is not applied.
 
 -- down
 
 """
 _PYTHON = f'''"""Why this step is needed."""
-# {files.UNFINISHED} take this line out when the two functions are complete. Until then the file is not applied.
+# {files.UNFINISHED} remove this line when the two functions are complete. Until then the file is not applied.
 
 import asyncpg
 
 
 async def up(connection: asyncpg.Connection) -> None:
-    """Run in one transaction with the record that it ran. It must not change rows of versioned tables."""
+    """Runs in one transaction with the record of the migration. Must not change rows of versioned tables."""
 
 
 async def down(connection: asyncpg.Connection) -> None:
-    """Undo it."""
+    """Undoes it."""
 '''
 
 
 def literal(text: str) -> str:
-    """Return a string of SQL."""
+    """Return a string as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 @dataclass
 class Text:
-    """A migration as it is written."""
+    """The text of a migration."""
 
     up: list[str] = field(default_factory=list)
     down: list[str] = field(default_factory=list)
@@ -78,7 +78,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the command line asks for besides: ``index`` "notes.text", ``permissions`` "notes=RW_"."""
+    """Other options of the command line: ``index`` "notes.text", ``permissions`` "notes=RW_"."""
 
     index: str | None = None
     permissions: Sequence[str] = ()
@@ -88,23 +88,25 @@ class Wishes:
 
 
 def write(root: Path, name: str, wishes: Wishes) -> Path:
-    """Write the next migration and the lock file; a Problem, and nothing written, if a change is not safe."""
+    """Write the next migration and the lock file; if a change is unsafe, write nothing and raise Problem."""
     if not _NAME.fullmatch(name):
-        raise Problem(f"{name!r} is not a name for a migration.", "Use small letters, digits and _: add_notes.")
+        raise Problem(
+            f"{name!r} is not a name for a migration.", "Use lower case letters, digits and _, such as add_notes."
+        )
     existing = files.read(root)
     locked, declared = lock.load(root), structs.read(root / "src")
     _take_base(root, locked, declared)
     difference = lock.compare(locked, declared)
     if wishes.index and (difference or wishes.permissions):
         raise Problem(
-            "An index is made outside of a transaction, so its file holds nothing else; but there is more to write.",
+            "An index is built outside a transaction, so its file holds nothing else, but there are other changes.",
             "Write that first: kontract migrate new NAME.",
         )
     if difference.refused and not wishes.skeleton:
         raise Problem(
             "These changes are not safe while old and new code run:\n" + _reasons(difference.refused),
-            f"Change the struct back, or write by hand what makes it safe: kontract migrate new {name} --skeleton. "
-            "docs/how-to/migrations.md shows the way for each.",
+            f"Revert the struct, or write a safe migration by hand: kontract migrate new {name} --skeleton. "
+            "docs/how-to/migrations.md has the steps for each.",
         )
     text = Text()
     for table in difference.added:
@@ -121,25 +123,25 @@ def write(root: Path, name: str, wishes: Wishes) -> Path:
     stem = f"{len(existing) + 1:04}_{name}"
     if wishes.python and (text.up or text.down):
         raise Problem(
-            "Structs have changed, and their migration is SQL.", "Write that first: kontract migrate new NAME."
+            "The structs have changed, which needs an SQL migration.", "Write that first: kontract migrate new NAME."
         )
     path = root / files.FOLDER / f"{stem}.{'py' if wishes.python else 'sql'}"
     own = _PYTHON if wishes.python else _SQL
     write_atomically(path, text.render() if text.up else own)
-    # The lock file comes last: a run that is cut off between them leaves a file too much, which `check` then shows.
+    # The lock file comes last: an interrupted run leaves an extra migration, which `check` then shows.
     lock.save(root, locked, stem)
     return path
 
 
 def unmigrated(root: Path) -> list[str]:
-    """Return what the structs say that the lock file does not, one sentence each."""
+    """Return what the structs have and the lock file lacks, one sentence each."""
     locked, declared = lock.load(root), structs.read(root / "src")
     _take_base(root, locked, declared)
     return list(lock.compare(locked, declared).sentences())
 
 
 def _take_base(root: Path, locked: dict[str, dict[str, Any]], declared: dict[str, structs.Table]) -> None:
-    """Take the tables of sql/init.sql that the lock file does not know as they are now: they exist."""
+    """Accept the tables of sql/init.sql that the lock file lacks as they are: they exist."""
     for name, ptr in lock.base(root).items():
         if name in declared and name not in locked:
             locked[name] = lock.entry(declared[name], ptr)
@@ -155,9 +157,9 @@ def _add_table(text: Text, locked: dict[str, dict[str, Any]], name: str, declare
         quote(ptr)
         quote(name)
     except ValueError as error:
-        raise Problem(f"Table {name!r} cannot be made: {error}.", "Give it a name of letters, digits and _.") from error
+        raise Problem(f"Table {name!r} cannot be created: {error}.", "Rename it: use letters, digits and _.") from error
     locked[name] = lock.entry(declared, ptr)
-    # Short names are those of the first tenant; of another one, a table of the same name may be there already.
+    # The first tenant has the short names; another tenant may already have a table of that name.
     row = literal(name if owner == DEFAULT_OWNER else f"{owner}/{name}")
     text.up += [TABLE.format(ptr=ptr), REGISTER.format(id=row, ptr=ptr, owner=literal(owner))]
     text.down += [UNREGISTER.format(id=row, ptr=ptr), f"DROP TABLE {ptr};\n"]
@@ -165,11 +167,11 @@ def _add_table(text: Text, locked: dict[str, dict[str, Any]], name: str, declare
 
 def _comment(text: Text, difference: lock.Difference) -> None:
     if difference.refused:
-        text.up.append(f"-- {files.UNFINISHED} take this line out when all of this has been seen to.")
+        text.up.append(f"-- {files.UNFINISHED} remove this line when everything below is done.")
     for change in difference.changes:
         text.up.append(f"-- {change.what}")
         if change.why is None:
-            text.up.append("-- Nothing to do here: rows are JSON, and those without it are read with the default.\n")
+            text.up.append("-- Nothing to do: rows are JSON, and rows without the field are read with the default.\n")
         else:
             text.up += [f"-- {change.why}", "-- How: docs/how-to/migrations.md\n"]
 
@@ -179,8 +181,9 @@ def _permit(text: Text, locked: dict[str, dict[str, Any]], wish: str, owner: str
     bits = perms.NAMES.get(written)
     if name not in locked or bits is None:
         raise Problem(
-            f"--permissions {wish} names no table, or no permission.",
-            f"Write TABLE=PERMISSION, of {', '.join(sorted(locked))} and {', '.join(perms.NAMES)}.",
+            f"--permissions {wish} does not name a table and a permission.",
+            f"Write TABLE=PERMISSION, with a table of {', '.join(sorted(locked))} and a permission of "
+            f"{', '.join(perms.NAMES)}.",
         )
     before = locked[name]["permissions"]
     locked[name]["permissions"] = bits
@@ -190,13 +193,14 @@ def _permit(text: Text, locked: dict[str, dict[str, Any]], wish: str, owner: str
 
 
 def index_of(locked: dict[str, dict[str, Any]], wish: str) -> Text:
-    """Return the migration that makes an index on ``wish``, "notes.text"."""
+    """Return the migration that builds an index on ``wish``, such as "notes.text"."""
     table, _, name = wish.partition(".")
     if table not in locked or name not in locked[table]["fields"]:
-        raise Problem(f"--index {wish}: there is no such field.", "Write TABLE.FIELD, as in --index notes.text.")
+        raise Problem(f"--index {wish}: there is no such field.", "Write TABLE.FIELD, for example --index notes.text.")
     if locked[table]["options"].get("rename"):
         raise Problem(
-            f"--index {wish}: the struct renames its fields.", "Write the index by hand, on the name that is stored."
+            f"--index {wish}: the struct renames its fields.",
+            "Write the index by hand, on the stored name of the field.",
         )
     ptr = locked[table]["ptr"]
     index = f"{ptr[:40]}_{name[:22]}"

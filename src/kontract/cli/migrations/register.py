@@ -1,4 +1,4 @@
-"""Which tables there are: making, registering and dropping them by hand (`kontract table`)."""
+"""Creates, registers and drops tables by hand (`kontract table`)."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ GATEWAY = frozenset(
         "shared",
     )
 )
-"""The gateway's own tables, of sql/init.sql and sql/coordination.sql: it does not work without them."""
+"""The gateway's own tables, of sql/init.sql and sql/coordination.sql: it cannot work without them."""
 
 Say = Callable[[str], None]
 T = TypeVar("T")
 
 
 async def create(url: str, owner: str, name: str, permissions: str, report: Say) -> None:
-    """Make a versioned table and register it, both or neither."""
+    """Create a versioned table and register it, atomically."""
     _check_name(name)
     ptr = lock.physical(name, owner)
 
     async def work(connection: asyncpg.Connection) -> None:
         if await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", sql.quote(ptr)):
             raise Problem(
-                f"There is a table {ptr} in PostgreSQL already.", f"Use it: kontract table register {name} {ptr}"
+                f"PostgreSQL already has a table {ptr}.", f"To use it, run: kontract table register {name} {ptr}"
             )
         await connection.execute(new.TABLE.format(ptr=ptr))
         await _insert(connection, owner, name, ptr, permissions)
@@ -52,7 +52,7 @@ async def create(url: str, owner: str, name: str, permissions: str, report: Say)
 
 
 async def register(url: str, owner: str, name: str, ptr: str, permissions: str, report: Say) -> None:
-    """Register a table that is there, if it has the columns, a key and numbers that the protocol can go on from."""
+    """Register an existing table if it has the columns, key and row numbers that the protocol needs."""
     _check_name(name)
     try:
         table = sql.quote(ptr)
@@ -61,7 +61,7 @@ async def register(url: str, owner: str, name: str, ptr: str, permissions: str, 
 
     async def work(connection: asyncpg.Connection) -> None:
         if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", table):
-            raise Problem(f"There is no table {ptr} in PostgreSQL.", f"Make one: kontract table create {name}")
+            raise Problem(f"PostgreSQL has no table {ptr}.", f"To create one, run: kontract table create {name}")
         await check_columns(connection, ptr)
         await _check_key(connection, table, ptr)
         await _check_numbers(connection, owner, ptr)
@@ -72,7 +72,7 @@ async def register(url: str, owner: str, name: str, ptr: str, permissions: str, 
 
 
 async def drop(url: str, owner: str, name: str, report: Say, *, delete_data: bool) -> None:
-    """Take a table out of the register; with ``delete_data`` out of PostgreSQL, too."""
+    """Unregister a table; with ``delete_data`` drop it in PostgreSQL, too."""
     refuse_gateway(owner, name)
 
     async def work(connection: asyncpg.Connection) -> str:
@@ -91,8 +91,8 @@ async def drop(url: str, owner: str, name: str, report: Say, *, delete_data: boo
             other = await connection.fetchval("SELECT owner FROM storage WHERE ptr = $1 LIMIT 1", ptr)
             if other is not None or ptr in GATEWAY:
                 raise Problem(
-                    f"{ptr}, where {name} is, belongs to {other or 'the gateway itself'}, too.",
-                    "Nothing was changed. Without --delete-data it is taken out of the register only.",
+                    f"{ptr}, where {name} is, also belongs to {other or 'the gateway itself'}.",
+                    "Nothing was changed. Without --delete-data the table is only unregistered.",
                 )
             await connection.execute(f"DROP TABLE IF EXISTS {sql.quote(ptr)}")
         return ptr
@@ -102,26 +102,26 @@ async def drop(url: str, owner: str, name: str, report: Say, *, delete_data: boo
         report(f"Dropped {name} of {owner} and {ptr} with its data. Calls that are using it now fail.")
     else:
         report(
-            f"Dropped {name} of {owner}; its data are still in {ptr}. Gateways may write there for another "
-            f"{POINTER_CACHE_MS // 1000} s. To bring it back: kontract table register {name} {ptr}"
+            f"Dropped {name} of {owner}; its data is still in {ptr}. Gateways may write to it for another "
+            f"{POINTER_CACHE_MS // 1000} s. To restore it, run: kontract table register {name} {ptr}"
         )
 
 
 def refuse_gateway(owner: str, name: str) -> None:
-    """Raise a Problem when the owner is the gateway itself."""
+    """Raise Problem when the owner is the gateway itself."""
     if owner in (SYSTEM, database.OWNER):
         raise _of_the_gateway(name)
 
 
 def _of_the_gateway(name: str) -> Problem:
     return Problem(
-        f"{name} belongs to the gateway itself, which does not work without it.",
+        f"{name} belongs to the gateway itself, which cannot work without it.",
         "Nothing was changed. `kontract table drop` is for tables of the application.",
     )
 
 
 async def check_columns(connection: asyncpg.Connection, ptr: str) -> None:
-    """Raise a Problem unless the table has the columns that every table has."""
+    """Raise Problem unless the table has the columns of a plain table."""
     rows = await connection.fetch(
         "SELECT a.attname, t.typname FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t "
         "ON t.oid = a.atttypid WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped",
@@ -131,7 +131,7 @@ async def check_columns(connection: asyncpg.Connection, ptr: str) -> None:
     wrong = [f"{column} {kind}" for column, kind in COLUMNS.items() if found.get(column) not in (kind, _wider(kind))]
     if wrong:
         raise Problem(
-            f"{ptr} has not the columns of a plain table; missing or of another type: {', '.join(wrong)}.",
+            f"{ptr} lacks columns of a plain table; missing or of the wrong type: {', '.join(wrong)}.",
             "Compare it with the CREATE TABLE in docs/reference/tables.md.",
         )
 
@@ -156,7 +156,7 @@ async def _change(url: str, what: str, work: Callable[[asyncpg.Connection], Awai
 
 def _check_name(name: str) -> None:
     if not sql.IDENTIFIER.fullmatch(name):
-        raise Problem(f"{name!r} is not a name for a table.", f"It must match {sql.IDENTIFIER.pattern}.")
+        raise Problem(f"{name!r} is not a valid table name.", f"It must match {sql.IDENTIFIER.pattern}.")
 
 
 async def _check_key(connection: asyncpg.Connection, table: str, ptr: str) -> None:
@@ -173,8 +173,8 @@ async def _check_key(connection: asyncpg.Connection, table: str, ptr: str) -> No
     )
     if key != ["id"] and not (key == ["id", "_txid"] and live):
         raise Problem(
-            f"{ptr} has not the keys of a table: a primary key (id), or (id, _txid) and a unique index on (id) of the "
-            "rows that live.",
+            f"{ptr} lacks the keys of a table: a primary key (id), or (id, _txid) and a unique index on (id) of the "
+            "live rows.",
             "Compare it with the CREATE TABLE in docs/reference/tables.md.",
         )
     if not await connection.fetchval("SELECT pg_get_serial_sequence($1, '_order') IS NOT NULL", table):
@@ -182,7 +182,7 @@ async def _check_key(connection: asyncpg.Connection, table: str, ptr: str) -> No
 
 
 async def _check_numbers(connection: asyncpg.Connection, owner: str, ptr: str) -> None:
-    """Refuse rows that come after everything a coordinator at work has counted: nobody would see them."""
+    """Refuse rows with txids above those of a running coordinator: nobody would see them."""
     known = await connection.fetchval(
         "SELECT max(abs(create_txid)) FILTER (WHERE sid NOT LIKE 'epoch/%') FROM trxs WHERE owner = $1 "
         "HAVING bool_or(sid LIKE 'epoch/%')",
@@ -198,7 +198,7 @@ async def _check_numbers(connection: asyncpg.Connection, owner: str, ptr: str) -
     if highest > (known or 0):
         raise Problem(
             f"{ptr} has rows of transaction {highest}; {owner} is at {known or 0}, so nobody would see them.",
-            "While nothing uses the table, remove versions that ended, set _txid to 1, and run the command again.",
+            "While nothing uses the table, delete dead versions, set _txid to 1, and run the command again.",
         )
 
 
@@ -206,13 +206,13 @@ async def _insert(connection: asyncpg.Connection, owner: str, name: str, ptr: st
     used = await connection.fetchrow("SELECT id, owner FROM storage WHERE ptr = $1", ptr)
     if used is not None:
         raise Problem(
-            f"{ptr} is registered already, as {used['id']} of {used['owner']}.",
-            "Two tables must not share one: each tenant counts its transactions by itself.",
+            f"{ptr} is already registered, as {used['id']} of {used['owner']}.",
+            "Two tables must not share one: each tenant numbers its transactions separately.",
         )
     taken = await connection.fetchval("SELECT owner FROM storage WHERE id = $1", name)
     own = f"{owner}/{name}"
     if taken == owner or await connection.fetchval("SELECT EXISTS (SELECT FROM storage WHERE id = $1)", own):
-        raise Problem(f"{owner} has a table {name!r} already.", "`kontract table list` shows all.")
+        raise Problem(f"{owner} already has a table {name!r}.", "`kontract table list` shows all.")
     await connection.execute(
         "INSERT INTO storage (id, ptr, owner, permissions) VALUES ($1, $2, $3, $4)",
         name if taken is None else own,

@@ -1,4 +1,4 @@
-"""The role that a gateway connects as: it uses the tables, and neither owns nor changes them."""
+"""The role that a gateway connects as: it uses the tables but neither owns nor alters them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from kontract.core import limits
 from kontract.core.transaction import sql
 
 PASSWORD = "KONTRACT_ROLE_PASSWORD"  # noqa: S105 - the name of a variable
-"""Where `kontract migrate --gateway-role` finds the password of a role that it makes or changes."""
+"""The variable with the password of a role that `kontract migrate --gateway-role` creates or changes."""
 
 COORDINATION = ("coordination", "coordination_checkpoints", "coordination_log", "shared")
-"""What several nodes share in PostgreSQL (sql/coordination.sql)."""
+"""Tables that several nodes share (sql/coordination.sql)."""
 
 
 def grants(role: str, tables: Iterable[str], others: Iterable[str] = ()) -> list[str]:
-    """Return what a role of the gateway needs, and nothing more, as SQL.
+    """Return the minimal grants for a role of the gateway, as SQL.
 
     ``tables``: those that storage names. ``others``: tables of the gateway that have no sequence, such as
     :data:`COORDINATION`.
@@ -40,9 +40,9 @@ def identifier(name: str) -> str:
 
 
 async def prepare(connection: asyncpg.Connection, role: str) -> str:
-    """Make the role unless it is there, and give it the rights that it needs on the tables of now.
+    """Create the role unless it exists, and grant it what it needs on the current tables.
 
-    Returns a sentence on what was done; a Problem when there is no password for a new role, or the role could do more.
+    Returns a sentence on what was done; raises Problem when a new role has no password or the role could do more.
     """
     password = os.environ.get(PASSWORD, "")
     found = await connection.fetchrow(
@@ -52,10 +52,11 @@ async def prepare(connection: asyncpg.Connection, role: str) -> str:
     )
     if found is not None and (found["own"] or found["strong"]):
         raise Problem(
-            f"The role {role} may do more than a gateway needs.", "Name another one; it is made if it is not there."
+            f"The role {role} has more rights than a gateway needs.",
+            "Name another role; it is created if it does not exist.",
         )
     if found is None and not password:
-        raise Problem(f"There is no role {role}, and no password to make it with.", f"Set {PASSWORD}.")
+        raise Problem(f"The role {role} does not exist, and there is no password for creating it.", f"Set {PASSWORD}.")
     quoted = identifier(role)
     tables = await connection.fetch(
         "SELECT c.relname FROM pg_catalog.pg_class AS c "
@@ -72,7 +73,7 @@ async def prepare(connection: asyncpg.Connection, role: str) -> str:
         literal = await connection.fetchval("SELECT quote_literal($1::text)", password)
         statements.append(f"ALTER ROLE {quoted} PASSWORD {literal}")
     statements += [
-        # A statement of a server that died must not hold its locks for ever; through a pooler only the role can say so.
+        # A statement of a dead server must not hold its locks forever; through a pooler only the role can set this.
         f"ALTER ROLE {quoted} SET statement_timeout = {limits.STATEMENT_MS}",
         f"GRANT USAGE ON SCHEMA {schema} TO {quoted}",
         *grants(role, [row["relname"] for row in tables], others),
@@ -80,4 +81,4 @@ async def prepare(connection: asyncpg.Connection, role: str) -> str:
     async with connection.transaction():
         for statement in statements:
             await connection.execute(statement)
-    return f"Role {role} {'has' if found else 'was made and has'} what a gateway needs."
+    return f"Role {role} {'has' if found else 'was created and has'} what a gateway needs."

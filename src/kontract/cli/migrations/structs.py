@@ -1,7 +1,7 @@
-"""What the application's ``@table`` structs say, read from the source as `kontract build` reads it.
+"""Reads the application's ``@table`` structs from the source, as `kontract build` does.
 
-Not imported: a check in CI, and every start of `make dev`, must neither run the application nor need its packages. The
-price: a type that another module defines is known by its name only.
+It does not import them: a check in CI, and every start of `make dev`, must neither run the application nor need its
+packages. The price: a type from another module is known only by name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Table = dict[str, Any]
 """``{"fields": {name: {"type": text, "default": text or None}}, "rows": "all", "stream": true, "options": {...}}``"""
 
 _WITHOUT_MEANING = ("frozen", "kw_only", "order", "eq", "gc", "weakref", "dict", "cache_hash", "repr_omit_defaults")
-# Options of a struct that change nothing in what is stored.
+# Options of a struct that do not affect what is stored.
 
 
 def read(source: Path) -> dict[str, Table]:
@@ -81,7 +81,7 @@ class _Module:
 
 
 class _Expanded(ast.NodeTransformer):
-    """Puts the types that the module itself defines in place of their names, so that a change of them is seen."""
+    """Replaces names of types from the same module by their definitions, so that changes in them are noticed."""
 
     def __init__(self, aliases: dict[str, ast.expr], within: tuple[str, ...]) -> None:
         self._aliases = aliases
