@@ -96,11 +96,23 @@ def test_identifiers_are_quoted(name):
 
 @KINDS
 def test_the_shape_of_a_statement_does_not_depend_on_its_values(kind):
-    """Poolers and PostgreSQL see few texts: a commit of two rows reads like one of a thousand."""
-    one = sql.apply(ApplyPlan("s", "o", "u", 6, 1, [(pointer(kind), [Write("t", "tbl_1", "x")])]))
-    many = sql.apply(ApplyPlan("t", "p", "v", 7, 2, [(pointer(kind), [Write("t", "tbl_1", str(n)) for n in range(9)])]))
-    assert one.text == many.text
-    assert one.timeout_ms == limits.STATEMENT_MS
+    """Poolers and PostgreSQL see few texts: a commit of nine rows reads like one of sixteen."""
+    made = {}
+    for number in (1, 2, 3, 4, 9, 16, 1000, 1024):
+        writes = [Write("t", "tbl_1", str(n)) for n in range(number)]
+        made[number] = sql.apply(ApplyPlan(f"s{number}", f"o{number}", "u", number, 1, [(pointer(kind), writes)]))
+        assert made[number].timeout_ms == limits.STATEMENT_MS
+    texts = {number: statement.text for number, statement in made.items()}
+    assert (texts[3], texts[9], texts[1000]) == (texts[4], texts[16], texts[1024])
+    assert len(set(texts.values())) == 5
+
+
+@pytest.mark.parametrize(
+    ("rows", "bound"), [(0, 1), (1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (1000, 1024), (1024, 1024), (1025, 2048)]
+)
+def test_a_list_is_bounded_by_the_next_power_of_two(rows, bound):
+    """Never by less than it has: the rows beyond would not be written."""
+    assert sql.at_most(rows) == bound
 
 
 @KINDS

@@ -19,11 +19,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 import msgspec
 
 from kontract.core import limits
-from kontract.core.messages import Write
+from kontract.core.messages import ABSENT, Write
 from kontract.core.statements import ApplyPlan, Pending, Selection, Statement, Window
 from kontract.core.transaction.select import VIEW
 from kontract.core.transaction.select import stop as select_stop
@@ -41,6 +42,28 @@ def quote(identifier: str) -> str:
         message = f"{identifier!r} is not a table name: it must match {IDENTIFIER.pattern}"
         raise ValueError(message)
     return f'"{identifier}"'
+
+
+# --- what the planner is told ----------------------------------------------------------------------------------------
+
+
+def at_most(rows: int) -> int:
+    """Return a bound for a list of so many rows: the next power of two, so that there are few texts.
+
+    The planner takes a list for 100 rows, for which it would rather read a table of 20,000 rows than use its index.
+    """
+    return 1 << max(rows - 1, 0).bit_length()
+
+
+def by_index(condition: str, column: str) -> str:
+    """Return a condition that says no more than ``condition``, and keeps the planner at the index made for it.
+
+    ``condition``: that of a partial index, in the statement already. What follows from it is dropped where the index is
+    used, and would cost more than any table anywhere else. It is never evaluated: the first half is true or the row is
+    out. Without it a plan made for an empty table reads all of it, and a prepared statement keeps that plan while the
+    table grows. What it costs is below PostgreSQL's jit_above_cost.
+    """
+    return f"({condition} OR {column} IN (SELECT count(*)::text FROM generate_series(1, 5000000)))"
 
 
 # --- looking up ------------------------------------------------------------------------------------------------------
@@ -197,7 +220,8 @@ def _rows(
     )
     text = (
         "WITH own AS MATERIALIZED (SELECT e.value->>'id' AS id, nullif(e.value->'data', 'null'::jsonb) AS data, e.n "
-        f"FROM jsonb_array_elements({own_rows_at}::jsonb) WITH ORDINALITY AS e(value, n)), "
+        f"FROM jsonb_array_elements({own_rows_at}::jsonb) WITH ORDINALITY AS e(value, n) "
+        f"LIMIT {at_most(len(pending))}), "
         f"rows AS (SELECT * FROM ({table} AND id NOT IN (SELECT id FROM own) UNION ALL {own}) AS merged "
         f"WHERE {condition})"
     )
@@ -327,7 +351,7 @@ WENT_BACK = "KONTRACT_WENT_BACK"
 # who was in doubt may have written an abort in the place of a fence that is gone.
 MISSING = """
   SELECT count(*) AS number FROM jsonb_array_elements_text(${p}::jsonb) AS w(sid)
-  WHERE NOT EXISTS (SELECT FROM trxs AS f WHERE f.sid = w.sid AND f.create_txid > 0)"""
+  WHERE (SELECT f.create_txid > 0 FROM trxs AS f WHERE f.sid = w.sid) IS NOT TRUE"""
 
 _APPLY_HEAD = """
 WITH epoch AS MATERIALIZED (
@@ -351,7 +375,7 @@ _FENCE_WITH_RESULT = """
 _WRITES = """, w{n} AS MATERIALIZED (
   SELECT e.value->>'id' AS id, (e.value->>'seen')::bigint AS seen, nullif(e.value->'data', 'null'::jsonb) AS data,
     (e.value->>'place')::bigint AS place, e.n
-  FROM jsonb_array_elements(${p}::jsonb) WITH ORDINALITY AS e(value, n)
+  FROM jsonb_array_elements(${p}::jsonb) WITH ORDINALITY AS e(value, n) LIMIT {most}
 )"""
 
 # Old versions end where the new ones begin. A blind write (seen IS NULL) takes any older version; a write of a row that
@@ -359,7 +383,7 @@ _WRITES = """, w{n} AS MATERIALIZED (
 _VERSIONED = """, old{n} AS (
   UPDATE {table} AS t SET _deleted_txid = fence.txid
   FROM w{n} AS w, fence
-  WHERE t.id = w.id AND t._deleted_txid IS NULL
+  WHERE t.id = w.id AND t.id = ANY (ARRAY(SELECT id FROM w{n})) AND t._deleted_txid IS NULL AND {live}
     AND CASE WHEN w.seen IS NULL THEN t._txid < fence.txid ELSE t._txid = w.seen END
   RETURNING t.id, t._owner, t._order, w.seen
 ), new{n} AS (
@@ -375,6 +399,14 @@ _VERSIONED = """, old{n} AS (
   RETURNING id
 )"""
 
+# Rows that are all new: nothing is looked for. One that is there nevertheless meets the unique index of live rows.
+_NEW = """, new{n} AS (
+  INSERT INTO {table} (id, data, _txid, _owner, _order)
+  SELECT v.id, v.data, v.txid, $5::text, coalesce(v.place, nextval(pg_get_serial_sequence({literal}, '_order')))
+  FROM (SELECT w.id, w.data, w.place, fence.txid FROM w{n} AS w CROSS JOIN fence ORDER BY w.n) AS v
+  RETURNING id
+)"""
+
 # One row per id: a deletion leaves the row as a tombstone, so that readers at older snapshots still see it; a later
 # insert takes the tombstone over.
 _PLAIN = """, old{n} AS (
@@ -386,7 +418,8 @@ _PLAIN = """, old{n} AS (
     _order = CASE WHEN t._deleted_txid IS NULL THEN t._order
                   ELSE coalesce(w.place, nextval(pg_get_serial_sequence({literal}, '_order'))) END
   FROM w{n} AS w, fence
-  WHERE t.id = w.id AND t._txid < fence.txid AND coalesce(t._deleted_txid, 0) < fence.txid
+  WHERE t.id = w.id AND t.id = ANY (ARRAY(SELECT id FROM w{n}))
+    AND t._txid < fence.txid AND coalesce(t._deleted_txid, 0) < fence.txid
     AND CASE WHEN w.seen IS NULL THEN w.data IS NOT NULL OR t._deleted_txid IS NULL
              WHEN w.seen = 0 THEN t._deleted_txid IS NOT NULL
              ELSE t._deleted_txid IS NULL AND t._txid = w.seen END
@@ -424,6 +457,10 @@ _CHECK_PLAIN = """
     IS DISTINCT FROM 1
   THEN ('KONTRACT_STALE ' || {literal} || ' is not a plain table: ' || (SELECT count(*) FROM w{n}))::int"""
 
+_CHECK_NEW = """
+  WHEN (SELECT count(*) FROM new{n}) <> (SELECT count(*) FROM w{n})
+  THEN ('KONTRACT_STALE ' || {literal} || ' ' || (SELECT count(*) FROM new{n}))::int"""
+
 _CHECK = """
   WHEN (SELECT count(*) FROM old{n} WHERE seen > 0) <> (SELECT count(*) FROM w{n} WHERE seen > 0)
     OR (SELECT count(*) FROM new{n}) <> (SELECT count(*) FROM w{n} WHERE data IS NOT NULL)
@@ -441,28 +478,45 @@ def apply(plan: ApplyPlan) -> Statement:
     params: list[str | int | None] = [plan.sid, plan.owner, plan.txid, plan.epoch]
     if plan.writes:  # PostgreSQL refuses a parameter that a statement does not name
         params.append(plan.user)
-    fence = _FENCE
     if plan.result is not None:
         params.append(plan.result)
-        fence = _FENCE_WITH_RESULT.format(p=len(params))
     params.append(json.dumps(plan.witnesses))
-    text = [_APPLY_HEAD.format(missing=MISSING.format(p=len(params)), fence=fence)]
-    checks = []
-    for n, (pointer, writes) in enumerate(plan.writes):
-        table = quote(pointer.ptr)
-        # pg_get_serial_sequence takes the quoted name as text; IDENTIFIER leaves nothing to escape in a literal
-        literal = f"'{table}'"
+    parts = []
+    for pointer, writes in plan.writes:
         places = _places(pointer, writes, plan.order.get(pointer.ptr))
+        all_new = pointer.kind is TableKind.VERSIONED and all(w.seen == ABSENT and not w.deletes for w in writes)
+        parts.append((pointer.ptr, pointer.kind, at_most(len(writes)), all_new, bool(places)))
         params.append(_writes_as_json(writes, places))
-        text.append(_WRITES.format(n=n, p=len(params)))
-        plain = pointer.kind is TableKind.PLAIN
-        text.append((_PLAIN if plain else _VERSIONED).format(n=n, table=table, literal=literal))
-        if plain:
-            checks.append(_CHECK_PLAIN.format(n=n, literal=literal))
-        checks.append(_CHECK.format(n=n, literal=literal))
         if places:
             params.append(max(places.values()))
-            text.append(_FOLLOW.format(n=n, top=len(params), literal=literal))
+    return Statement(_apply_text(plan.result is not None, tuple(parts)), tuple(params), limits.STATEMENT_MS)
+
+
+@lru_cache(maxsize=1024)
+def _apply_text(with_result: bool, parts: tuple[tuple[str, TableKind, int, bool, bool], ...]) -> str:  # noqa: FBT001
+    """Return the text of an apply statement.
+
+    ``parts``, for each table: its physical name, its kind, the most rows, whether all of them are new, and whether the
+    coordinator gave numbers to the new ones.
+    """
+    bound = 4 + bool(parts) + with_result + 1
+    fence = _FENCE_WITH_RESULT.format(p=bound - 1) if with_result else _FENCE
+    text = [_APPLY_HEAD.format(missing=MISSING.format(p=bound), fence=fence)]
+    checks = []
+    for n, (ptr, kind, most, all_new, with_places) in enumerate(parts):
+        table = quote(ptr)
+        # pg_get_serial_sequence takes the quoted name as text; IDENTIFIER leaves nothing to escape in a literal
+        literal = f"'{table}'"
+        bound += 1
+        text.append(_WRITES.format(n=n, p=bound, most=most))
+        change = _PLAIN if kind is TableKind.PLAIN else _NEW if all_new else _VERSIONED
+        text.append(change.format(n=n, table=table, literal=literal, live=by_index("t._deleted_txid IS NULL", "t.id")))
+        if kind is TableKind.PLAIN:
+            checks.append(_CHECK_PLAIN.format(n=n, literal=literal))
+        checks.append((_CHECK_NEW if all_new else _CHECK).format(n=n, literal=literal))
+        if with_places:
+            bound += 1
+            text.append(_FOLLOW.format(n=n, top=bound, literal=literal))
             checks.append(_FOLLOWED.format(n=n))
     text.append(
         "\nSELECT CASE WHEN NOT EXISTS (SELECT FROM fence)"
@@ -472,7 +526,7 @@ def apply(plan: ApplyPlan) -> Statement:
         + "".join(checks)
         + "\n  ELSE 1 END"
     )
-    return Statement("".join(text), tuple(params), limits.STATEMENT_MS)
+    return "".join(text)
 
 
 def _places(pointer: TablePointer, writes: Iterable[Write], first: int | None) -> dict[str, int]:
