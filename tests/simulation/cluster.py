@@ -235,7 +235,7 @@ class Node:
 
     def receive(self, request: Request, reply: Callable[[Answer], None]):
         """Take one message; ``reply`` is called with its answer, perhaps much later, perhaps never."""
-        shell = self.live()
+        shell, process = self.live(), self.process
 
         async def ask():
             try:
@@ -243,7 +243,8 @@ class Node:
             except EXPECTED:
                 return  # the worker waits in vain
             self._set_alarm(shell)
-            reply(answer)
+            # What is decided at once passes no future on its way out, where the process could die: see _Promise.
+            self.around(process, "decide", type(answer).__name__, lambda: reply(answer))
 
         self.kernel.spawn(ask(), self.process)
 

@@ -280,7 +280,7 @@ class OutlivesJournal(CoordinatorShell):
     """It goes on with what it could not write down."""
 
     def _abandon(self, event, error):
-        self._log("error", event, owner=self._owner, error=repr(error))
+        self._log_line("error", event, owner=self.owner, error=repr(error))
 
 
 class CommitsWithoutWitnesses(Database):
@@ -456,7 +456,7 @@ SEEDS = 3000
 """Seeds a variant gets before it counts as unnoticed; the hardest to catch takes about 900."""
 
 
-LIKELY = (10, 62, 71, 105, 134, 139, 207, 255, 307, 620, 735, 869, 1696, 3503)
+LIKELY = (10, 62, 71, 105, 134, 139, 207, 255, 307, 620, 735, 869, 1696, 5149)
 """Seeds that noticed variants which others hardly notice; they are tried before the others, to save time."""
 
 

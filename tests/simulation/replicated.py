@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
 
-from kontract.coordination import custody
 from kontract.coordination import replica as replicas
 from kontract.coordination.replica import Replica
 from kontract.core.events import Batch, End, Page, Subscription, decode_frame, parse_position
@@ -26,7 +25,7 @@ from simulation.cluster import OWNER, Node, _Life
 from simulation.database import Commit, Store
 from simulation.faults import Fault, Odds, bias
 from simulation.history import judge
-from simulation.kernel import Future, Kernel, Loop, Process
+from simulation.kernel import Future, Kernel, Process
 from simulation.world import QUIET_MS, RandomWorld, Variant
 
 F = Fault
@@ -328,14 +327,11 @@ class ReplicatedWorld(RandomWorld):
 
     @contextmanager
     def installed(self):
-        before = replicas.asyncio, replicas.READ_ENTRIES
-        replicas.asyncio, replicas.READ_ENTRIES = Loop(self.kernel), READ_ENTRIES
-        custody.asyncio = replicas.asyncio
+        before, replicas.READ_ENTRIES = replicas.READ_ENTRIES, READ_ENTRIES
         try:
             yield
         finally:
-            replicas.asyncio, replicas.READ_ENTRIES = before
-            custody.asyncio = replicas.asyncio
+            replicas.READ_ENTRIES = before
 
     def play(self):
         self.loose = self._listen_and(self.loose)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from kontract.coordination import questions, recovery
+from kontract.coordination import callers, custody, host, outgoing, questions, reads, recovery, takeover
 from kontract.coordination import shell as shells
 from kontract.coordination.shell import CoordinatorShell
 from kontract.core import limits
@@ -33,6 +33,9 @@ from simulation.database import Database, Store
 from simulation.faults import LATE_MS, Fate, Odds, Wires, bias
 from simulation.history import Attempt, Handle, judge
 from simulation.kernel import Crashed, Kernel, Loop
+
+ON_A_LOOP = (callers, custody, host, outgoing, reads, shells, takeover)
+"""The modules of shells that use asyncio: here each has a simulated loop in its place."""
 
 TOO_OLD = "the snapshot is too old"
 HORIZON_MS = 300_000
@@ -79,7 +82,7 @@ class Variant:
             (recovery, "Coordinator", self.coordinator),
             (attempts, "Transaction", self.transaction),
             (recovery, "TAKEOVER_GAP", self.takeover_gap),
-            (shells, "asyncio", Loop(kernel)),
+            *((module, "asyncio", Loop(kernel)) for module in ON_A_LOOP),
             (questions, "SqlStore", lambda store: store),
             (shells, "Collection", self.collection),
             *((limits, name, value) for name, value in changed.items()),

@@ -41,7 +41,7 @@ _decode = msgspec.json.Decoder(Record).decode
 
 
 class SqliteJournal:
-    """Implements :class:`kontract.coordination.shell.Journal`."""
+    """Implements :class:`kontract.coordination.journal.Journal`."""
 
     def __init__(self, sql: Any) -> None:
         """Use ``ctx.storage.sql`` of the object."""

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from kontract.coordination.replica import Replica, StoppedError
+from kontract.coordination.replica import Replica
+from kontract.coordination.states import StoppedError
 from kontract.ports import Clock, Database, Log
 from kontract.ports.shared_log import LogUnavailableError, SharedLog
 

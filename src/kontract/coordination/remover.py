@@ -2,16 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum
 
+from kontract.coordination.questions import Questions
 from kontract.core import limits
 from kontract.core.protocol.collection import CollectionStage, Job
 from kontract.core.transaction.store import SqlStore
-from kontract.ports import DatabaseError, Log
+from kontract.ports import DatabaseError, DatabaseUnavailableError, Log
 
 
 class SupersededError(Exception):
     """The epoch row is not ours: nothing was removed, and nothing may be."""
+
+
+class Removed(Enum):
+    """How far a collection came."""
+
+    ALL = "all"
+    """There is nothing left to remove now."""
+
+    SOME = "some"
+    """Its time is over, the database does not answer, or another coordinator goes on."""
+
+    NOTHING = "nothing"
+    """The epoch row is not ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """What is to be removed for one coordinator in one epoch.
+
+    ``goes_on``: whether that coordinator still has it to do. ``witness``: the highest one's txid. ``next``: what may be
+    removed now. ``done``: called when all of a job was removed.
+    """
+
+    epoch: int
+    goes_on: Callable[[], bool]
+    witness: Callable[[], int]
+    next: Callable[[], Job | None]
+    done: Callable[[Job], Awaitable[None]]
+
+
+async def remove(owner: str, questions: Questions, log: Log, jobs: Jobs) -> Removed:
+    """Remove what may go, one job after the other. Never raises what the database raises."""
+    try:
+        async with questions.store() as store:
+            remover = Remover(owner, jobs.epoch, store, log, jobs.goes_on, jobs.witness)
+            while remover.goes_on:
+                job = jobs.next()
+                if job is None:
+                    return Removed.ALL
+                if await remover.run(job):
+                    await jobs.done(job)
+    except SupersededError:
+        return Removed.NOTHING
+    except (DatabaseError, DatabaseUnavailableError) as error:
+        log("warning", "collection", owner=owner, error=str(error))
+    return Removed.SOME
 
 
 class Remover:

@@ -1,4 +1,4 @@
-"""One owner on one node: the shell around the machine. It brings the shared log, time and the database to it.
+"""One owner on one node of several: the shell around the machine. It brings the shared log to it.
 
 Callers' messages that change something become commands in the log; their answers come when the node meets them there,
 in the one order that all nodes see. Messages that change nothing (most begins) are answered after reading the log to
@@ -10,16 +10,16 @@ the next tick of another one asks again.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
-from kontract.coordination import recovery
 from kontract.coordination.custody import Custody
 from kontract.coordination.history import History
-from kontract.coordination.questions import Questions, unready
+from kontract.coordination.host import STARTS_AGAIN, Host
+from kontract.coordination.outgoing import Outgoing
+from kontract.coordination.reads import Reads
+from kontract.coordination.states import STOPPED, ShellEvent, ShellState, StoppedError
+from kontract.coordination.takeover import Takeover
 from kontract.coordination.upkeep import Upkeep
-from kontract.core.errors import PayloadTooLargeError
 from kontract.core.events import End, Page
 from kontract.core.messages import (
     Answer,
@@ -34,32 +34,13 @@ from kontract.core.messages import (
     Unready,
 )
 from kontract.core.protocol.audience import Subscriber
-from kontract.core.protocol.commands import (
-    Ask,
-    Claim,
-    Command,
-    Forget,
-    Resolved,
-    Start,
-    Tick,
-    batch_of,
-    encode_batch,
-)
-from kontract.core.protocol.hub import Hub
-from kontract.core.protocol.machine import LogPlace, Machine, NewerVersionError, Step
-from kontract.core.protocol.phases import CoordinatorStage
-from kontract.core.protocol.records import Record
+from kontract.core.protocol.commands import Ask, Command, Forget, Resolved
+from kontract.core.protocol.coordinator import Coordinator
+from kontract.core.protocol.machine import Machine, NewerVersionError, Step
+from kontract.core.protocol.records import Record, Resolve
 from kontract.core.protocol.replicated import ReplicatedCoordinator
-from kontract.ports import (
-    Clock,
-    CoordinatorUnavailableError,
-    Database,
-    DatabaseError,
-    DatabaseUnavailableError,
-    Log,
-)
+from kontract.ports import Clock, CoordinatorUnavailableError, Database, Log
 from kontract.ports.shared_log import (
-    MAX_BATCH_BYTES,
     READ_BYTES,
     READ_ENTRIES,
     Checkpoint,
@@ -71,30 +52,12 @@ from kontract.ports.shared_log import (
     WentBackError,
 )
 
-BATCH_BYTES = 1024 * 1024
-"""Bytes of commands after which an append takes no further one."""
-
 CHECKPOINT_ENTRIES = 1_000
 """Entries between two checkpoints: replaying so many takes a node that joins less than a second."""
 
-START_TRIES = 5
-START_PAUSE_MS = 40
-"""Nodes that start an owner at the same moment get into each other's way: all but one try again, or find it done."""
 
-OTHERS_FIRST_MS = 200
-"""How long a node leaves it to others to say that something is due, when none of its own callers waits for it."""
-
-OUTDATED = "nodes with a newer version of this application coordinate already; this one has to be replaced"
-
-BROKEN = "this node cannot go on coordinating; the log has the reason, and others may be able to"
-
-
-class StoppedError(Exception):
-    """This node does not coordinate this owner any more; the message says why."""
-
-
-class Replica:
-    """The coordinator of ``owner`` as this node sees it. Implements CoordinatorStub."""
+class Replica(Host):
+    """The coordinator of ``owner`` as this node sees it."""
 
     def __init__(
         self,
@@ -109,16 +72,12 @@ class Replica:
         on_waiting: Callable[[], None] = lambda: None,
     ) -> None:
         """Wait for the first message. ``node``: a name that no other process has, nor an earlier one had."""
-        self.owner = owner
         self.machine = Machine()
         self._history = History(owner, log, lambda: self.machine)
-        self.hub = Hub(self._history)
+        super().__init__(owner, self._history, open_database, clock, log_line)
         self.used_at = clock.now()
         self._node = node
         self._log = log
-        self._questions = Questions(owner, open_database, log_line)
-        self._clock = clock
-        self._log_line = log_line
         self._custody = Custody(
             owner,
             self._questions,
@@ -130,25 +89,28 @@ class Replica:
             clock.sleep,
         )
         self._upkeep = Upkeep(owner, log, self._questions, self._custody, log_line, lambda: self.machine, self._tell)
+        self._outgoing = Outgoing(node, self._append)
+        self._reads = Reads(self._read)
+        self._takeover = Takeover(
+            owner,
+            self._questions,
+            self._custody,
+            clock,
+            log_line,
+            lambda: self.machine.coordinator,
+            self._catch_up,
+            self._outgoing.send,
+        )
         self._checkpoint_entries = checkpoint_entries or CHECKPOINT_ENTRIES
         self._on_waiting = on_waiting
-        self._loaded = False
-        self._stopped = ""
         self._ahead = 0  # of the log's clock, as far as we know, in milliseconds
-        self._last_ticket = 0
-        self._last_batch = 0
-        self._applied_batch = 0
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
-        self._held: set[int] = set()  # of those who wait: whose message has been replayed, and is not answered yet
-        self._queue: list[tuple[bytes, Command, asyncio.Future[None]]] = []
-        self._sending: asyncio.Future[None] | None = None
-        self._reading: asyncio.Future[None] | None = None
-        self._next_read: asyncio.Future[None] | None = None
-        self._starting: asyncio.Future[None] | None = None
-        self._until_serving: list[asyncio.Future[None]] = []
+        self._applied_batch = 0  # the newest of ours that was replayed
         self._unpublished: list[Record] = []
-        self._ticking = False
-        self._tasks: set[asyncio.Future[None]] = set()
+
+    @property
+    def coordinator(self) -> ReplicatedCoordinator | None:
+        """The state machine; None where there is no log yet, or it belongs to other rules."""
+        return self.machine.coordinator
 
     # --- for callers -------------------------------------------------------------------------------------------------
 
@@ -156,51 +118,40 @@ class Replica:
         """Answer one message; raises CoordinatorUnavailableError when it has to be asked again."""
         self.used_at = self._clock.now()
         if isinstance(request, Doubt):
-            self._custody.doubt()
+            self.doubt()
             return Noted()
-        try:
-            await self._be_ready()
-            await self._custody.be_sure()
-            if isinstance(request, (Begin, CheckSession, EndSession)):
-                await self._catch_up()
-                await self._custody.be_sure()
-                answer = self.machine.look(request, self._now())
-                if answer is not None:
-                    return answer
-            return self._questions.explained(await self._through_the_log(request))
-        except (DatabaseError, DatabaseUnavailableError) as error:
-            self._log_line("error", "coordinator_start", owner=self.owner, error=str(error))
-            return self._questions.explained(unready(error))
-        except StoppedError as stopped:
-            return Unready(str(stopped))
-        except LogUnavailableError as error:
-            raise CoordinatorUnavailableError(str(error)) from error
+        return await super().ask(request)
+
+    async def _answer(self, request: Request) -> Answer:
+        await self._custody.be_sure()
+        if isinstance(request, (Begin, CheckSession, EndSession)):
+            await self._be_current()
+            answer = self.machine.look(request, self._now())
+            if answer is not None:
+                return answer
+        return await self._through_the_log(request)
 
     async def _through_the_log(self, request: Request) -> Answer:
-        self._last_ticket += 1
-        number = self._last_ticket
-        waiting: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = waiting
+        caller = self._callers.add()
         try:
-            await self._send(Ask(number, request))
-            if not waiting.done():
-                self._held.add(number)
+            await self._outgoing.send(Ask(caller.ticket, request))
+            if not caller.is_done:
+                self._callers.hold(caller)
                 self._on_waiting()
-            answer = await waiting
+            answer = await caller.answer()
         finally:
-            del self._waiting[number]
-            self._held.discard(number)
-            if not waiting.done():
-                self._spawn(self._forget(number))
+            self._callers.remove(caller)
+            if not caller.is_done:
+                self._spawn(self._forget(caller.ticket))
         if isinstance(answer, Replayed):
             await self._custody.confirm()
         if isinstance(answer, Replayed) and answer.result is None and isinstance(request, (Begin, Prepare)):
             return await self._with_result(answer, request.call)
         return answer
 
-    async def _forget(self, number: int) -> None:
+    async def _forget(self, ticket: int) -> None:
         try:
-            await self._send(Forget([number]))
+            await self._outgoing.send(Forget([ticket]))
         except (LogUnavailableError, CoordinatorUnavailableError, StoppedError):
             return  # its answer will find nobody
 
@@ -211,40 +162,25 @@ class Replica:
         found = await self._history.read([place])
         return Replayed(answer.txid, found[0].result) if found else answer
 
-    def doubt(self) -> None:
-        """Look whether the database is still the same: a connection to it was lost."""
-        self._custody.doubt()
-
     # --- for streams -------------------------------------------------------------------------------------------------
 
     async def resume(self, subscriber: Subscriber, since: str | None) -> Page | End:
-        """Return the next page for somebody who listens, or why there is none: see CoordinatorShell.resume."""
+        """Return the next page for somebody who listens, or why there is none: see Host.resume."""
         self.used_at = self._clock.now()
-        try:
-            await self._be_ready()
-            await self._catch_up()
-            await self._custody.be_sure()
-            while True:
-                coordinator = self.machine.coordinator
-                if coordinator is None or coordinator.stage is CoordinatorStage.FENCED or self._stopped:
-                    raise CoordinatorUnavailableError("the coordinator has to start again")
-                if coordinator.stage is CoordinatorStage.SERVING:
-                    end = self.machine.end_of(subscriber.subscription.session)
-                    if end is not None:
-                        return end
-                    missing = self._history.missing(since, coordinator.watermark)
-                    if not missing:
-                        return self.hub.page(subscriber, since, coordinator.watermark)
-                    await self._fetch(missing)
-                else:
-                    waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                    self._until_serving.append(waiting)
-                    self._on_waiting()
-                    await waiting
-        except (LogUnavailableError, DatabaseError, DatabaseUnavailableError, StoppedError) as error:
-            raise CoordinatorUnavailableError(str(error)) from error
+        return await super().resume(subscriber, since)
 
-    async def _fetch(self, places: list[LogPlace]) -> None:
+    async def _be_current(self) -> None:
+        await self._catch_up()
+        await self._custody.be_sure()
+
+    async def _look_again(self) -> None:
+        self._on_waiting()
+        await super()._look_again()
+
+    async def _prepare_page(self, since: str | None, watermark: int) -> bool:
+        places = self._history.missing(since, watermark)
+        if not places:
+            return True
         records = await self._history.fetch(places)
         if len(records) < len(places):
             # Another node has trimmed what we thought was there: learn of it.
@@ -252,100 +188,41 @@ class Replica:
             gone = {place.txid for place in places} - {record.txid for record in records}
             if any(self.machine.knows(txid) for txid in gone):
                 raise CoordinatorUnavailableError("the event log is shorter than it should be")
+        return False
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
-    async def _be_ready(self) -> None:
-        if self._stopped:
-            raise StoppedError(self._stopped)
+    @property
+    def _is_awake(self) -> bool:
         coordinator = self.machine.coordinator
-        if self._loaded and coordinator is not None and coordinator.knows_row_order:
-            return
-        # Everybody who arrives meanwhile waits for the same start.
-        if self._starting is None:
-            self._starting = asyncio.ensure_future(self._start())
-            self._starting.add_done_callback(self._started)
-        await asyncio.shield(self._starting)
+        return super()._is_awake and coordinator is not None and coordinator.knows_row_order
 
-    def _started(self, future: asyncio.Future[None]) -> None:
-        self._starting = None
-        if not future.cancelled():
-            future.exception()  # everybody who waited has it
+    async def _wake_up(self) -> None:
+        if self.state is ShellState.AWAKE and self._starting is None:
+            self._turn(ShellEvent.LOST)
+        await super()._wake_up()
 
-    async def _start(self) -> None:
-        first = not self._loaded
-        if first:
+    async def _begin(self) -> None:
+        if not self.machine.position:
             await self._load()
         await self._catch_up()
         coordinator = self.machine.coordinator
         if coordinator is not None and not self.hub:
             self.hub.publish([], coordinator.watermark)  # nobody listens yet, so there is nothing to catch up with
-        numbered = coordinator is not None and coordinator.knows_row_order
-        if coordinator is not None and numbered and not (first and await self._is_superseded(coordinator)):
-            return
-        coordinator = self.machine.coordinator
-        # There is no log, or it belongs to other rules; or somebody without it has raised the epoch meanwhile, and this
-        # process starts; or a node of a release that does not number rows has written the checkpoint. Then it takes the
-        # owner over, as a coordinator without a journal does.
-        found = await self._raise_epoch(coordinator.epoch + 1 if coordinator else 1)
-        if found is None:
-            return
-        epoch, highest, order = found
-        ended = await self._questions.ended_sessions() if coordinator is None else {}
-        # All at once, so that they stand in one entry: no node serves before it knows what was ended.
-        said: list[Command] = [Start(epoch, recovery.above(epoch, highest), f"g{self._clock.now():x}", order)]
-        said += [Ask(0, EndSession(session, until)) for session, until in ended.items()]
-        sending = [asyncio.ensure_future(self._send(command)) for command in said]
-        await asyncio.wait(sending)
-        for sent in sending:
-            await sent
-        if self.machine.coordinator is None:
-            raise CoordinatorUnavailableError("the coordinator has to start again")
-        self._log_line(
-            "info", "coordinator_started", owner=self.owner, epoch=self.machine.coordinator.epoch, fresh=True
-        )
-
-    async def _is_superseded(self, coordinator: ReplicatedCoordinator) -> bool:
-        """Whether somebody without our log has raised the epoch, noticed by this log or not yet."""
-        if coordinator.stage is CoordinatorStage.FENCED:
-            return True
-        current = await self._custody.look_first()
-        if current is None or current <= coordinator.epoch:
-            return False
-        await self._catch_up()  # a node of ours may have raised it
-        now = self.machine.coordinator
-        return now is not None and now.epoch < current
-
-    async def _raise_epoch(self, at_least: int) -> tuple[int, int, dict[str, int]] | None:
-        """Take the owner over; None when another node did it at the same moment, and the log says so."""
-        for trial in range(START_TRIES):
-            try:
-                return await self._questions.take_over(at_least)
-            except DatabaseUnavailableError:
-                if trial + 1 == START_TRIES:
-                    raise
-            await self._clock.sleep(START_PAUSE_MS << trial)
-            await self._catch_up()
-            coordinator = self.machine.coordinator
-            if coordinator is not None and coordinator.epoch >= at_least:
-                return None
-        raise AssertionError
+        await self._takeover.if_needed()
+        self._check_stopped()
+        self._turn(ShellEvent.STARTED)
 
     async def _load(self) -> None:
         checkpoint = await self._log.checkpoint(self.owner)
         if checkpoint is not None and checkpoint.position > self.machine.position:
             self.machine = self._restored(checkpoint)
-        self._loaded = True
 
     def _restored(self, checkpoint: Checkpoint) -> Machine:
         try:
             return Machine.restore(checkpoint)
-        except NewerVersionError:
-            self._stop(OUTDATED, "coordinator_outdated", OUTDATED)
-            raise StoppedError(OUTDATED) from None
         except Exception as error:
-            self._stop(BROKEN, "coordinator_failed", f"checkpoint {checkpoint.position}: {error!r}")
-            raise StoppedError(BROKEN) from error
+            raise self._stop(f"checkpoint {checkpoint.position}", error) from error
 
     async def _reload(self) -> None:
         """Go on from the checkpoint: entries that we have not seen are gone."""
@@ -371,10 +248,7 @@ class Replica:
         old, checkpoint = self.machine.coordinator, await self._log.checkpoint(self.owner)
         self.machine = self._restored(checkpoint) if checkpoint is not None else Machine()
         self.hub.end_all("restart")
-        for _, _, done in self._queue:
-            if not done.done():
-                done.set_exception(LogUnavailableError("the log has gone back in time"))
-        self._queue.clear()
+        self._outgoing.give_up("the log has gone back in time")
         self._let_go("the log has gone back in time")
         if old is not None:
             self._custody.fall_back(old)
@@ -383,25 +257,13 @@ class Replica:
         """Have nobody wait for what this node will not replay."""
         self._history.forget()
         self._unpublished.clear()
-        for waiting in self._waiting.values():
-            if not waiting.done():
-                waiting.set_exception(CoordinatorUnavailableError(reason))
+        self._callers.fail_all(CoordinatorUnavailableError, reason)
         self._let_look_again()
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
     async def _catch_up(self) -> None:
-        """Replay everything that was there when this was called; those who come meanwhile share the next read."""
-        if self._next_read is None:
-            self._next_read = asyncio.ensure_future(self._read_after(self._reading))
-            self._next_read.add_done_callback(_note)
-        await asyncio.shield(self._next_read)
-
-    async def _read_after(self, before: asyncio.Future[None] | None) -> None:
-        if before is not None and not before.done():
-            await asyncio.wait([before])
-        self._reading, self._next_read = self._next_read, None
-        await self._read()
+        await self._reads.join()
 
     async def _read(self) -> None:
         more = True
@@ -420,6 +282,7 @@ class Replica:
 
     def take(self, after: Last, entries: Iterable[Entry]) -> bool:
         """Replay what was read behind ``after``, but not again; False: it does not follow what is replayed already."""
+        self._check_stopped()
         last = after
         for entry in entries:
             if last.position == self.machine.position and last != self.machine.last:
@@ -430,66 +293,28 @@ class Replica:
             if entry.position == self.machine.position + 1:
                 try:
                     self._carry_out(self.machine.apply(entry), entry)
-                except NewerVersionError:
-                    self._stop(OUTDATED, "coordinator_outdated", OUTDATED)
-                    raise StoppedError(OUTDATED) from None
                 except Exception as error:
-                    # A defect. What is half replayed must not go on: it would decide otherwise than other nodes.
-                    self._stop(BROKEN, "coordinator_failed", f"entry {entry.position}: {error!r}")
-                    raise StoppedError(BROKEN) from error
+                    raise self._stop(f"entry {entry.position}", error) from error
         return True
 
-    def _stop(self, reason: str, event: str, error: str) -> None:
-        self._stopped = reason
-        self._log_line("error", event, owner=self.owner, error=error)
-        self.hub.cut()
-        for waiting in self._waiting.values():
-            if not waiting.done():
-                waiting.set_result(Unready(reason))
-        self._let_look_again()
+    def _stop(self, where: str, error: Exception) -> StoppedError:
+        """Answer nobody any more: what is half replayed would decide otherwise than other nodes."""
+        if self.state not in STOPPED:
+            outdated = isinstance(error, NewerVersionError)
+            self._turn(ShellEvent.OUTDATED if outdated else ShellEvent.DEFECT)
+            reason = STOPPED[self.state]
+            event, told = ("outdated", reason) if outdated else ("failed", f"{where}: {error!r}")
+            self._log_line("error", f"coordinator_{event}", owner=self.owner, error=told)
+            self.hub.cut()
+            self._callers.decide_all(Unready(reason))
+            self._let_look_again()
+        return StoppedError(STOPPED[self.state])
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
-    async def _send(self, command: Command) -> None:
-        """Append a command, and return when it has been replayed here."""
-        raw = encode_batch(command)
-        if len(raw) > MAX_BATCH_BYTES - 1024:
-            message = "the values that this transaction replaces are too large to be written down; split it"
-            raise PayloadTooLargeError(message)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append((raw, command, done))
-        if self._sending is None:
-            self._sending = asyncio.ensure_future(self._send_all())
-        await done
-
-    async def _send_all(self) -> None:
-        try:
-            while self._queue:
-                size = count = 0
-                for raw, _, _ in self._queue:
-                    if count and size + len(raw) > BATCH_BYTES:
-                        break
-                    size, count = size + len(raw), count + 1
-                part, self._queue = self._queue[:count], self._queue[count:]
-                error: Exception | None = None
-                try:
-                    await self._send_batch([command for _, command, _ in part])
-                except (LogUnavailableError, StoppedError) as failed:
-                    error = failed
-                except Exception as failed:  # noqa: BLE001 - a log of somebody's own may fail in any way; nobody may wait for ever
-                    error = LogUnavailableError(repr(failed))
-                for _, _, done in part:
-                    if not done.done():
-                        _decide(done, error)
-        finally:
-            self._sending = None
-
-    async def _send_batch(self, part: list[Command]) -> None:
-        if self._stopped:
-            raise StoppedError(self._stopped)
-        self._last_batch += 1
-        number = self._last_batch
-        batch = encode_batch(batch_of(self._node, number, part))
+    async def _append(self, number: int, batch: bytes) -> None:
+        """Append a batch, and return when it has been replayed here."""
+        self._check_stopped()
         sent_at, last = self._clock.now(), self.machine.last
         try:
             entries = await self._log.append(self.owner, last.position, batch, last.at)
@@ -518,17 +343,17 @@ class Replica:
         if step.left_behind:
             self.hub.end_all("restart")  # whoever listens comes back, and its position is not of this log
         for ticket, answer in step.answers:
-            self._answer(ticket, answer)
+            self._decide(ticket, answer)
         for ticket in step.failed:
-            self._answer(ticket, None)
+            self._decide(ticket, None)
         coordinator = self.machine.coordinator
         if coordinator is not None:
-            self._publish(step.published, coordinator.stage, coordinator.watermark)
+            self._publish(step.published, coordinator)
         if not mine or coordinator is None:
             return
         self._applied_batch = max(self._applied_batch, step.number)
         for question in step.resolve:
-            self._spawn(self._resolve(question.sid, question.txid))
+            self._spawn(self._resolve(coordinator, question))
         if step.check_epoch:
             self._spawn(self._custody.look())
         if step.claimed:
@@ -536,65 +361,59 @@ class Replica:
         if entry.position % self._checkpoint_entries == 0:
             self._spawn(self._upkeep.write_checkpoint())
 
-    def _answer(self, ticket: str, answer: Answer | None) -> None:
+    def _decide(self, ticket: str, answer: Answer | None) -> None:
         node, _, number = ticket.rpartition("/")
-        waiting = self._waiting.get(int(number)) if node == self._node else None
-        if waiting is None or waiting.done():
+        caller = self._callers.find(int(number)) if node == self._node else None
+        if caller is None:
             return
         if answer is None:
-            waiting.set_exception(CoordinatorUnavailableError("the coordinator has to start again"))
+            caller.fail(CoordinatorUnavailableError(STARTS_AGAIN))
         else:
-            waiting.set_result(answer)
+            caller.decide(answer)
 
-    def _publish(self, published: list[Record], stage: CoordinatorStage, watermark: int) -> None:
-        for record in published:
+    def _publish(self, records: list[Record], coordinator: Coordinator) -> bool:
+        for record in records:
             self._history.remember(record)
-        self._unpublished += published
-        if stage is CoordinatorStage.SERVING:
-            self.hub.publish(self._unpublished, watermark)
+        self._unpublished += records
+        serves = super()._publish(self._unpublished, coordinator)
+        if serves:
             self._unpublished = []
-        elif stage is CoordinatorStage.FENCED:
-            self.hub.end_all("fenced")
-        if stage is not CoordinatorStage.RECOVERING:
-            self._let_look_again()
+        return serves
 
-    def _let_look_again(self) -> None:
-        waiting, self._until_serving = self._until_serving, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
-
-    async def _resolve(self, sid: str, txid: int) -> None:
-        fence = await self._questions.fence(sid, txid)
-        self._log_line("info", "resolved", owner=self.owner, txid=txid, sid=sid, fence=fence)
-        await self._tell(Resolved(txid, fence))
+    async def _take_fence(self, _coordinator: Coordinator | None, question: Resolve, fence: int | None) -> None:
+        self._log_fence(question, fence)
+        await self._tell(Resolved(question.txid, fence))
 
     async def _tell(self, command: Command) -> None:
         try:
-            await self._send(command)
+            await self._outgoing.send(command)
         except (LogUnavailableError, StoppedError) as error:
             # Some other tick asks again.
             self._log_line("warning", "log", owner=self.owner, error=str(error))
 
     # --- what is due -------------------------------------------------------------------------------------------------
 
+    def doubt(self) -> None:
+        """Look whether the database is still the same: a connection to it was lost."""
+        self._custody.doubt()
+
     @property
     def waits(self) -> bool:
         """Whether a caller of this node waits for something that other nodes may bring about."""
-        return bool(self._held or self._until_serving)
+        return self._callers.held or bool(self._until_serving)
 
     @property
     def follows(self) -> bool:
         """Whether this node has to know what others append, though nobody asks."""
         coordinator = self.machine.coordinator
-        return not self._stopped and (
+        return self.state not in STOPPED and (
             self.waits or len(self.hub) > 0 or (coordinator is not None and coordinator.is_waited_for)
         )
 
     @property
     def is_idle(self) -> bool:
         """Whether it could be forgotten without anybody noticing."""
-        return not (self.follows or self._tasks or self._waiting or self._starting)
+        return not (self.follows or self._tasks or len(self._callers) or self._starting)
 
     async def follow(self) -> None:
         """Read what there is, and say what is due. For one owner; a node follows many with SharedLog.news."""
@@ -603,46 +422,13 @@ class Replica:
 
     def tick(self) -> None:
         """Say what is due, if something is."""
-        coordinator = self.machine.coordinator
-        if coordinator is None or self._ticking or self._stopped:
+        if self.machine.coordinator is None or self.state in STOPPED or self._upkeep.is_saying:
             return
         self._custody.tick()
-        now = self._now()
-        due = coordinator.next_tick()
-        if due is not None and due + (0 if self.waits else OTHERS_FIRST_MS) <= now:
-            self._say(Tick())
-            return
-        due = self.machine.collection_due()
-        if due is not None and due <= now and coordinator.stage is CoordinatorStage.SERVING:
-            self._say(Claim())
-
-    def _say(self, command: Command) -> None:
-        async def say() -> None:
-            try:
-                await self._tell(command)
-            finally:
-                self._ticking = False
-
-        self._ticking = True
-        self._spawn(say())
+        command = self._upkeep.due(self._now(), waits=self.waits)
+        if command is not None:
+            self._spawn(self._upkeep.say(command))
 
     def _now(self) -> int:
         """Return the time as the log tells it."""
         return max(self.machine.now, self._clock.now() + self._ahead)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-
-def _decide(done: asyncio.Future[None], error: Exception | None) -> None:
-    if error is None:
-        done.set_result(None)
-    else:
-        done.set_exception(error)
-
-
-def _note(future: asyncio.Future[None]) -> None:
-    if not future.cancelled():
-        future.exception()  # everybody who waited has it; nobody may be left to be warned about it

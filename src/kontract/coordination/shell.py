@@ -1,4 +1,4 @@
-"""The shell around a coordinator: it brings time, durability and the database to the pure state machine.
+"""The shell around a coordinator that one process has for itself: it brings durability to the pure state machine.
 
 Each runtime gives it a :class:`Journal`; everything else is the same for the Durable Object and one CPython process.
 After every call it carries out the effects in their order: journal, answers, then what may take time.
@@ -7,37 +7,25 @@ After every call it carries out the effects in their order: journal, answers, th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 from kontract.coordination import recovery
+from kontract.coordination.host import STARTS_AGAIN, Host
 from kontract.coordination.journal import Journal
-from kontract.coordination.questions import Questions, unready
-from kontract.coordination.remover import Remover, SupersededError
+from kontract.coordination.remover import Jobs, Removed, remove
+from kontract.coordination.states import ShellEvent
 from kontract.core import limits
-from kontract.core.events import End, Page
 from kontract.core.messages import Answer, Begin, Doubt, EndSession, Prepare, Replayed, Request, Unready, WentBack
-from kontract.core.protocol.audience import Subscriber
-from kontract.core.protocol.collection import Collection, Mark
+from kontract.core.protocol.collection import Collection, Job, Mark
 from kontract.core.protocol.coordinator import Coordinator
-from kontract.core.protocol.hub import Hub
 from kontract.core.protocol.idempotency import began_at
 from kontract.core.protocol.phases import CoordinatorStage, ProtocolError
-from kontract.core.protocol.records import Drop, Effects, Record
+from kontract.core.protocol.records import Drop, Effects, Resolve
 from kontract.core.protocol.witnesses import Verdict, verdict
-from kontract.ports import (
-    Clock,
-    CoordinatorUnavailableError,
-    Database,
-    DatabaseError,
-    DatabaseUnavailableError,
-    Log,
-)
-
-STARTS_AGAIN = "the coordinator starts again"
+from kontract.ports import Clock, CoordinatorUnavailableError, Database, Log
 
 
-class CoordinatorShell:
+class CoordinatorShell(Host):
     """Runs the coordinator of one owner."""
 
     def __init__(
@@ -55,87 +43,58 @@ class CoordinatorShell:
         ``alarm``: the platform calls :meth:`wake` at :attr:`next_wake`. Then no timer of the process waits for the
         collection, which may be a day away: it would keep a Durable Object in memory.
         """
-        self._owner = owner
+        super().__init__(owner, journal, open_database, clock, log)
         self._journal = journal
-        self._questions = Questions(owner, open_database, log)
-        self._clock = clock
-        self._log = log
         self._alarm = alarm
         self._coordinator: Coordinator | None = None
         self._collection = Collection()
         self._collecting = False
-        self.hub = Hub(journal)
-        self._until_serving: list[asyncio.Future[None]] = []
-        self._starting: asyncio.Future[None] | None = None
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
-        self._last_ticket = 0
         self._timer: asyncio.Task[None] | None = None
         self._timer_due = 0
-        self._tasks: set[asyncio.Task[None]] = set()
         self._epoch_checks = 0  # asked for, and not answered yet
 
-    async def ask(self, request: Request) -> Answer:
-        """Answer one message of a worker; raises CoordinatorUnavailableError when it has to be asked again."""
-        if self._coordinator is None:
-            try:
-                await self._start()
-            except (DatabaseError, DatabaseUnavailableError) as error:
-                self._log("error", "coordinator_start", owner=self._owner, error=str(error))
-                return unready(error)
+    @property
+    def coordinator(self) -> Coordinator | None:
+        """The state machine; None when it has to be started from the journal."""
+        return self._coordinator
+
+    # --- messages ----------------------------------------------------------------------------------------------------
+
+    async def _answer(self, request: Request) -> Answer:
         coordinator = self._coordinator
         if coordinator is None:
             raise CoordinatorUnavailableError(STARTS_AGAIN)
         known = None
         if isinstance(request, (Begin, Prepare)) and request.idempotent:
             known = self._journal.newest(request.call)
-        self._last_ticket += 1
-        ticket = self._last_ticket
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting[ticket] = answer
+        caller = self._callers.add()
         try:
-            self._run(lambda: coordinator.handle(ticket, request, self._clock.now(), known))
+            self._run(lambda: coordinator.handle(caller.ticket, request, self._clock.now(), known))
             if isinstance(request, EndSession):
                 self.hub.end_session(request.session)
-            answered = await answer
-            if isinstance(answered, Replayed) and not coordinator.was_in_charge(self._clock.now()):
-                self.doubt()  # what was remembered may be gone
-                await self._check_epoch()
-                if coordinator is not self._coordinator:
-                    raise CoordinatorUnavailableError(STARTS_AGAIN)
-                if not coordinator.was_in_charge(self._clock.now()):
-                    return self._questions.explained(Unready())
-            return self._questions.explained(answered)
+            answer = await caller.answer()
         finally:
-            del self._waiting[ticket]
-            if not answer.done():
-                coordinator.forget_caller(ticket)
-
-    async def resume(self, subscriber: Subscriber, since: str | None) -> Page | End:
-        """Return the next page for somebody who listens, or why there is none; waits until this coordinator serves.
-
-        Raises CoordinatorUnavailableError when it cannot, or has to be asked again.
-        """
-        if self._coordinator is None:
-            try:
-                await self._start()
-            except (DatabaseError, DatabaseUnavailableError) as error:
-                raise CoordinatorUnavailableError(str(error)) from error
-        while True:
-            coordinator = self._coordinator
-            if coordinator is None or coordinator.stage is CoordinatorStage.FENCED:
+            self._callers.remove(caller)
+            if not caller.is_done:
+                coordinator.forget_caller(caller.ticket)
+        if isinstance(answer, Replayed) and not coordinator.was_in_charge(self._clock.now()):
+            self.doubt()  # what was remembered may be gone
+            await self._check_epoch()
+            if coordinator is not self._coordinator:
                 raise CoordinatorUnavailableError(STARTS_AGAIN)
-            if coordinator.stage is CoordinatorStage.SERVING:
-                if coordinator.has_ended(subscriber.subscription.session):
-                    return End("session")
-                return self.hub.page(subscriber, since, coordinator.watermark)
-            waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._until_serving.append(waiting)
-            await waiting
+            if not coordinator.was_in_charge(self._clock.now()):
+                return Unready()
+        return answer
+
+    async def _prepare_page(self, _since: str | None, _watermark: int) -> bool:
+        return True  # the journal is here
+
+    # --- time --------------------------------------------------------------------------------------------------------
 
     async def wake(self) -> None:
         """Do what is due (an alarm rang), and wait until the questions to the database have been answered."""
-        if self._coordinator is None:
-            await self._start()
+        if not self._is_awake:
+            await self._wake_up()
         if self._coordinator is not None:
             self._tick(self._coordinator)
         while self._tasks:
@@ -165,32 +124,28 @@ class CoordinatorShell:
             self._collecting = True
             self._spawn(self._collect(coordinator))
 
-    async def _start(self) -> None:
-        # Everybody who arrives meanwhile waits for the same start.
-        if self._starting is None:
-            self._starting = asyncio.ensure_future(self._start_once())
-            self._starting.add_done_callback(self._started)
-        await asyncio.shield(self._starting)
+    # --- starting ----------------------------------------------------------------------------------------------------
 
-    def _started(self, future: asyncio.Future[None]) -> None:
-        self._starting = None
-        if not future.cancelled():
-            future.exception()  # everybody who waited has it; nobody may be left to be warned about it
-
-    async def _start_once(self) -> None:
+    async def _begin(self) -> None:
         saved = self._journal.load()
         async with self._questions.store() as store:
-            coordinator = await recovery.start(self._owner, saved, store)
+            coordinator = await recovery.start(self.owner, saved, store)
         if saved is None:
             self._begin_journal(coordinator)
         self._collection = Collection(self._journal.marks())
-        self._begin(coordinator)
-        self._log("info", "coordinator_started", owner=self._owner, epoch=coordinator.epoch, fresh=saved is None)
+        self._go_on_with(coordinator)
+        self._turn(ShellEvent.STARTED)
+        self._log_line("info", "coordinator_started", owner=self.owner, epoch=coordinator.epoch, fresh=saved is None)
         self._run(lambda: coordinator.recover(self._clock.now()))
 
-    def _begin(self, coordinator: Coordinator) -> None:
+    def _go_on_with(self, coordinator: Coordinator) -> None:
         coordinator.since = began_at(self._journal.log_head().generation)
         self._coordinator = coordinator
+
+    def _begin_journal(self, fresh: Coordinator) -> None:
+        self._journal.start(fresh.epoch, fresh.watermark, self._new_generation(), fresh.ended_sessions)
+
+    # --- steps -------------------------------------------------------------------------------------------------------
 
     def _run(self, step: Callable[[], Effects]) -> None:
         """Take one step of the coordinator and carry out its effects; what it cannot survive ends its life."""
@@ -211,58 +166,41 @@ class CoordinatorShell:
         The next message starts another one from the journal and from the fences of everything unsettled. Nobody gets
         an answer that the journal does not hold.
         """
-        self._log("error", event, owner=self._owner, error=repr(error))
+        self._log_line("error", event, owner=self.owner, error=repr(error))
         self._coordinator = None
+        self._turn(ShellEvent.LOST)
         self.hub.interrupt()
-        self._let_wait_no_longer()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        for waiting in self._waiting.values():
-            if not waiting.done():
-                waiting.set_exception(CoordinatorUnavailableError(STARTS_AGAIN))
+        self._let_look_again()
+        self.rest()
+        self._callers.fail_all(CoordinatorUnavailableError, STARTS_AGAIN)
 
     def _carry_out(self, effects: Effects) -> None:
         for ticket, answer in effects.answers:
-            waiting = self._waiting.get(ticket) if isinstance(ticket, int) else None
-            if waiting is not None and not waiting.done():
-                waiting.set_result(answer)
+            caller = self._callers.find(ticket) if isinstance(ticket, int) else None
+            if caller is not None:
+                caller.decide(answer)
+        coordinator = self._coordinator
         for question in effects.resolve:
-            self._spawn(self._resolve(self._coordinator, question.sid, question.txid))
+            self._spawn(self._resolve(coordinator, question))
         if effects.check_epoch:
             self._spawn(self._check_epoch())
-        self._publish(effects.published, forgets=any(type(entry) is Drop for entry in effects.journal))
-        self._observe()
-        self._set_timer()
-
-    def _publish(self, records: list[Record], *, forgets: bool) -> None:
-        """Tell those who listen. ``forgets``: the journal has dropped what is old."""
-        coordinator = self._coordinator
-        if coordinator is None:
-            return
-        if coordinator.stage is CoordinatorStage.SERVING:
+        if coordinator is not None:
             try:
-                self.hub.publish(records, coordinator.watermark)
-                if forgets:
+                serves = self._publish(effects.published, coordinator)
+                if serves and any(type(entry) is Drop for entry in effects.journal):
                     self.hub.note(coordinator.watermark)
             except Exception as error:  # noqa: BLE001 - as in _run
                 self._abandon("coordinator_failed", error)
-            self._let_wait_no_longer()
-        elif coordinator.stage is CoordinatorStage.FENCED:
-            self.hub.end_all("fenced")
-            self._let_wait_no_longer()
+        self._observe()
+        self._set_timer()
 
-    def _let_wait_no_longer(self) -> None:
-        waiting, self._until_serving = self._until_serving, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+    async def _take_fence(self, coordinator: Coordinator | None, question: Resolve, fence: int | None) -> None:
+        if coordinator is None or coordinator is not self._coordinator:
+            return  # another one has taken its place, and has asked for itself
+        self._log_fence(question, fence)
+        self._run(lambda: coordinator.resolved(question.txid, fence, self._clock.now()))
 
-    def _begin_journal(self, fresh: Coordinator) -> None:
-        self._journal.start(fresh.epoch, fresh.watermark, self._new_generation(), fresh.ended_sessions)
-
-    def _new_generation(self) -> str:
-        return f"g{self._clock.now():x}"
+    # --- collection --------------------------------------------------------------------------------------------------
 
     def _observe(self) -> None:
         coordinator = self._coordinator
@@ -280,39 +218,28 @@ class CoordinatorShell:
     async def _collect(self, coordinator: Coordinator) -> None:
         """Remove what may go, one job after the other."""
         collection = self._collection
+
+        async def done(job: Job) -> None:
+            self._keep(collection.done(job))
+
+        jobs = Jobs(
+            coordinator.epoch,
+            lambda: self._coordinator is coordinator,
+            lambda: coordinator.witnesses.highest,
+            lambda: collection.job(coordinator.oldest_snapshot, self._clock.now()),
+            done,
+        )
         try:
-            async with self._questions.store() as store:
-                remover = Remover(
-                    self._owner,
-                    coordinator.epoch,
-                    store,
-                    self._log,
-                    lambda: self._coordinator is coordinator,
-                    lambda: coordinator.witnesses.highest,
-                )
-                while remover.goes_on:
-                    job = collection.job(coordinator.oldest_snapshot, self._clock.now())
-                    if job is None:
-                        return
-                    if await remover.run(job):
-                        self._keep(collection.done(job))
-            collection.postpone(self._clock.now() + limits.COLLECT_PAUSE_MS)
-        except SupersededError:
-            collection.postpone(self._clock.now() + limits.COLLECT_PAUSE_MS)
-            await self._check_epoch()
-        except (DatabaseError, DatabaseUnavailableError) as error:
-            self._log("warning", "collection", owner=self._owner, error=str(error))
-            collection.postpone(self._clock.now() + limits.COLLECT_PAUSE_MS)
+            removed = await remove(self.owner, self._questions, self._log_line, jobs)
+            if removed is not Removed.ALL:
+                collection.postpone(self._clock.now() + limits.COLLECT_PAUSE_MS)
+            if removed is Removed.NOTHING:
+                await self._check_epoch()
         finally:
             self._collecting = False
             self._set_timer()
 
-    async def _resolve(self, coordinator: Coordinator | None, sid: str, txid: int) -> None:
-        fence = await self._questions.fence(sid, txid)
-        if coordinator is None or coordinator is not self._coordinator:
-            return  # another one has taken its place, and has asked for itself
-        self._log("info", "resolved", owner=self._owner, txid=txid, sid=sid, fence=fence)
-        self._run(lambda: coordinator.resolved(txid, fence, self._clock.now()))
+    # --- the epoch ---------------------------------------------------------------------------------------------------
 
     async def _check_epoch(self) -> None:
         """Read the epoch and do what follows. One at a time: two would take a new database over from each other."""
@@ -347,7 +274,7 @@ class CoordinatorShell:
                 case Verdict.AWAITED:
                     current = await self._claim(coordinator)
                 case Verdict.SUPERSEDED:
-                    self._log("error", "fenced", owner=self._owner, epoch=coordinator.epoch, current=current)
+                    self._log_line("error", "fenced", owner=self.owner, epoch=coordinator.epoch, current=current)
         if coordinator is self._coordinator:
             self._run(lambda: coordinator.epoch_read(current, self._clock.now()))
 
@@ -356,6 +283,8 @@ class CoordinatorShell:
         self._spawn(self._questions.announce(old, self._clock.now()))
         self.hub.end_all("restart")  # whoever listens comes back, and is told that its position is not of this log
         self._run(lambda: old.stop(WentBack(), self._clock.now()))
+        if old is not self._coordinator:
+            return old  # it could not be stopped, and the next message starts another one
         fresh = recovery.anew(old, found)
         try:
             self._begin_journal(fresh)
@@ -363,7 +292,7 @@ class CoordinatorShell:
             self._abandon("coordinator_failed", error)
             return fresh
         self._collection = Collection()
-        self._begin(fresh)
+        self._go_on_with(fresh)
         self._run(lambda: fresh.recover(self._clock.now()))
         return fresh
 
@@ -382,6 +311,8 @@ class CoordinatorShell:
         coordinator = self._coordinator
         if coordinator is not None:
             self._run(lambda: coordinator.handle("doubt", Doubt(), self._clock.now()))
+
+    # --- the timer ---------------------------------------------------------------------------------------------------
 
     def rest(self) -> None:
         """Stop the clock: nothing happens any more by itself, until the next message."""
@@ -405,8 +336,3 @@ class CoordinatorShell:
         self._timer = None
         if self._coordinator is not None:
             self._tick(self._coordinator)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

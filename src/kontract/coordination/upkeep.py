@@ -1,16 +1,22 @@
-"""What a node does for an owner besides answering: it removes what the collection has due, and writes checkpoints."""
+"""What a node does for an owner besides answering: it says in the log what is due, removes, and writes checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from kontract.coordination.custody import Custody
 from kontract.coordination.questions import Questions
-from kontract.coordination.remover import Remover, SupersededError
-from kontract.core.protocol.commands import Collected, Command
+from kontract.coordination.remover import Jobs, Removed, remove
+from kontract.core.protocol.collection import Job
+from kontract.core.protocol.commands import Claim, Collected, Command, Tick
 from kontract.core.protocol.machine import Machine
-from kontract.ports import DatabaseError, DatabaseUnavailableError, Log
+from kontract.core.protocol.phases import CoordinatorStage
+from kontract.ports import Log
 from kontract.ports.shared_log import Checkpoint, LogUnavailableError, SharedLog
+
+OTHERS_FIRST_MS = 200
+"""How long a node leaves it to others to say that something is due, when none of its own callers waits for it."""
 
 
 class Upkeep:
@@ -34,6 +40,33 @@ class Upkeep:
         self._log_line = log_line
         self._machine = machine
         self._tell = tell
+        self.is_saying = False  # a command that is on its way
+
+    def due(self, now: int, *, waits: bool) -> Command | None:
+        """Return what is to be said in the log by now; ``waits``: whether a caller of this node waits for it."""
+        machine = self._machine()
+        coordinator = machine.coordinator
+        if coordinator is None:
+            return None
+        due = coordinator.next_tick()
+        if due is not None and due + (0 if waits else OTHERS_FIRST_MS) <= now:
+            return Tick()
+        due = machine.collection_due()
+        if due is not None and due <= now and coordinator.stage is CoordinatorStage.SERVING:
+            return Claim()
+        return None
+
+    def say(self, command: Command) -> Coroutine[Any, Any, None]:
+        """Say it; nothing else is due until that is done."""
+
+        async def say() -> None:
+            try:
+                await self._tell(command)
+            finally:
+                self.is_saying = False
+
+        self.is_saying = True
+        return say()
 
     async def collect(self) -> None:
         """Remove what may go, one job after the other: this node has the claim."""
@@ -43,24 +76,15 @@ class Upkeep:
             return
         epoch = coordinator.epoch
 
-        def going() -> bool:
+        def goes_on() -> bool:
             return self._machine() is machine and machine.coordinator is coordinator and coordinator.epoch == epoch
 
-        try:
-            async with self._questions.store() as store:
-                remover = Remover(
-                    self._owner, epoch, store, self._log_line, going, lambda: coordinator.witnesses.highest
-                )
-                while remover.goes_on:
-                    job = machine.job()
-                    if job is None:
-                        break
-                    if await remover.run(job):
-                        await self._tell(Collected(job.stage, job.up_to, rest=False))
-        except SupersededError:
+        async def done(job: Job) -> None:
+            await self._tell(Collected(job.stage, job.up_to, rest=False))
+
+        jobs = Jobs(epoch, goes_on, lambda: coordinator.witnesses.highest, machine.job, done)
+        if await remove(self._owner, self._questions, self._log_line, jobs) is Removed.NOTHING:
             await self._custody.look()
-        except (DatabaseError, DatabaseUnavailableError) as error:
-            self._log_line("warning", "collection", owner=self._owner, error=str(error))
         await self._tell(Collected(0, 0, rest=True))
 
     async def write_checkpoint(self) -> None:

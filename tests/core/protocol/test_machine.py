@@ -11,11 +11,13 @@ import subprocess
 import sys
 from weakref import WeakKeyDictionary
 
+import msgspec
 import pytest
 from msgspec import Raw
 from msgspec.structs import replace
 
-from kontract.coordination.replica import Replica, StoppedError
+from kontract.coordination.replica import Replica
+from kontract.coordination.states import StoppedError
 from kontract.core.events import Subscription
 from kontract.core.messages import (
     Began,
@@ -35,7 +37,7 @@ from kontract.core.messages import (
     encode,
 )
 from kontract.core.protocol import commands
-from kontract.core.protocol.commands import Ask, CommandBatch, Forget, Resolved, Start, Tick, batch_of, encode_batch
+from kontract.core.protocol.commands import Ask, CommandBatch, Forget, Resolved, Start, Tick
 from kontract.core.protocol.machine import Machine, NewerVersionError, ticket_of
 from kontract.core.protocol.phases import CoordinatorStage
 from kontract.core.transaction import fences
@@ -46,6 +48,8 @@ from kontract.server.shared_log.memory import MemoryLog
 from kontract.server.system import SystemClock
 
 PTR = "tbl_x"
+
+encode_batch = msgspec.json.encode
 
 DIGEST = "33ecebee625b4cf5df993f654bf7e66b1ec154a15ea4f63e2e4acac07abd1a5f"
 """Of the answers and the state that `story` leads to. When a change of the code changes it, nodes from before and after
@@ -243,18 +247,21 @@ def test_a_database_that_has_gone_back_takes_the_memory_of_calls_along():
     asked = [Ask(3, Begin("c", idempotent=True))]
     again = machine.apply(Entry(3, 1002, encode_batch(CommandBatch("n", 3, asked))))
     assert [answer for _, answer in again.answers] == [Replayed(1, None)]
-    leaves = batch_of("n", 4, [Start(2, 1, "g2", left_behind=True)])
-    assert leaves.version > commands.VERSION
-    step = machine.apply(Entry(4, 1003, encode_batch(leaves)))
+    leaves = commands.encode_batch("n", 4, [commands.encode(Start(2, 1, "g2", left_behind=True))])
+    assert commands.version_of(leaves) > commands.VERSION
+    step = machine.apply(Entry(4, 1003, leaves))
     assert (step.left_behind, machine.head.generation) == (True, "g2")
     assert machine.look(Begin("c1", idempotent=True), 1003) is None, "the database may still apply what is of before"
     machine.coordinator.epoch_read(2, 1003)
     machine.coordinator._in_charge_at = 1003
-    after = machine.apply(Entry(5, 1004, encode_batch(batch_of("n", 5, asked))))
+    after = machine.apply(Entry(5, 1004, encode_batch(CommandBatch("n", 5, asked))))
     assert [answer for _, answer in after.answers] == [Began(1, 2, unsure=True)]
-    assert commands.version_of(machine.dump()) == leaves.version, "a node of before must not begin there either"
+    assert commands.version_of(machine.dump()) == commands.version_of(leaves), (
+        "a node of before must not begin there either"
+    )
     assert Machine.restore(Checkpoint(5, machine.dump())).dump() == machine.dump()
-    assert batch_of("n", 6, asked).version == commands.VERSION
+    later = commands.encode_batch("n", 6, [commands.encode(command) for command in asked])
+    assert later == encode_batch(CommandBatch("n", 6, asked)), "a batch is what it would be if it were encoded at once"
 
 
 def test_a_checkpoint_of_the_release_before_has_no_witnesses():

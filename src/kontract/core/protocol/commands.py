@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from kontract.core.messages import Request
 
@@ -92,13 +92,42 @@ class CommandBatch(Struct, frozen=True):
     version: int = VERSION
 
 
-def batch_of(node: str, number: int, given: list[Command]) -> CommandBatch:
+class Encoded(Struct, frozen=True):
+    """A command as it will stand in a batch: it is encoded once, to know its size, and joined with others as text."""
+
+    text: Raw
+    version: int
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return len(bytes(self.text))
+
+
+class _EncodedBatch(Struct, frozen=True):
+    """A CommandBatch whose commands are text already."""
+
+    node: str
+    number: int
+    commands: list[Raw]
+    version: int
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def encode(command: Command) -> Encoded:
+    """Encode a command, and note which version of a batch it needs."""
+    leaves = isinstance(command, Start) and command.left_behind
+    return Encoded(Raw(_encode(command)), LEFT_BEHIND if leaves else VERSION)
+
+
+def encode_batch(node: str, number: int, given: list[Encoded]) -> bytes:
     """Return a batch of the version that its commands need."""
-    leaves = any(isinstance(command, Start) and command.left_behind for command in given)
-    return CommandBatch(node, number, given, LEFT_BEHIND if leaves else VERSION)
+    version = max(command.version for command in given)
+    return _encode(_EncodedBatch(node, number, [command.text for command in given], version))
 
 
-encode_batch = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(CommandBatch).decode
 
 
@@ -115,6 +144,15 @@ def version_of(text: bytes) -> int:
 
 
 def decode_batch(batch: bytes) -> CommandBatch:
-    """Decode a batch of this version; raises msgspec.ValidationError."""
-    decoded: CommandBatch = _decode(batch)
+    """Decode a batch; raises msgspec.ValidationError for what nobody has written.
+
+    One of another version may hold commands that are not known here: it is returned without any.
+    """
+    try:
+        decoded: CommandBatch = _decode(batch)
+    except msgspec.ValidationError:
+        version = version_of(batch)
+        if VERSION <= version <= NEWEST:
+            raise
+        return CommandBatch("", 0, [], version)
     return decoded

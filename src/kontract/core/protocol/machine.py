@@ -13,7 +13,6 @@ import msgspec
 from msgspec import Struct
 
 from kontract.core import limits
-from kontract.core.events import End
 from kontract.core.messages import Answer, Begin, CheckSession, EndSession, Prepare, Replayed, Request
 from kontract.core.protocol import commands
 from kontract.core.protocol.collection import Collection, CollectionStage, Job, Mark
@@ -150,7 +149,8 @@ class Machine:
         if entry.position != self.position + 1:
             message = f"entry {entry.position} does not follow {self.position}"
             raise ValueError(message)
-        version = commands.version_of(entry.batch)
+        batch = commands.decode_batch(entry.batch)
+        version = batch.version
         if version > commands.NEWEST:
             raise NewerVersionError
         self.position, self.at = entry.position, entry.at
@@ -158,7 +158,6 @@ class Machine:
         if version < commands.VERSION:
             self.coordinator = None  # decided by other rules than ours: this owner has to be started anew
             return Step(anew=True)
-        batch = commands.decode_batch(entry.batch)
         self.now = max(self.now, entry.at)
         step = Step(node=batch.node, number=batch.number)
         seen = self._seen.get(batch.node)
@@ -346,11 +345,6 @@ class Machine:
             if coordinator.under_way(request.call) or (known is not None and known.place.committed):
                 return None
         return coordinator.look(request, now)
-
-    def end_of(self, session: str) -> End | None:
-        """Return why a session's streams end, if they do."""
-        ended = self.coordinator is not None and self.coordinator.has_ended(session)
-        return End("session") if ended else None
 
     # --- collection --------------------------------------------------------------------------------------------------
 
