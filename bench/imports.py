@@ -33,7 +33,6 @@ from kontract.cli.toolchain.wrangler import environment
 # In the order of the Worker's own start. What is already there by then (workers, json, asyncio) costs it nothing.
 MODULES = (
     "msgspec",
-    "pg8000.core",
     "kontract",
     "kontract.gateway.app",
     "kontract.cloudflare.http",
@@ -199,7 +198,7 @@ def to_records(results: dict[str, list[Imported]], sizes: dict[str, tuple[int, i
     ):
         sums = [sum(one.inside for one in ones) for ones in zip(*(results[name] for name in names), strict=True)]
         measured.append(over_rounds(f"imports {what}, in workerd", sums, "ms"))
-    for name in ("pg8000.core", "msgspec"):
+    for name in ("msgspec",):
         values = [one.inside for one in results[name]]
         measured.append(over_rounds("its import, in workerd", values, "ms", product=name))
     files, raw, packed = (sum(part) for part in zip(*sizes.values(), strict=True))

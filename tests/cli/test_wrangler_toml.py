@@ -14,7 +14,7 @@ from kontract.gateway.config import read
 from support.sessions import SECRET
 
 SOURCE = Path(kontract.__file__).parents[1]
-MODULE = "kontract/cloudflare/crypto.js"
+MODULES = ("kontract/cloudflare/crypto.js", "kontract/cloudflare/postgres.js")
 ENVIRONMENTS = (TOP_LEVEL, "development", "preview", "staging", "production")
 # What is uploaded is the same in all of them; tests/cli/test_deploy_check.py asks for the bindings of each.
 UPLOADED = (TOP_LEVEL, "preview")
@@ -82,8 +82,9 @@ def test_native_cryptography_is_uploaded_as_a_module(dry_run):
     """The Worker imports it by name at its first use: a missing one would fail there, not at the deployment."""
     done, out = dry_run
 
-    assert (out / MODULE).read_bytes() == (SOURCE / MODULE).read_bytes()
-    assert re.search(rf"{re.escape(MODULE)} +│ esm ", done.said)
+    for module in MODULES:
+        assert (out / module).read_bytes() == (SOURCE / module).read_bytes()
+        assert re.search(rf"{re.escape(module)} +│ esm ", done.said)
 
 
 def test_the_files_of_the_page_are_assets_in_every_environment(dry_run, config):

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-FOREIGN = ("asyncpg", "pg8000", "sqlglot", "jwt", "js", "pyodide", "workers", "routes", "app", "granian")
+FOREIGN = ("asyncpg", "sqlglot", "jwt", "js", "pyodide", "workers", "routes", "app", "granian")
 
 
 def loaded(statement: str) -> set[str]:

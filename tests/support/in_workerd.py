@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+from kontract.cloudflare import database as of_platform
 from kontract.cloudflare.crypto import NativeCrypto
 from kontract.cloudflare.database import HyperdriveDatabase, connector
+from kontract.core import limits
 from kontract.core.statements import Statement
 from kontract.ports import DatabaseError, DatabaseUnavailableError
 from support.crypto_operations import answer
@@ -14,9 +17,13 @@ from support.noise_nk import play
 from support.raystream_vectors import text
 
 
+def _database(url: str) -> HyperdriveDatabase:
+    return HyperdriveDatabase(connector(SimpleNamespace(HYPERDRIVE=None, DATABASE_URL=url)))
+
+
 async def connected(url: str) -> str:
     """``connected`` if DATABASE_URL leads to a database, else why not."""
-    database = HyperdriveDatabase(connector(SimpleNamespace(HYPERDRIVE=None, DATABASE_URL=url)))
+    database = _database(url)
     try:
         await database.run(Statement("SELECT 1"))
     except (DatabaseError, DatabaseUnavailableError) as error:
@@ -24,6 +31,59 @@ async def connected(url: str) -> str:
     finally:
         await database.aclose()
     return "connected"
+
+
+async def _outcome(database: HyperdriveDatabase, text: str, params: Any = (), timeout_ms: int | None = None) -> Any:
+    """Rows; or what PostgreSQL says, as [sqlstate, message, constraint]; or what became of the connection."""
+    try:
+        return await database.run(Statement(text, tuple(params), timeout_ms))
+    except DatabaseError as error:
+        return [error.sqlstate, error.message, error.constraint]
+    except DatabaseUnavailableError as error:
+        return f"lost: {error}"
+
+
+async def asked(argument: dict[str, Any]) -> list[Any]:
+    """What statements return over one connection, one after the other, or all of them at once (``together``)."""
+    database = _database(argument["url"])
+    works = [_outcome(database, *statement) for statement in argument["statements"]]
+    try:
+        return await asyncio.gather(*works) if argument["together"] else [await work for work in works]
+    finally:
+        await database.aclose()
+
+
+async def impatient(argument: dict[str, Any]) -> list[Any]:
+    """The same where a connection, or a statement without a limit of its own, has so many milliseconds."""
+    before = limits.TRANSACTION_MS, of_platform.CONNECT_MS
+    of_platform.CONNECT_MS = argument.get("connect_ms", of_platform.CONNECT_MS)
+    limits.TRANSACTION_MS = argument.get("statement_ms", limits.TRANSACTION_MS) - of_platform.CONNECT_MS
+    try:
+        return await asked(argument)
+    finally:
+        limits.TRANSACTION_MS, of_platform.CONNECT_MS = before
+
+
+async def cancelled(argument: dict[str, Any]) -> list[Any]:
+    """What is returned to two tasks of which one is cancelled while PostgreSQL works for both; and afterwards."""
+    database, watching = _database(argument["url"]), _database(argument["url"])
+    [[pid]] = await database.run(Statement("SELECT pg_backend_pid()"))
+    lost = asyncio.ensure_future(_outcome(database, "SELECT pg_advisory_lock_shared(7)"))
+    other = asyncio.ensure_future(_outcome(database, "SELECT pg_backend_pid()"))
+    try:
+        [[waits]] = [[""]]
+        while waits != "advisory":
+            [[waits]] = await watching.run(
+                Statement("SELECT coalesce(wait_event, '') FROM pg_stat_activity WHERE pid = $1::int", (pid,))
+            )
+        lost.cancel()
+        [ended] = await asyncio.gather(lost, return_exceptions=True)
+        [[next_pid]] = await database.run(Statement("SELECT pg_backend_pid()"))
+        await watching.run(Statement(argument["release"]))
+        return [type(ended).__name__, await other == [[pid]], next_pid != pid]
+    finally:
+        await database.aclose()
+        await watching.aclose()
 
 
 async def crypto(cases: list[dict[str, Any]]) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from kontract import cloudflare
 from kontract.cli import build
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.pyodide_bundle.assemble import BUNDLE_NAME
@@ -33,26 +34,27 @@ AGE[CollectionStage.FENCES] = limits.FENCE_RETENTION_MS
 ENTRY = """\
 import json
 
-import pg8000.native
 from session_do import KontractSessionDO
-from workers import Response, WorkerEntrypoint
+from workers import Response, WorkerEntrypoint, import_from_javascript
 
 
 class Default(WorkerEntrypoint):
     async def fetch(self, request):
         if request.url.endswith("/health"):
             return Response(json.dumps({"status": "ok", "routes": 0}))
-        database = self.env.HYPERDRIVE
-        connection = pg8000.native.Connection(
-            database.user, host=database.host, port=int(database.port),
-            password=database.password, database=database.database,
-        )
+        target = json.dumps({"tls": [False], "patience": 5000})
+        connection = import_from_javascript("./postgres.js").open(target, self.env.HYPERDRIVE)
+
+        async def run(text):
+            statement = {"text": text, "params": [], "timeout": None, "patience": 5000}
+            return json.loads(await connection.run(json.dumps(statement)))["rows"]
+
         try:
-            connection.run("CREATE TABLE IF NOT EXISTS visits (n bigint)")
-            connection.run("INSERT INTO visits SELECT count(*) FROM visits")
-            visits = connection.run("SELECT count(*) FROM visits")[0][0]
+            await run("CREATE TABLE IF NOT EXISTS visits (n bigint)")
+            await run("INSERT INTO visits SELECT count(*) FROM visits")
+            visits = (await run("SELECT count(*) FROM visits"))[0][0]
         finally:
-            connection.close()
+            await connection.close()
         stub = self.env.SESSION_DO.get(self.env.SESSION_DO.idFromName("one"))
         return Response(json.dumps({"object": int(await stub.hit("")), "postgres": visits}))
 """
@@ -74,6 +76,7 @@ def scratch_checkout(real: Checkout, folder: Path, *, entry: str = ENTRY) -> Che
     (folder / "src").mkdir(parents=True)
     (folder / "src" / "entry.py").write_text(entry)
     (folder / "src" / "session_do.py").write_text(SESSION_DO)
+    shutil.copyfile(Path(cloudflare.__path__[0]) / "postgres.js", folder / "src" / "postgres.js")
     return _furnished(real, folder)
 
 

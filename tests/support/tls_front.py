@@ -71,8 +71,8 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @contextmanager
 def tls_front(behind: int, folder: Path) -> Iterator[TlsFront]:
-    """Run one in front of the port of a PostgreSQL."""
-    front = TlsFront(behind, *_certificate(folder))
+    """Run one in front of the port of a PostgreSQL, with the certificate of a folder (see `certificate`)."""
+    front = TlsFront(behind, *certificate(folder))
     ready = threading.Event()
     ends: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
@@ -92,7 +92,11 @@ def tls_front(behind: int, folder: Path) -> Iterator[TlsFront]:
         thread.join(30)
 
 
-def _certificate(folder: Path) -> tuple[Path, Path]:
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """The certificate of a folder and its key; made if there is none."""
+    public, private = folder / "server.crt", folder / "server.key"
+    if public.exists():
+        return public, private
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = dt.datetime.now(dt.UTC)
@@ -104,7 +108,6 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    public, private = folder / "server.crt", folder / "server.key"
     public.write_bytes(made.public_bytes(serialization.Encoding.PEM))
     private.write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())

@@ -13,6 +13,7 @@ from kontract.cli.toolchain.reaper import Reaper
 from kontract.cli.toolchain.wrangler import DevServer
 from support.laboratory import Laboratory, running_laboratory
 from support.postgres import Postgres
+from support.tls_front import certificate
 from support.worker import running_worker
 
 
@@ -30,11 +31,23 @@ def worker(
 
 
 @pytest.fixture(scope="session")
-def laboratory(checkout: Checkout, reaper: Reaper, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]:
+def trusted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a certificate for `localhost` that the laboratory trusts."""
+    folder = tmp_path_factory.mktemp("trusted")
+    certificate(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def laboratory(
+    checkout: Checkout, reaper: Reaper, trusted: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Laboratory]:
     """A Worker of the tests' own, without a database: it runs functions of `support/in_workerd.py` in workerd."""
     folder = Path(support.__file__).parent
     modules = [
         folder / name for name in ("in_workerd.py", "crypto_operations.py", "noise_nk.py", "raystream_vectors.py")
     ]
-    with running_laboratory(checkout, tmp_path_factory.mktemp("laboratory"), reaper, modules) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("NODE_EXTRA_CA_CERTS", str(trusted / "server.crt"))  # wrangler has workerd trust it
+        with running_laboratory(checkout, tmp_path_factory.mktemp("laboratory"), reaper, modules) as running:
+            yield running

@@ -18,7 +18,7 @@ def test_a_server_without_tls_is_used_where_the_url_lets_it(connected, postgres,
 
 @pytest.mark.parametrize("mode", ["require", "verify-full"])
 def test_a_server_without_tls_is_refused_where_the_url_insists(connected, postgres, mode):
-    assert connected(f"{postgres.server_url}?sslmode={mode}") == "the server refuses TLS"
+    assert connected(f"{postgres.server_url}?sslmode={mode}") == "The server does not support SSL connections"
 
 
 def test_the_platform_verifies_whatever_it_encrypts(connected, postgres, tmp_path):
@@ -29,6 +29,24 @@ def test_the_platform_verifies_whatever_it_encrypts(connected, postgres, tmp_pat
         assert front.encrypted == []
         assert connected(url) == "connected"
         assert front.encrypted == [False]
+
+
+@pytest.mark.parametrize("mode", ["prefer", "require", "verify-ca", "verify-full"])
+def test_a_certificate_that_is_trusted_is_used(connected, postgres, trusted, mode):
+    """The way of a preview, which has no Hyperdrive: the login and all that follows are encrypted."""
+    with tls_front(postgres.cluster.port, trusted) as front:
+        url = postgres.server_url.replace(f"127.0.0.1:{postgres.cluster.port}", f"localhost:{front.port}")
+        assert connected(f"{url}?sslmode={mode}") == "connected"
+        assert front.encrypted == [True]
+
+
+@pytest.mark.parametrize("mode", ["require", "verify-full"])
+def test_a_certificate_for_another_host_is_refused(connected, postgres, trusted, mode):
+    """It is for `localhost`, and so for nobody who can answer under 127.0.0.1."""
+    with tls_front(postgres.cluster.port, trusted) as front:
+        url = postgres.server_url.replace(f":{postgres.cluster.port}", f":{front.port}")
+        assert connected(f"{url}?sslmode={mode}") != "connected"
+        assert front.encrypted == []
 
 
 def test_what_cannot_be_followed_is_said(connected, postgres):

@@ -1,142 +1,177 @@
-"""PostgreSQL over Hyperdrive: one connection per request.
+"""PostgreSQL over Hyperdrive, spoken by node-postgres: postgres.js beside this file.
 
-A connection belongs to the request that opened it; one kept from an earlier request hangs. Hyperdrive keeps the real
-connections, so opening one here is cheap.
+One connection per request. A connection belongs to the request that opened it; one kept from an earlier request hangs.
+Hyperdrive keeps the real connections, so opening one here is cheap.
+
+The protocol is JavaScript's, because the bytes of a socket are. A statement crosses to it once, as JSON text, and its
+rows come back once, as JSON text.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, TypeAlias
 
-from pg8000.exceptions import DatabaseError as PgDatabaseError
-from pg8000.exceptions import InterfaceError
+import msgspec
+from msgspec import Struct
 from pyodide.ffi import JsException
+from workers import import_from_javascript
 
-from kontract.cloudflare.postgres_wire import Connection, Tls, connect
 from kontract.core import database_url, limits
-from kontract.core.database_url import DatabaseUrl, DatabaseUrlError
+from kontract.core.database_url import DatabaseUrlError
 from kontract.core.statements import Statement
 from kontract.core.transaction import sqlstates
 from kontract.ports import DatabaseError, DatabaseUnavailableError
 
+MODULE = "./kontract/cloudflare/postgres.js"
+"""Its name in the Worker: the path below src/. ``[[rules]]`` in wrangler.toml attaches it."""
+
 CONNECT_MS = 5_000
 
-Connect: TypeAlias = Callable[[], Awaitable[Connection]]
-
-TRIES: Mapping[str, Sequence[Tls]] = {
-    "disable": (Tls.NONE,),
-    "allow": (Tls.NONE, Tls.REQUIRED),
-    "prefer": (Tls.OFFERED, Tls.NONE),
-    "require": (Tls.REQUIRED,),
-    "verify-ca": (Tls.REQUIRED,),
-    "verify-full": (Tls.REQUIRED,),
+TRIES: Mapping[str, Sequence[bool]] = {
+    "disable": (False,),
+    "allow": (False, True),
+    "prefer": (True, False),
+    "require": (True,),
+    "verify-ca": (True,),
+    "verify-full": (True,),
 }
-"""What is tried for each sslmode, in libpq's order. The platform verifies every certificate: it knows no other way."""
+"""Whether TLS is used, for each sslmode what libpq tries, in its order.
 
-_BREAKS = (OSError, InterfaceError, TimeoutError, JsException)
+Where it is used the platform verifies the certificate: it knows no other way.
+"""
+
+Connect: TypeAlias = Callable[[], Any]
+"""Starts connecting and returns at once: a Connection of postgres.js."""
+
+
+class _Target(Struct):
+    """Where to connect to, unless a binding says that. ``tls``: what is tried; ``patience``: for how long, in ms.
+
+    ``refused``: why there is nothing to connect to; then every statement fails with it.
+    """
+
+    host: str = ""
+    port: int = 0
+    user: str = ""
+    database: str = ""
+    password: str | None = None
+    tls: Sequence[bool] = (False,)
+    refused: str = ""
+    patience: int = msgspec.field(default_factory=lambda: CONNECT_MS)
+    application_name: str = "kontract"
+
+
+class _Run(Struct):
+    """A statement as postgres.js takes it: parameters as text, which the SQL casts; times in ms.
+
+    ``timeout``: PostgreSQL's own limit. ``patience``: how long its answer may take in all.
+    """
+
+    text: str
+    params: list[str | None]
+    timeout: int | None
+    patience: int
+
+
+class _Answer(Struct):
+    """What postgres.js returns: rows of int and str, PostgreSQL's error, or what happened to the connection."""
+
+    rows: list[list[int | str | None]] = []
+    sqlstate: str = ""
+    message: str = ""
+    detail: str = ""
+    constraint: str = ""
+    lost: str = ""
 
 
 class HyperdriveDatabase:
-    """One connection for one request; statements of concurrent tasks take turns."""
+    """One connection for one request; it answers the statements of concurrent tasks one after the other."""
 
     def __init__(self, connect: Connect) -> None:
         """Connect with ``connect`` when first needed."""
         self._connect = connect
-        self._connecting: asyncio.Future[Connection] | None = None
-        self._turn = asyncio.Lock()
+        self._connection: Any = None
 
     @property
     def is_open(self) -> bool:
         """Whether a connection was asked for."""
-        return self._connecting is not None
+        return self._connection is not None
 
     def warm(self) -> None:
         """Start connecting."""
-        if self._connecting is None:
-            self._connecting = asyncio.ensure_future(self._open())
-            self._connecting.add_done_callback(_seen)
+        if self._connection is None:
+            self._connection = self._connect()
 
     async def run(self, statement: Statement) -> Sequence[Sequence[Any]]:
         """Run one statement. After a connection broke, the next statement opens a new one."""
-        async with self._turn:
-            whole = False
-            limit = (statement.timeout_ms or limits.TRANSACTION_MS) + CONNECT_MS
-            try:
-                async with asyncio.timeout(limit / 1000):
-                    self.warm()
-                    assert self._connecting is not None
-                    connection = await asyncio.shield(self._connecting)
-                    rows = await connection.run(statement)
-                whole = True
-            except PgDatabaseError as error:
-                refused = _database_error(error)
-                whole = not sqlstates.ends_connection(refused.sqlstate)
-                raise refused from error
-            except _BREAKS as error:
-                raise DatabaseUnavailableError(str(error)) from error
-            finally:
-                if not whole:  # also when cancelled: half an answer is left in it
-                    self._connecting = None
-            return rows
+        self.warm()
+        connection, whole = self._connection, False
+        try:
+            answer = _decode(str(await connection.run(_encode(statement))))
+            if answer.lost:
+                raise DatabaseUnavailableError(answer.lost)
+            whole = not (answer.sqlstate and sqlstates.ends_connection(answer.sqlstate))
+        except JsException as error:
+            raise DatabaseUnavailableError(str(error)) from error
+        finally:
+            if not whole:  # also when cancelled: nobody waits for what it still has to answer
+                self._leave(connection)
+        if answer.sqlstate:
+            # With the detail, as asyncpg has it: only the log sees it.
+            message = f"{answer.message}\nDETAIL:  {answer.detail}" if answer.detail else answer.message
+            raise DatabaseError(answer.sqlstate, message, answer.constraint)
+        return answer.rows
 
     async def aclose(self) -> None:
-        """Close the connection; a failure to do so changes nothing for anybody."""
-        if self._connecting is None:
-            return
-        try:
-            connection = await self._connecting
+        """Close the connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
             await connection.close()
-        except Exception:  # noqa: BLE001, S110 - it is gone already
-            pass
 
-    async def _open(self) -> Connection:
-        async with asyncio.timeout(CONNECT_MS / 1000):
-            return await self._connect()
-
-
-def _seen(future: asyncio.Future[Connection]) -> None:
-    """Look at the error of a connection that nobody came to use."""
-    if not future.cancelled():
-        future.exception()
+    def _leave(self, connection: Any) -> None:
+        """Have the next statement open another one; this one closes itself when it has answered what was sent."""
+        if self._connection is connection:
+            self._connection = None
+            connection.close()
 
 
-def _database_error(error: PgDatabaseError) -> DatabaseError:
-    fields = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
-    return DatabaseError(fields.get("C", "XX000"), fields.get("M", "unknown"), fields.get("n", ""))
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+def _encode(statement: Statement) -> str:
+    params = [None if value is None else str(value) for value in statement.params]
+    patience = (statement.timeout_ms or limits.TRANSACTION_MS) + CONNECT_MS
+    return msgspec.json.encode(_Run(statement.text, params, statement.timeout_ms, patience)).decode()
+
+
+@cache
+def _module() -> Any:
+    """Load the JavaScript once an isolate."""
+    return import_from_javascript(MODULE)
+
+
+def _open(target: _Target, binding: Any = None) -> Any:
+    return _module().open(msgspec.json.encode(target).decode(), binding)
 
 
 def connector(env: Any) -> Connect:
     """Return how to connect: through the HYPERDRIVE binding, or to the secret DATABASE_URL when there is none."""
     binding = getattr(env, "HYPERDRIVE", None)
-    if binding is not None:
-        return lambda: connect(
-            str(binding.host), int(binding.port), str(binding.user), str(binding.database), str(binding.password)
-        )
+    return partial(_open, _Target(), binding) if binding is not None else partial(_open, _named(env))
+
+
+def _named(env: Any) -> _Target:
+    """Return what DATABASE_URL names, with as much TLS as libpq would use."""
     url = getattr(env, "DATABASE_URL", None)
     if not url:
-        return partial(_refuse, "there is neither a HYPERDRIVE binding nor a DATABASE_URL secret; see wrangler.toml")
+        message = "there is neither a HYPERDRIVE binding nor a DATABASE_URL secret; see wrangler.toml"
+        return _Target(refused=message)
     try:
         target = database_url.read(str(url))
-        target.only_host("a Worker")
+        host, port = target.only_host("a Worker")
     except DatabaseUrlError as error:
-        return partial(_refuse, str(error))
-    return partial(_connect_to, target)
-
-
-async def _connect_to(target: DatabaseUrl) -> Connection:
-    """Connect with as much TLS as libpq would use; where it is used, the platform checks the certificate."""
-    host, port = target.only_host("a Worker")
-    first, *others = TRIES[target.sslmode]
-    try:
-        return await connect(host, port, target.user, target.database, target.password, first)
-    except (*_BREAKS, PgDatabaseError):
-        if not others:
-            raise
-        return await connect(host, port, target.user, target.database, target.password, *others)
-
-
-async def _refuse(message: str) -> Connection:
-    raise InterfaceError(message)
+        return _Target(refused=str(error))
+    host = f"[{host}]" if ":" in host else host
+    return _Target(host, port, target.user, target.database, target.password, TRIES[target.sslmode])

