@@ -83,7 +83,7 @@ class Call:
 
     def hold(self, text: bytes, rounds: int) -> tuple[float, float]:
         """Return the milliseconds of the call, and of reading the row."""
-        spent, value = least(rounds, lambda: self._signature.bind(text, None)["a"])
+        spent, value = least(rounds, lambda: self._signature.read(text).take(None)["a"])
         if value is None:
             return spent, 0.0
         written, data = least(rounds, lambda: self._rows.encode({"v": value}, "a"))
@@ -95,7 +95,7 @@ class Call:
 
     def echo(self, text: bytes, rounds: int) -> float:
         """Return the milliseconds of a call that returns its argument."""
-        spent, value = least(rounds, lambda: self._signature.bind(text, None)["a"])
+        spent, value = least(rounds, lambda: self._signature.read(text).take(None)["a"])
         return spent + least(rounds, lambda: self._result.response(value))[0]
 
 

@@ -88,11 +88,11 @@ def test_arguments_and_results(hint, kind):
     for count in (FEW, MANY):
         text = texts_of(hint, kind, count)
         body = f"[{text}]".encode()
-        bound = signature.bind(body, None)["a"]
+        bound = signature.read(body).take(None)["a"]
         sent = json.loads(result.response(bound).body, parse_float=Decimal)["result"]
         exact = json.loads(text, parse_float=float if "float" in str(hint) or hint is Any else Decimal)
         assert (sent if "Decimal" not in str(hint) else list(map(Decimal, sent))) == _floats(exact, sent)
-        counted.append((steps(signature.bind, body, None), steps(result.response, bound)))
+        counted.append((steps(signature.read, body), steps(result.response, bound)))
     (few_in, few_out), (many_in, many_out) = counted
     assert (many_in < few_in + MORE, many_out < few_out + MORE) == (True, True)
 
@@ -153,8 +153,8 @@ def test_one_unusual_number_costs_no_step_for_the_others():
     counted = []
     for count in (FEW, MANY):
         body = f"[[{','.join(texts('17 digits', count))}],[{odd}]]".encode()
-        assert msgspec.json.encode(signature.bind(body, None)["b"], enc_hook=hook) == f"[{odd}]".encode()
-        counted.append(steps(signature.bind, body, None))
+        assert msgspec.json.encode(signature.read(body).take(None)["b"], enc_hook=hook) == f"[{odd}]".encode()
+        counted.append(steps(signature.read, body))
     assert counted[1] < counted[0] + MORE
 
 
@@ -171,19 +171,19 @@ def test_a_number_that_a_float_does_not_hold_is_found_among_many():
             numbers[at] = odd
             body = f'[[{",".join(long)}],{{"x":[],"y":[{",".join(numbers)}]}}]'.encode()
             with pytest.raises(InvalidRequestError, match=rf"argument b\.y\[{at}\]: a float does not hold all digits"):
-                signature.bind(body, None)
+                signature.read(body).take(None)
 
 
 def test_numbers_of_no_type_that_a_float_does_not_hold_have_a_bound():
     """Each is a value of its own kind, which Python code looks at: in an argument and wherever it is stored."""
     signature = Signature(function(Any), "f", Ctx)
     most = texts("55 digits", limits.JSON_UNUSUAL_NUMBERS)
-    bound = signature.bind(f"[[{','.join(most)}]]".encode(), None)["a"]
+    bound = signature.read(f"[[{','.join(most)}]]".encode()).take(None)["a"]
     assert [one.text for one in bound if type(one) is Number] == most
     with pytest.raises(InvalidRequestError, match="f: more than 1000 numbers have more digits than a float holds"):
-        signature.bind(f"[[{','.join([*most, most[0]])}]]".encode(), None)
+        signature.read(f"[[{','.join([*most, most[0]])}]]".encode()).take(None)
     of_decimals = Signature(function(list[Decimal]), "f", Ctx)
-    assert len(of_decimals.bind(f"[[{','.join(most * 4)}]]".encode(), None)["a"]) == 4 * len(most)
+    assert len(of_decimals.read(f"[[{','.join(most * 4)}]]".encode()).take(None)["a"]) == 4 * len(most)
 
 
 def test_unheld_says_what_is_held_says():

@@ -65,6 +65,8 @@ async def does(ctx: Context, call_next: Any) -> Any:
         raise ValueError("a detail")
     if how == "answer":
         return {"from": "outside"}
+    if how == "answer nothing":
+        return None
     if how == "answer created":
         return HttpResp.created({"from": "outside"}, "/here")
     if how == "storage before":
@@ -302,6 +304,8 @@ async def test_answering_without_the_function(api):
     for body in (b"[1, 2, 3]", b"not json", b""):
         response = await api.send("POST", "/rpc/a_dict", body, x_how="answer")
         assert result(response) == {"from": "outside"}
+    nothing = await api.rpc("a_row", x_how="answer nothing")
+    assert result(nothing) is None, "the function declares something else, but did not answer"
     created = await api.rpc("a_dict", x_how="answer created")
     assert (created.status, created.headers["Location"]) == (201, "/here")
     assert events == []

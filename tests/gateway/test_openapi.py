@@ -296,7 +296,7 @@ def test_the_body_that_it_describes_is_what_calls_take():
     for arguments, right in cases:
         assert validator.is_valid(arguments) is right, arguments
         try:
-            bound.bind(json.dumps(arguments).encode(), None)
+            bound.read(json.dumps(arguments).encode()).take(None)
         except Exception:  # noqa: BLE001 - whatever a call is refused with
             assert not right, arguments
         else:
@@ -327,7 +327,7 @@ def test_the_object_that_it_describes_is_what_calls_take():
 
 def takes(registry, function, arguments, passing) -> bool:
     try:
-        registry.endpoint(function).signature.bind(json.dumps(arguments).encode(), None, passing)
+        registry.endpoint(function).signature.read(json.dumps(arguments).encode(), passing).take(None)
     except HttpError:
         return False
     return True

@@ -23,7 +23,7 @@ from kontract.core.protocol.collection import Collection
 from kontract.core.protocol.coordinator import Coordinator
 from kontract.core.protocol.phases import CoordinatorStage
 from kontract.core.transaction import attempts
-from kontract.core.transaction.attempts import Attempts
+from kontract.core.transaction.attempts import Attempts, Repeated
 from kontract.core.transaction.transaction import Call, RetryError, Transaction
 from kontract.core.types import TableKind
 from kontract.ports import DatabaseUnavailableError
@@ -185,10 +185,12 @@ class World:
             if mine and mine[-1].prepared is not None:
                 mine[-1].outcome = "unknown"
             raise
-        self.kernel.note("done", call.id, outcome.txid, outcome.replayed)
-        if not disturbed() and call.idempotent and self.answered.setdefault(call.id, outcome.result) != outcome.result:
-            self.wrong.append(f"answers: {call.id} got {self.answered[call.id]} and {outcome.result}")
-        if outcome.replayed:
+        repeated = isinstance(outcome, Repeated)
+        answer = outcome.kept if repeated else outcome.result
+        self.kernel.note("done", call.id, outcome.txid, repeated)
+        if not disturbed() and call.idempotent and self.answered.setdefault(call.id, answer) != answer:
+            self.wrong.append(f"answers: {call.id} got {self.answered[call.id]} and {answer}")
+        if repeated:
             ours = {commit.txid for commit in self.database.commits if commit.sid.startswith(f"{call.id}/")}
             if outcome.txid not in ours and not disturbed():
                 self.wrong.append(f"lost: {call.id} was told that it committed as {outcome.txid}")

@@ -21,6 +21,7 @@ from kontract.core import limits
 from kontract.core.errors import Code, ConflictError
 from kontract.core.model.declare import primkey, table
 from kontract.core.model.rows import RowType, row_type
+from kontract.core.transaction.attempts import Done
 from kontract.core.transaction.storage import Storage
 from kontract.core.transaction.store import SYSTEM, SqlStore
 from kontract.core.transaction.transaction import Call, Transaction
@@ -189,16 +190,15 @@ class Accounts:
 
     async def _run(self, name: str, work: Callable[[Storage], Awaitable[T]], *, read_only: bool = False) -> T:
         scope = self._scope
-        answer: list[T] = []
 
-        async def attempt(_transaction: Transaction, storage: Storage) -> str:
-            answer[:] = [await work(storage)]
-            return ""
+        async def attempt(_transaction: Transaction, storage: Storage) -> T:
+            return await work(storage)
 
         call = Call(id=scope.platform.random.token(16).hex(), owner=SYSTEM, user=SYSTEM, read_only=read_only)
         async with Transactor(scope, _row_type) as transactor:
-            await transactor.run(call, attempt, name, max_attempts=limits.MAX_ATTEMPTS)
-        return answer[0]
+            outcome = await transactor.run(call, attempt, name, max_attempts=limits.MAX_ATTEMPTS)
+        assert isinstance(outcome, Done), "a call without a key is none that was made before"
+        return outcome.result
 
 
 async def _end(storage: Storage, session: Session, until: int) -> bool:

@@ -17,6 +17,7 @@ from kontract.gateway import config as configuration
 from kontract.gateway.auth import Auth
 from kontract.gateway.config import ConfigurationError
 from kontract.gateway.http import JSON, OCTETS, Request, Response, encode_json, error_response, shown
+from kontract.gateway.log_line import LogLine
 from kontract.gateway.meter import Meter, MeteredDatabase
 from kontract.gateway.raystream import Raystream
 from kontract.gateway.routes import Registry
@@ -62,33 +63,18 @@ class Gateway:
         span = trace.begin(request.headers.get("traceparent"), platform.random.token(trace.IDS_BYTES))
         if span.sampled:
             meter.comment = f" /*traceparent='{span.traceparent}'*/"
-        fields: dict[str, Any] = {"request_id": request_id, "method": request.method, "path": request.path[:200]}
+        line = LogLine(request_id, request.method, request.path[:200])
         origins: frozenset[str] = frozenset()
         try:
             deployment = self._deploy(platform)
             origins = deployment.config.cors_origins
-            response = await self._route(Scope(deployment, platform, request, request_id, meter, fields))
+            response = await self._route(Scope(deployment, platform, request, line, meter))
         except Exception as error:  # noqa: BLE001 - the outermost frame: nothing may reach the platform
-            response = self._failed(error, request_id, fields)
+            response = self._failed(error, line)
         self._finish(request, response, request_id, meter, origins)
-        level = fields.pop("level", "info")
-        exception = fields.pop("exception", None)
-        fields |= {"status": fields.get("status", response.status)}  # raystream's is that of what is sealed
-        fields |= {
-            "attempts": meter.attempts,
-            "txid": fields.get("txid") or response.headers.get("X-Kontract-Txid"),
-            "ms": round(platform.clock.elapsed() - started, 1),
-            "coord_ms": round(meter.coordinator_ms, 1),
-            "db_ms": round(meter.database_ms, 1),
-            "handler_ms": round(meter.handler_ms, 1),
-            "coord_calls": meter.coordinator_calls,
-            "db_statements": meter.statements,
-            "trace_id": span.trace_id,
-            "span_id": span.span_id,
-        }
-        if exception is not None:
-            fields["exception"] = exception
-        platform.log(level, "request", **fields)
+        if line.status is None:
+            line.status, line.txid = response.status, response.headers.get("X-Kontract-Txid")
+        platform.log(line.level, "request", **line.fields(meter, span, platform.clock.elapsed() - started))
         return response
 
     def _deploy(self, platform: RuntimeAdapter) -> Deployment:
@@ -109,8 +95,7 @@ class Gateway:
         if request.method == "OPTIONS":
             return Response(204, headers={"Allow": methods.allow(request.path)})
         if request.path.startswith(rpc.PREFIXES):
-            name = function_name(request.path)
-            scope.log["function"] = name
+            name = scope.line.function = function_name(request.path)
             methods.check(request.method, request.path)
             session = authenticate(request, scope.deployment.tokens, scope.platform.clock.now())
             return await call_function(scope, session, name, request)
@@ -139,12 +124,12 @@ class Gateway:
         message = "there is nothing here; functions are called with POST /call/<function> or POST /rpc/<function>"
         raise NotFoundError(message)
 
-    def _failed(self, error: Exception, request_id: str, fields: dict[str, Any]) -> Response:
+    def _failed(self, error: Exception, line: LogLine) -> Response:
         if self._deployment is not None and self._deployment.config.show_errors and to_http_error(error) is not error:
-            fields["exception"] = "".join(traceback.format_exception(error))
+            line.exception = "".join(traceback.format_exception(error))
             if isinstance(to_http_error(error), InternalError):
                 error = InternalError(_of_the_application(error))
-        return _failed(error, request_id, fields)
+        return _failed(error, line)
 
     async def _ask_database(self, scope: Scope) -> int | None:
         """See whether the database answers, and when it was last found to have gone back in time (ms); None: never."""
@@ -175,22 +160,21 @@ class Gateway:
                 headers["Access-Control-Max-Age"] = "86400"
 
 
-def _failed(error: Exception, request_id: str, fields: dict[str, Any]) -> Response:
+def _failed(error: Exception, line: LogLine) -> Response:
     """Return what a caller is told of an error, and note for the log line what it was."""
     known = to_http_error(error)
     try:
         header_fields.check(known.headers)
-        response = error_response(known, request_id)
+        response = error_response(known, line.request_id)
     except Exception as unfit:  # noqa: BLE001 - the application's: whatever it wanted to say cannot be sent
         error, known = unfit, _internal()
-        response = error_response(known, request_id)
-    fields["error"] = known.error_code.name
-    fields["reason"] = shown(known.message)
+        response = error_response(known, line.request_id)
+    line.error, line.reason = known.error_code.name, shown(known.message)
     if known.error_code.fault is Fault.SERVER:
-        fields["level"] = "error"
-        fields.setdefault("exception", "".join(traceback.format_exception(error)))
+        line.level = "error"
+        line.exception = line.exception or "".join(traceback.format_exception(error))
     elif known.error_code.fault is Fault.CONTENTION:
-        fields["level"] = "warning"
+        line.level = "warning"
     return response
 
 

@@ -319,7 +319,7 @@ class Auth:
             owner=session.owner,
             user=session.user,
         )
-        self._scope.log["owner"], self._scope.log["user"] = session.owner, session.user
+        self._scope.line.of(session)
         return Response(status, encode_json(granted), {"Content-Type": JSON})
 
     def _address(self) -> str:

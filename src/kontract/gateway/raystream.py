@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import msgspec
 
@@ -24,6 +23,7 @@ from kontract.core.security.raystream.suites import VERSION, RaystreamError, Sui
 from kontract.gateway import rpc
 from kontract.gateway.context import Session
 from kontract.gateway.http import JSON, OCTETS, Request, Response, encode_json
+from kontract.gateway.log_line import LogLine
 from kontract.gateway.scope import Scope
 from kontract.gateway.sessions import authenticate, ensure_live
 from kontract.ports import Crypto
@@ -41,8 +41,8 @@ ARGUMENTS = "x-kontract-arguments"
 
 REFUSED = "raystream: this message was refused; begin with a new handshake"
 
-Failed = Callable[[Exception, str, dict[str, Any]], Response]
-"""Makes an answer of an error: (error, request id, fields of the log line)."""
+Failed = Callable[[Exception, LogLine], Response]
+"""Makes an answer of an error, and notes for the log what it was."""
 
 _encode_principal = msgspec.msgpack.Encoder().encode
 _decode_principal: Callable[[bytes], Session | None] = msgspec.msgpack.Decoder(Session | None).decode
@@ -90,11 +90,11 @@ class Raystream:
             session = authenticate(_inner(scope, HANDSHAKE, headers), scope.deployment.tokens, now)
             await ensure_live(scope, session)
         except Exception as error:  # noqa: BLE001 - it is sealed, and so must not leave this function
-            response = failed(error, scope.request_id, scope.log)
+            response = failed(error, scope.line)
             return greeting.deny(self._reply(scope, response), random.token(32))
         expires = now + limits.RAYSTREAM_TICKET_MS
         if session is not None:
-            scope.log["owner"], scope.log["user"] = session.owner, session.user
+            scope.line.of(session)
             expires = min(expires, session.expires_at * 1000)
         return greeting.grant(_encode_principal(session), now, expires, Randoms(random.token(32), random.token(32)))
 
@@ -107,13 +107,13 @@ class Raystream:
         except (RaystreamError, msgspec.DecodeError):
             raise _refused() from None
         call = opened.call
-        scope.log["function"] = call.function
+        scope.line.function = call.function
         try:
             inner = _inner(scope, f"{_prefix(call.headers)}{call.function}", dict(call.headers), call.body)
             inner.check_headers()
             response = await rpc.call_function(scope, session, call.function, inner, opened.call_id)
         except Exception as error:  # noqa: BLE001 - it is sealed, and so must not leave this function
-            response = failed(error, scope.request_id, scope.log)
+            response = failed(error, scope.line)
         return opened.reply(self._reply(scope, response), scope.platform.random.token(32))
 
     @staticmethod
@@ -123,8 +123,7 @@ class Raystream:
         headers["x-request-id"] = scope.request_id
         if scope.meter.attempts:
             header_fields.add(headers, "server-timing", scope.meter.server_timing())
-        scope.log["status"] = response.status
-        scope.log["txid"] = headers.get("x-kontract-txid")
+        scope.line.status, scope.line.txid = response.status, headers.get("x-kontract-txid")
         return Reply(response.status, headers, response.body)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -15,6 +15,7 @@ from kontract.core.model import values
 from kontract.core.model.perms import may_write
 from kontract.core.model.signatures import Passing
 from kontract.core.protocol import idempotency
+from kontract.core.transaction.attempts import Repeated
 from kontract.core.transaction.storage import Storage
 from kontract.core.transaction.transaction import Call, Transaction
 from kontract.core.types import Isolation
@@ -52,6 +53,22 @@ class _Envelope(msgspec.Struct):
     digest: str = ""
 
 
+class _Made(NamedTuple):
+    """What one attempt made: the function's value, and the answer that it is encoded as."""
+
+    value: Any
+    response: Response
+
+
+class _Committed(NamedTuple):
+    """How the transaction ended: what middleware sees of it, and the answer unless that changes it."""
+
+    value: Any
+    response: Response
+    txid: int | None
+    replayed: bool = False
+
+
 def function_name(path: str) -> str:
     """Return the name in ``/call/<name>`` or ``/rpc/<name>``; raises NotFoundError for anything that cannot be one."""
     prefix = NAMED if path.startswith(NAMED) else PREFIX
@@ -79,7 +96,7 @@ async def call_function(
         session = public_session(deployment.config)
     # Without a token nobody learns which functions there are.
     session = required(session)
-    scope.log["owner"], scope.log["user"] = session.owner, session.user
+    scope.line.of(session)
     if endpoint is None:
         message = f"there is no function {name!r}"
         raise NotFoundError(message)
@@ -101,72 +118,72 @@ class RpcCall:
         self._request = request
         self._call_id = call_id
         self._context = self._make_context()
-        self._called = False
-        self._value: Any = None
-        self._response = Response(200)
-        self._txid: int | None = None
-        self._replayed = False
-        self._digest = ""
 
     async def run(self) -> Response:
         """Run the middleware and within it the function until it commits; return the answer."""
-        if self._endpoint.is_wrapped:
+        endpoint = self._endpoint
+        if endpoint.is_wrapped:
             await ensure_live(self._scope, self._session)
-        value = await self._endpoint.chain(self._context, self._transact)
-        response = self._response
+        called = False
+        committed: _Committed | None = None
+
+        async def last() -> Any:
+            """Run the function as a transaction: the innermost step of the chain."""
+            nonlocal called, committed
+            if called:
+                message = "call_next was awaited twice; a call is one transaction"
+                raise RuntimeError(message)
+            called = True
+            committed = await self._transact()
+            return committed.value
+
+        return self._respond(await endpoint.chain(self._context, last), committed)
+
+    def _respond(self, value: Any, committed: _Committed | None) -> Response:
+        """Return the answer for what the middleware returned; ``committed``: None if it has not called the function."""
+        if committed is None:
+            return self._endpoint.result.middleware_response(value)
+        response = committed.response
         # The function's own answer was encoded before the commit; middleware may have changed even the same object.
         if self._endpoint.is_wrapped:
-            same = value is self._value and not self._replayed  # hidden fields are not in what was kept
+            same = value is committed.value and not committed.replayed  # hidden fields are not in what was kept
             result = self._endpoint.result
             response = result.response(value) if same else result.middleware_response(value)
-        if self._replayed:
+        if committed.replayed:
             header_fields.put(response.headers, "Idempotency-Replayed", "true")
-        if self._txid is not None and may_write(self._endpoint.meta.perm):
-            header_fields.put(response.headers, "X-Kontract-Txid", str(self._txid))
+        if committed.txid is not None and may_write(self._endpoint.meta.perm):
+            header_fields.put(response.headers, "X-Kontract-Txid", str(committed.txid))
         return response
 
-    async def _transact(self) -> Any:
-        """Run the function as a transaction and return what it returned: the innermost step of the chain."""
-        if self._called:
-            message = "call_next was awaited twice; a call is one transaction"
-            raise RuntimeError(message)
-        self._called = True
+    async def _transact(self) -> _Committed:
         body = await self._request.read()
         # What is wrong is said before anything is opened.
-        unused = [self._bind(body)]
-        deployment, call = self._scope.deployment, self._call()
-        if call.idempotent:
-            self._digest = self._digest_of(body)
+        arguments = self._endpoint.signature.read(body, self._passing)
+        deployment, call, meta = self._scope.deployment, self._call(), self._endpoint.meta
+        digest = self._digest_of(body) if call.idempotent else ""
 
-        async def work(transaction: Transaction, storage: Storage) -> str:
+        async def work(transaction: Transaction, storage: Storage) -> _Made:
             self._context.start_attempt(transaction, storage)
-            # The next attempt decodes them again: the function may have changed what it was given.
-            bound = unused.pop() if unused else self._bind(body)
-            self._value = await self._endpoint.function(**bound)
-            self._response = response = self._endpoint.result.response(self._value)
-            if not call.idempotent:
-                return ""
-            envelope = _Envelope(response.status, response.headers, response.body.decode(), self._digest)
-            return encode_json(envelope).decode()
+            value = await self._endpoint.function(**arguments.take(self._context))
+            return _Made(value, self._endpoint.result.response(value))
 
-        meta = self._endpoint.meta
+        def kept(made: _Made) -> str:
+            response = made.response
+            return encode_json(_Envelope(response.status, response.headers, response.body.decode(), digest)).decode()
+
         async with Transactor(self._scope, deployment.registry.row_type) as transactor:
             outcome = await transactor.run(
-                call, work, self._endpoint.name, max_attempts=meta.max_attempts, perm=meta.perm
+                call, work, self._endpoint.name, max_attempts=meta.max_attempts, perm=meta.perm, kept=kept
             )
-        self._txid = outcome.txid
-        if outcome.replayed:
-            self._replay(outcome.result)
-        elif self._context.has_plans():
+        if isinstance(outcome, Repeated):
+            return _replayed(outcome, digest)
+        if self._context.has_plans():
             self._platform.spawn(self._context.committed(self._action_failed))
-        return self._value
+        return _Committed(outcome.result.value, outcome.result.response, outcome.txid)
 
     @property
     def _passing(self) -> Passing:
         return Passing.BY_NAME if self._request.path.startswith(NAMED) else Passing.BY_POSITION
-
-    def _bind(self, body: bytes) -> dict[str, Any]:
-        return self._endpoint.signature.bind(body, self._context, self._passing)
 
     def _digest_of(self, body: bytes) -> str:
         """Return what tells the arguments of a repeated call from others.
@@ -182,22 +199,6 @@ class RpcCall:
         except (msgspec.DecodeError, OverflowError):  # an integer beyond 64 bits, which only a function takes
             canonical = body
         return hashlib.sha256(canonical).hexdigest()[:32]
-
-    def _replay(self, kept: str) -> None:
-        """Answer with what the first call answered; middleware sees it as it would have seen that, as plain JSON."""
-        envelope = msgspec.json.decode(kept, type=_Envelope)
-        if envelope.digest not in ("", self._digest):
-            message = (
-                "this Idempotency-Key belongs to an earlier call with other arguments; repeat a call with the same "
-                "ones, and give a new call a new key"
-            )
-            raise HttpError(message, code=Code.KEY_REUSED)
-        body = envelope.body.encode()
-        self._replayed = True
-        self._response = Response(envelope.status, body, envelope.headers)
-        result = values.decode(body)["result"] if body else None
-        headers = {name: value for name, value in envelope.headers.items() if name != "Content-Type"}
-        self._value = result if envelope.status == 200 and not headers else HttpResp(envelope.status, result, headers)
 
     def _call(self) -> Call:
         key = self._request.headers.get("idempotency-key")
@@ -250,6 +251,23 @@ class RpcCall:
         self._platform.log(
             "error", "after_commit", request_id=self._scope.request_id, function=self._endpoint.name, error=repr(error)
         )
+
+
+def _replayed(repeated: Repeated, digest: str) -> _Committed:
+    """Return what the first call answered; middleware sees it as it would have seen that, as plain JSON."""
+    envelope = msgspec.json.decode(repeated.kept, type=_Envelope)
+    if envelope.digest not in ("", digest):
+        message = (
+            "this Idempotency-Key belongs to an earlier call with other arguments; repeat a call with the same "
+            "ones, and give a new call a new key"
+        )
+        raise HttpError(message, code=Code.KEY_REUSED)
+    body = envelope.body.encode()
+    value = values.decode(body)["result"] if body else None
+    headers = {name: value for name, value in envelope.headers.items() if name != "Content-Type"}
+    if envelope.status != 200 or headers:
+        value = HttpResp(envelope.status, value, headers)
+    return _Committed(value, Response(envelope.status, body, envelope.headers), repeated.txid, replayed=True)
 
 
 def idempotent_call_id(session: Session, function: str, key: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from kontract.core.transaction.catalog import Catalog
 from kontract.gateway.config import Config
@@ -11,6 +10,7 @@ from kontract.gateway.counters import CallCounters, LocalCounters
 from kontract.gateway.hashing import HashLine
 from kontract.gateway.http import Request
 from kontract.gateway.liveness import LiveSessions, SessionCoordinator
+from kontract.gateway.log_line import LogLine
 from kontract.gateway.meter import Meter, MeteredCoordinator
 from kontract.gateway.outbox import Holdings
 from kontract.gateway.routes import Registry
@@ -54,14 +54,18 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """One request. ``log`` gathers fields of its log line."""
+    """One request. ``line``: what the log will be told of it."""
 
     deployment: Deployment
     platform: RuntimeAdapter
     request: Request
-    request_id: str
-    meter: Meter = field(default_factory=Meter)
-    log: dict[str, Any] = field(default_factory=dict)
+    line: LogLine
+    meter: Meter
+
+    @property
+    def request_id(self) -> str:
+        """What the request is found by in the log."""
+        return self.line.request_id
 
     def coordinator(self, owner: str) -> CoordinatorStub:
         """Return the way to the coordinator of ``owner``. What it costs is counted, what it says of sessions kept."""

@@ -451,7 +451,7 @@ async def handle(scope: Scope) -> Response:
     tokens = scope.deployment.tokens
     if request.path == TICKET:
         session = required(authenticate(request, tokens, now))
-        scope.log["owner"], scope.log["user"] = session.owner, session.user
+        scope.line.of(session)
         await ensure_live(scope, session)
         ticket = tokens.make(
             session, Kind.STREAM, now, limits.STREAM_TICKET_SECONDS, scope.platform.random, until=session.expires_at
@@ -466,7 +466,8 @@ async def handle(scope: Scope) -> Response:
     if bearer is None and wanted.ticket:
         bearer = tokens.read(wanted.ticket, Kind.STREAM, now).session
     session = required(bearer)
-    scope.log["owner"], scope.log["user"], scope.log["tables"] = session.owner, session.user, wanted.tables
+    scope.line.of(session)
+    scope.line.tables = wanted.tables
     stream = Stream(scope, session, wanted.tables, wanted.ids)
     stream.hold(scope.deployment.holdings.open(session.owner, session.user, subscriber(request.client)))
     try:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from kontract.core.errors import ReadOnlyError
 from kontract.core.model.perms import ALL
 from kontract.core.model.rows import RowType
-from kontract.core.transaction.attempts import Attempts, Outcome
+from kontract.core.transaction.attempts import Attempts, Done, Repeated
 from kontract.core.transaction.storage import Storage
 from kontract.core.transaction.store import SqlStore
 from kontract.core.transaction.transaction import Call, RetryError, Transaction
@@ -17,8 +17,8 @@ from kontract.gateway.meter import MeteredDatabase
 from kontract.gateway.scope import Scope
 from kontract.ports import Clock, Randomness
 
-Work = Callable[[Transaction, Storage], Awaitable[str]]
-"""One attempt: it returns its encoded answer, which an idempotent call keeps."""
+A = TypeVar("A")
+"""What an attempt returns."""
 
 
 class Transactor:
@@ -46,11 +46,23 @@ class Transactor:
         if self._database.is_open:
             self._platform.spawn(self._database.aclose())
 
-    async def run(self, call: Call, work: Work, name: str, *, max_attempts: int, perm: int = ALL) -> Outcome:
-        """Run ``work`` until it commits. ``perm``: what it may do with tables. Raises what Attempts raises."""
+    async def run(
+        self,
+        call: Call,
+        work: Callable[[Transaction, Storage], Awaitable[A]],
+        name: str,
+        *,
+        max_attempts: int,
+        perm: int = ALL,
+        kept: Callable[[A], str] = str,
+    ) -> Done[A] | Repeated:
+        """Run ``work`` until it commits. ``perm``: what it may do with tables. Raises what Attempts raises.
+
+        ``kept``: what an idempotent call keeps of what ``work`` returned.
+        """
         attempts = Attempts(call, self._platform, self._scope.coordinator(call.owner), self._store, max_attempts)
 
-        async def attempt(transaction: Transaction) -> str:
+        async def attempt(transaction: Transaction) -> A:
             if not call.read_only:
                 await self._check_writable(attempts.last_loss)
             if moved(attempts.last_loss):
@@ -59,7 +71,7 @@ class Transactor:
             return await work(transaction, storage)
 
         try:
-            outcome = await attempts.run(attempt, name)
+            outcome = await attempts.run(attempt, name, kept)
         except ReadOnlyError:
             self._scope.deployment.writes.refused = True
             raise
@@ -67,7 +79,8 @@ class Transactor:
             self._meter.attempts = attempts.number
             if moved(attempts.last_loss):
                 self._catalog.forget(call.owner)
-        self._meter.handler_ms = outcome.handler_ms
+        if isinstance(outcome, Done):
+            self._meter.handler_ms = outcome.handler_ms
         return outcome
 
     async def _check_writable(self, loss: RetryError | None) -> None:

@@ -204,12 +204,12 @@ class Cell:
         self.result = Result(self.function, "f")
 
     def argument_and_result(self, value: str) -> str:
-        bound = self.signature.bind(f"[{value}]".encode(), None)
+        bound = self.signature.read(f"[{value}]".encode()).take(None)
         body = self.result.response(bound["v"]).body.decode()
         return body.removeprefix('{"result":').removesuffix("}")
 
     def stored(self, value: str) -> str:
-        bound = self.signature.bind(f"[{value}]".encode(), None)
+        bound = self.signature.read(f"[{value}]".encode()).take(None)
         return self.rows.encode(self.row(id="a", v=bound["v"]), "a")
 
     def loaded(self, data: str) -> str:
@@ -315,7 +315,7 @@ class InProcess:
 
     async def send(self, function: str, headers: Mapping[str, str], body: bytes) -> Answer:
         cell, _ = self._cells[function]
-        response = cell.result.response(cell.signature.bind(body, None)["v"])
+        response = cell.result.response(cell.signature.read(body).take(None)["v"])
         return Answer(response.status, response.headers, response.body)
 
 

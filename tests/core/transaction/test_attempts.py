@@ -10,7 +10,7 @@ from core.fakes import TABLE, Coordinator, Platform, Store
 from kontract.core import limits
 from kontract.core.errors import Code, ConflictError, DeadlineExceededError, HttpError, NotFoundError, UnavailableError
 from kontract.core.messages import Began, Begin, Busy, Conflict, Finish, Leave, Prepare, Replayed, SessionEnded, TooOld
-from kontract.core.transaction.attempts import Attempts
+from kontract.core.transaction.attempts import Attempts, Repeated
 from kontract.core.transaction.transaction import Call, Transaction
 from kontract.ports import CoordinatorUnavailableError, DatabaseUnavailableError
 
@@ -204,7 +204,7 @@ async def test_an_idempotent_call_asks_before_it_runs():
     bench = Bench(idempotent=True)
     bench.coordinator.answers[Begin] = [Replayed(4, "first")]
     outcome = await bench.run()
-    assert (outcome.result, outcome.txid, outcome.replayed, bench.runs) == ("first", 4, True, 0)
+    assert (outcome, bench.runs) == (Repeated("first", 4, 1), 0)
 
 
 async def test_an_idempotent_call_whose_result_is_lost_says_that_it_was_applied():
@@ -222,7 +222,7 @@ async def test_a_result_that_the_coordinator_lost_is_kept_beside_the_fence():
     bench.coordinator.answers[Begin] = [Replayed(4, None)]
     bench.store.first = (4, "first")
     outcome = await bench.run()
-    assert (outcome.result, outcome.txid, outcome.replayed, bench.runs) == ("first", 4, True, 0)
+    assert (outcome, bench.runs) == (Repeated("first", 4, 1), 0)
 
 
 async def test_the_fence_is_asked_before_the_handler_when_the_coordinator_cannot_know():
@@ -231,7 +231,7 @@ async def test_the_fence_is_asked_before_the_handler_when_the_coordinator_cannot
     bench.coordinator.answers[Begin] = [Began(7, 1, unsure=True)]
     bench.store.first = (4, "first")
     outcome = await bench.run()
-    assert (outcome.result, outcome.txid, outcome.replayed, bench.runs) == ("first", 4, True, 0)
+    assert (outcome, bench.runs) == (Repeated("first", 4, 1), 0)
     assert bench.coordinator.kinds() == ["Begin"]
 
 
@@ -256,7 +256,7 @@ async def test_a_fence_of_just_now_is_waited_for():
     bench.coordinator.answers[Begin] = [Began(7, 1, unsure=True), Replayed(9, "first")]
     bench.store.first = (9, "first")
     outcome = await bench.run()
-    assert (outcome.result, bench.runs) == ("first", 0)
+    assert (outcome.kept, bench.runs) == ("first", 0)
     assert [begin.after for begin in bench.heard(Begin)] == [0, 9]
 
 
@@ -269,7 +269,7 @@ async def test_a_run_that_fails_while_another_run_of_the_call_commits():
         raise NotFoundError("gone")
 
     outcome = await bench.run(fails)
-    assert (outcome.result, outcome.replayed) == ("first", True)
+    assert outcome.kept == "first"
 
 
 @pytest.mark.parametrize("answer", [Began(7, 1), CoordinatorUnavailableError(), SessionEnded()])
@@ -290,6 +290,6 @@ async def test_an_idempotent_call_waits_for_the_first_one():
     bench = Bench(idempotent=True)
     bench.coordinator.answers[Begin] = [Conflict("tbl", 6, reserved=True), Replayed(6, "first")]
     outcome = await bench.run()
-    assert outcome.result == "first"
+    assert outcome.kept == "first"
     assert bench.heard(Begin)[1] == Begin("call", 2, 6, idempotent=True)
     assert bench.heard(Finish) == []

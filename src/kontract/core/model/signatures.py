@@ -43,6 +43,25 @@ class Passing(Enum):
     """An object: ``POST /call/<function>``."""
 
 
+class Arguments:
+    """The arguments of one call, checked. Each attempt is given its own: a function may change what it gets."""
+
+    def __init__(self, first: dict[str, Any], decode: Callable[[], dict[str, Any]], context_at: str | None) -> None:
+        """``decode``: what makes them again. ``context_at``: where the context goes."""
+        self._unused: dict[str, Any] | None = first
+        self._decode = decode
+        self._context_at = context_at
+
+    def take(self, context: Any) -> dict[str, Any]:
+        """Return them as keyword arguments, which nobody else has."""
+        taken, self._unused = self._unused, None
+        if taken is None:
+            taken = self._decode()
+        if self._context_at is not None:
+            taken[self._context_at] = context
+        return taken
+
+
 class Signature:
     """What a backend function takes: its RPC parameters in order, and where the context goes."""
 
@@ -91,8 +110,8 @@ class Signature:
             Passing.BY_NAME: values.Decoder[Any](by_name),
         }
 
-    def bind(self, body: bytes, context: Any, passing: Passing = Passing.BY_POSITION) -> dict[str, Any]:
-        """Return the keyword arguments of a call. An empty body has none.
+    def read(self, body: bytes, passing: Passing = Passing.BY_POSITION) -> Arguments:
+        """Return the arguments of a call, checked. An empty body has none.
 
         Raises InvalidRequestError naming the argument at fault, PermissionDeniedError for a field of a row that callers
         may not write.
@@ -116,16 +135,18 @@ class Signature:
             raise InvalidRequestError(f"{self.name}: {error}") from None
         if self._takes_floats and odd:
             self._check_digits(text, joints, odd)
-        bound = {parameter: getattr(given, parameter) for parameter in self.parameters}
-        if self._takes_dataclasses:
-            typed.completed(bound)
+        bound = self._bind(given)
         for name in self._take_decimals:
             try:
                 typed.check_decimals(bound[name], f"argument {name}")
             except values.UnspeakableError as error:
                 raise InvalidRequestError(f"{self.name}: {error}") from None
-        if self._context_at is not None:
-            bound[self._context_at] = context
+        return Arguments(bound, lambda: self._bind(self._decode(text, passing, joints, odd)), self._context_at)
+
+    def _bind(self, given: Any) -> dict[str, Any]:
+        bound = {parameter: getattr(given, parameter) for parameter in self.parameters}
+        if self._takes_dataclasses:
+            typed.completed(bound)
         return bound
 
     def _unheld(self, joints: bytes, passing: Passing) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ full length, and the next attempt begins only when the transaction that won is v
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 from kontract.core import limits
 from kontract.core.errors import Code, ConflictError, DeadlineExceededError, UnavailableError
@@ -48,15 +48,27 @@ class AttemptPlatform(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Outcome:
-    """How a call ended: the encoded answer, its txid if it wrote, and how many attempts it took."""
+A = TypeVar("A")
+"""What a handler returns."""
 
-    result: str
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[A]):
+    """The handler has run, and what it did is committed: what it returned, and the txid if it wrote."""
+
+    result: A
     txid: Txid | None
     attempts: int
-    replayed: bool = False
-    handler_ms: float = field(default=0.0)
+    handler_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """The call had been committed before: what was kept of its first run, and that one's txid."""
+
+    kept: str
+    txid: Txid
+    attempts: int
 
 
 class Attempts:
@@ -76,22 +88,26 @@ class Attempts:
         self._conflicts = 0
         self._started = platform.clock.elapsed()
 
-    async def run(self, handler: Callable[[Transaction], Awaitable[str]], function: str) -> Outcome:
-        """Run ``handler`` until it commits. It returns its encoded answer, and must do so before the commit.
+    async def run(
+        self, handler: Callable[[Transaction], Awaitable[A]], function: str, kept: Callable[[A], str] = str
+    ) -> Done[A] | Repeated:
+        """Run ``handler`` until it commits. ``kept``: what an idempotent call keeps of what its handler returned.
 
         Raises what the handler raises (nothing is kept then), ConflictError after the last attempt,
         DeadlineExceededError, UnavailableError.
         """
         committed = False
         try:
-            outcome = await self._run(handler, function)
+            outcome = await self._run(handler, function, kept)
             committed = outcome.txid is not None
             return outcome
         finally:
             if self.last_loss is not None and not committed:
                 await self._leave()
 
-    async def _run(self, handler: Callable[[Transaction], Awaitable[str]], function: str) -> Outcome:
+    async def _run(
+        self, handler: Callable[[Transaction], Awaitable[A]], function: str, kept: Callable[[A], str]
+    ) -> Done[A] | Repeated:
         handler_ms = 0.0
         while True:
             self.number += 1
@@ -105,7 +121,7 @@ class Attempts:
                     await transaction.begin(after)
                 result = await self._handle_once(handler, transaction)
                 handler_ms += self._platform.clock.elapsed() - handler_started
-                txid = await transaction.commit(result if self.call.idempotent else None)
+                txid = await transaction.commit(kept(result) if self.call.idempotent else None)
             except RetryError as loss:
                 await self._pause(loss, function)
             except DatabaseUnavailableError:
@@ -114,11 +130,11 @@ class Attempts:
             except ReplayedError as replayed:
                 return await self._first_result(replayed)
             else:
-                return Outcome(result, txid, self.number, handler_ms=handler_ms)
+                return Done(result, txid, self.number, handler_ms)
             finally:
                 transaction.close()
 
-    async def _handle_once(self, handler: Callable[[Transaction], Awaitable[str]], transaction: Transaction) -> str:
+    async def _handle_once(self, handler: Callable[[Transaction], Awaitable[A]], transaction: Transaction) -> A:
         """Run the handler. When it fails for an idempotent call, see whether another run of the call has committed."""
         try:
             return await self._handle(handler, transaction)
@@ -129,9 +145,9 @@ class Attempts:
                 await transaction.check_first()
             raise
 
-    async def _handle(self, handler: Callable[[Transaction], Awaitable[str]], transaction: Transaction) -> str:
+    async def _handle(self, handler: Callable[[Transaction], Awaitable[A]], transaction: Transaction) -> A:
         try:
-            result: str = await self._platform.within(self._remaining(), _its_own_timeouts(handler(transaction)))
+            result: A = await self._platform.within(self._remaining(), _its_own_timeouts(handler(transaction)))
         except _HandlerTimeoutError as error:
             raise error.original from None
         except TimeoutError:
@@ -171,8 +187,8 @@ class Attempts:
         seconds = limits.TRANSACTION_MS // 1000
         return DeadlineExceededError(f"the function did not finish within {seconds} s; nothing of it was kept")
 
-    async def _first_result(self, replayed: ReplayedError) -> Outcome:
-        """Return what the first run of the call answered: as the coordinator has it, else as its fence does."""
+    async def _first_result(self, replayed: ReplayedError) -> Repeated:
+        """Return what the first run of the call kept: as the coordinator has it, else as its fence does."""
         result = replayed.result
         if result is None:
             found = await self._store.committed(self.call.id)
@@ -180,7 +196,7 @@ class Attempts:
         if result is None:
             message = "this call was applied before, but its result is no longer known"
             raise ConflictError(message, code=Code.ALREADY_APPLIED)
-        return Outcome(result, replayed.txid, self.number, replayed=True)
+        return Repeated(result, replayed.txid, self.number)
 
     async def _leave(self) -> None:
         try:
@@ -197,7 +213,7 @@ class _HandlerTimeoutError(Exception):
         self.original = original
 
 
-async def _its_own_timeouts(handler: Awaitable[str]) -> str:
+async def _its_own_timeouts(handler: Awaitable[A]) -> A:
     try:
         return await handler
     except TimeoutError as error:
