@@ -178,5 +178,5 @@ class Platform:
 def transaction(coordinator: Coordinator, store: Store, *, clock: Clock | None = None, **call: Any) -> Transaction:
     """An attempt of one call of ann's."""
     return Transaction(
-        Call(id="call", owner="tenant", user="ann", **call), 1, coordinator, store, clock or Clock(), asyncio.Lock()
+        Call(id="call", owner="tenant", user="ann", **call), 1, coordinator, store, clock or Clock(), asyncio.Lock
     )

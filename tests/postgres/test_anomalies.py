@@ -53,7 +53,7 @@ class Txn:
         self.store = bank.store()
         self.lost = False
         call = Call(id=f"call-{next(bank.numbers)}", owner=OWNER, user="tester")
-        self.transaction = Transaction(call, 1, bank.stub, self.store, SystemClock(), asyncio.Lock())
+        self.transaction = Transaction(call, 1, bank.stub, self.store, SystemClock(), asyncio.Lock)
 
     async def read(self, key: str):
         version = await self._step(self.transaction.get(self.table, key))

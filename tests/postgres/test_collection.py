@@ -85,7 +85,7 @@ class Bench:
             idempotent=False,
         )
         store = SqlStore(AsyncpgDatabase(self.url))
-        return Transaction(call, 1, LocalStub(self.shell), store, self.clock, asyncio.Lock())
+        return Transaction(call, 1, LocalStub(self.shell), store, self.clock, asyncio.Lock)
 
     async def write(self, **rows) -> int:
         """Commit; None deletes."""

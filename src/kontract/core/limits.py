@@ -80,6 +80,10 @@ READ_BYTES = 8 * 1024 * 1024
 """Bytes of all rows that a transaction reads. They are there as text, as values and as an answer at the same time, and
 an isolate has 128 MB for all requests. READ_SET_ROWS of a few hundred bytes each fit."""
 
+READS_AT_ONCE = 4
+"""Statements of one function that read at the same time, as under asyncio.gather. Each takes one of the few connections
+of a process, and brings up to PAGE_BYTES; of ``exec``, which brings up to READ_BYTES, one runs at a time."""
+
 SELECT_LENGTH = 10_000
 """Characters of an ``exec`` SELECT. It is written by people; values go into parameters."""
 

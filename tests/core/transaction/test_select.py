@@ -161,7 +161,7 @@ async def test_what_was_read_is_validated():
     """exec reads the whole table, history its row: a change of either is a conflict for whoever writes on top of it."""
     coordinator, store = Coordinator(), Store()
     call = Call(id="c", owner="o", user="ann")
-    transaction = Transaction(call, 1, coordinator, store, None, asyncio.Lock())
+    transaction = Transaction(call, 1, coordinator, store, None, asyncio.Lock)
 
     async def locate(rows, _need):
         return TablePointer(rows.name, "tbl", TableKind.VERSIONED, 7)

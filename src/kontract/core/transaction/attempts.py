@@ -112,7 +112,7 @@ class Attempts:
         while True:
             self.number += 1
             transaction = Transaction(
-                self.call, self.number, self._coordinator, self._store, self._platform.clock, self._platform.mutex()
+                self.call, self.number, self._coordinator, self._store, self._platform.clock, self._platform.mutex
             )
             handler_started = self._platform.clock.elapsed()
             try:

@@ -14,7 +14,7 @@ read.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -53,6 +53,7 @@ from kontract.core.messages import (
 from kontract.core.protocol import idempotency
 from kontract.core.protocol.refusal import refusal, went_back
 from kontract.core.statements import ApplyPlan, Pending, Selection, Window
+from kontract.core.transaction.turns import Turns
 from kontract.core.types import EVERY_ROW, Epoch, Filter, Isolation, Snapshot, TablePointer, Txid, Version
 from kontract.ports import (
     ApplyOutcome,
@@ -164,10 +165,16 @@ def _wire(key: Key, buffered: _Buffered, *, with_old: bool) -> Write:
 
 
 class Transaction:
-    """One attempt. Its methods may be awaited from several tasks of the handler; they take turns."""
+    """One attempt. Its methods may be awaited from several tasks of the handler; see :mod:`.turns`."""
 
     def __init__(
-        self, call: Call, attempt: int, coordinator: CoordinatorStub, store: Store, clock: Clock, mutex: Mutex
+        self,
+        call: Call,
+        attempt: int,
+        coordinator: CoordinatorStub,
+        store: Store,
+        clock: Clock,
+        mutex: Callable[[], Mutex],
     ) -> None:
         """Start with nothing read and nothing written."""
         self.call = call
@@ -177,7 +184,7 @@ class Transaction:
         self._coordinator = coordinator
         self._store = store
         self._clock = clock
-        self._mutex = mutex
+        self._turns = Turns(mutex)
         self._read: dict[Key, Version | None] = {}
         self._looked_for: set[Key] = set()  # rows asked for by id and more: what is there is not known
         self._predicates: dict[tuple[str, bytes, bool], Predicate] = {}
@@ -211,14 +218,17 @@ class Transaction:
 
     async def begin(self, after: int = 0) -> Snapshot:
         """Get the snapshot that all reads of this attempt use. ``after`` must be visible at it."""
-        async with self._mutex:
-            return await self._begin(after)
+        self._check_open()
+        if self.snapshot is not None:
+            return self.snapshot
+        async with self._turns.to_begin():
+            self._check_open()
+            return await self._begin_once(after) if self.snapshot is None else self.snapshot
 
     async def get(self, pointer: TablePointer, row_id: str) -> Version | None:
         """Read one row: one's own write if there is one, else the version at the snapshot."""
-        async with self._mutex:
-            row = await self._get(pointer, row_id)
-            return row if pointer.shows(row) else None
+        row = await self._get(pointer, row_id)
+        return row if pointer.shows(row) else None
 
     async def page(
         self, pointer: TablePointer, wanted: Filter, window: Window, *, ordered: bool
@@ -227,61 +237,64 @@ class Transaction:
 
         ``ordered``: its order or limit is the caller's, so every change matters.
         """
-        async with self._mutex:
-            snapshot = await self._begin()
-            if wanted.id is None:
-                self._depend_on(pointer, wanted, whole=ordered)
-            else:
-                self._looked_for.add(Key(pointer.ptr, wanted.id))
-            rows = await self._reading(
-                self._store.query(pointer, wanted, snapshot, window, self._pending(pointer)),
-            )
-            whole = _whole(rows)
-            if rows and not whole:
-                raise self._too_large(pointer, rows[0].id)
-            self._remember(pointer, whole)
-            return whole, len(whole) < len(rows) or len(rows) >= window.limit
+        snapshot = await self.begin()
+        if wanted.id is None:
+            self._depend_on(pointer, wanted, whole=ordered)
+        else:
+            self._looked_for.add(Key(pointer.ptr, wanted.id))
+        own: list[Pending] = []
+
+        def query() -> Awaitable[list[Version]]:
+            own.extend(self._pending(pointer))
+            return self._store.query(pointer, wanted, snapshot, window, own)
+
+        rows = await self._reading(query)
+        whole = _whole(rows)
+        if rows and not whole:
+            raise self._too_large(pointer, rows[0].id)
+        self._remember(pointer, whole, {row.id for row in own})
+        return whole, len(whole) < len(rows) or len(rows) >= window.limit
 
     async def count(self, pointer: TablePointer, wanted: Filter) -> int:
         """Count rows."""
-        async with self._mutex:
-            snapshot = await self._begin()
-            self._depend_on(pointer, wanted, whole=True)
-            return await self._reading(self._store.count(pointer, wanted, snapshot, self._pending(pointer)))
+        snapshot = await self.begin()
+        self._depend_on(pointer, wanted, whole=True)
+        return await self._reading(lambda: self._store.count(pointer, wanted, snapshot, self._pending(pointer)))
 
     async def select(self, pointer: TablePointer, selection: Selection) -> list[str]:
         """Run a checked SELECT; returns rows as JSON text."""
-        async with self._mutex:
-            snapshot = await self._begin()
-            self._depend_on(pointer, EVERY_ROW, whole=True)
-            rows = await self._reading(self._store.select(pointer, selection, snapshot, self._pending(pointer)))
-            self._count(rows)
-            return rows
+        snapshot = await self.begin()
+        self._depend_on(pointer, EVERY_ROW, whole=True)
+        rows = await self._reading(
+            lambda: self._store.select(pointer, selection, snapshot, self._pending(pointer)), alone=True
+        )
+        self._count(rows)
+        return rows
 
     async def history(self, pointer: TablePointer, row_id: str) -> list[tuple[Version, int | None]]:
         """Read the versions of a row at the snapshot; one's own writes are none yet."""
-        async with self._mutex:
-            snapshot = await self._begin()
-            self._tables[pointer.ptr] = pointer.name
-            self._looked_for.add(Key(pointer.ptr, row_id))
-            versions = await self._reading(self._store.history(pointer, row_id, snapshot))
-            whole = [(version, ended) for version, ended in versions if version.data]
-            if versions and not whole:
-                raise self._too_large(pointer, row_id)
-            self._count(version.data for version, _ in whole)
-            return whole
+        snapshot = await self.begin()
+        self._tables[pointer.ptr] = pointer.name
+        self._looked_for.add(Key(pointer.ptr, row_id))
+        versions = await self._reading(lambda: self._store.history(pointer, row_id, snapshot))
+        whole = [(version, ended) for version, ended in versions if version.data]
+        if versions and not whole:
+            raise self._too_large(pointer, row_id)
+        self._count(version.data for version, _ in whole)
+        return whole
 
     async def take_end(self, pointer: TablePointer, *, last: bool) -> Version | None:
         """Delete and return the row inserted last or first; None when there is no row."""
-        async with self._mutex:
+        async with self._turns.to_write():
             self._check_writable(pointer)
-            snapshot = await self._begin()
+            snapshot = await self.begin()
             self._depend_on(pointer, EVERY_ROW, whole=True)
-            row = await self._reading(self._store.end_row(pointer, snapshot, self._pending(pointer), last=last))
+            own = self._pending(pointer)
+            row = await self._reading(lambda: self._store.end_row(pointer, snapshot, own, last=last))
             if row is not None:
                 if not row.data:
                     raise self._too_large(pointer, row.id)
-                self._remember(pointer, [row])
+                self._remember(pointer, [row], {row.id for row in own})
                 self._buffer(pointer, row.id, None, blind=False)
             return row
 
@@ -292,7 +305,7 @@ class Transaction:
 
         Only where rows belong to users it has to be read, to know whose it is.
         """
-        async with self._mutex:
+        async with self._turns.to_write():
             self._check_writable(pointer)
             if pointer.only is not None:
                 row = await self._get(pointer, row_id)
@@ -303,7 +316,7 @@ class Transaction:
 
     async def add(self, pointer: TablePointer, row_id: str, data: str, *, fresh: bool) -> bool:
         """Write a row that must not exist; False when it does. ``fresh``: the id is new and random, no need to look."""
-        async with self._mutex:
+        async with self._turns.to_write():
             self._check_writable(pointer)
             if not fresh and await self._get(pointer, row_id) is not None:
                 return False
@@ -314,13 +327,13 @@ class Transaction:
 
     async def replace(self, pointer: TablePointer, row_id: str, data: str) -> None:
         """Write a row that has been read in this attempt."""
-        async with self._mutex:
+        async with self._turns.to_write():
             self._check_writable(pointer)
             self._buffer(pointer, row_id, data, blind=False)
 
     async def remove(self, pointer: TablePointer, row_id: str) -> bool:
         """Delete a row; False when there is none."""
-        async with self._mutex:
+        async with self._turns.to_write():
             self._check_writable(pointer)
             if not pointer.shows(await self._get(pointer, row_id)):
                 return False
@@ -485,10 +498,7 @@ class Transaction:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    async def _begin(self, after: int = 0) -> Snapshot:
-        self._check_open()
-        if self.snapshot is not None:
-            return self.snapshot
+    async def _begin_once(self, after: int) -> Snapshot:
         self._store.warm()  # connects while the coordinator answers
         try:
             answer = await self._ask_begin(after)
@@ -496,10 +506,10 @@ class Transaction:
             raise self._doomed(RetryError("the coordinator did not answer")) from error
         match answer:
             case Began():
-                self.snapshot, self._epoch = answer.snapshot, answer.epoch
                 if answer.unsure:
                     await self._ask_fence(answer.snapshot)
-                return self.snapshot
+                self.snapshot, self._epoch = answer.snapshot, answer.epoch
+                return answer.snapshot
             case Replayed():
                 raise self._doomed(ReplayedError(answer.txid, answer.result))
             case Conflict():
@@ -533,8 +543,10 @@ class Transaction:
         if buffered is not None:
             return None if buffered.data is None else Version(row_id, buffered.data, 0, buffered.owner or "")
         if key not in self._read:
-            snapshot = await self._begin()
-            row = await self._reading(self._store.read_row(pointer, row_id, snapshot))
+            snapshot = await self.begin()
+            row = await self._reading(lambda: self._store.read_row(pointer, row_id, snapshot))
+            if key in self._read:  # by another task, at the same snapshot
+                return self._read[key]
             if row is not None and not row.data:
                 raise self._too_large(pointer, row_id)
             self._count([row.data] if row is not None else [])
@@ -543,9 +555,13 @@ class Transaction:
             self._check_reads()
         return self._read[key]
 
-    async def _reading(self, read: Awaitable[T]) -> T:
+    async def _reading(self, read: Callable[[], Awaitable[T]], *, alone: bool = False) -> T:
+        def statement() -> Awaitable[T]:
+            self._check_open()  # it may have waited
+            return read()
+
         try:
-            return await read
+            return await self._turns.read(statement, alone=alone)
         except SnapshotTooOldError:
             raise self._doomed(RetryError("the snapshot is too old")) from None
 
@@ -562,12 +578,12 @@ class Transaction:
         contains = _encode(wanted.certain())
         self._predicates.setdefault((pointer.ptr, contains, whole), Predicate(pointer.ptr, Raw(contains), whole=whole))
 
-    def _remember(self, pointer: TablePointer, rows: Sequence[Version]) -> None:
+    def _remember(self, pointer: TablePointer, rows: Sequence[Version], own: Collection[str]) -> None:
+        """Take that rows were read. ``own``: ids of the writes that the statement was given, and were not read."""
         self._count(row.data for row in rows)
         for row in rows:
-            key = Key(pointer.ptr, row.id)
-            if key not in self._writes:
-                self._read.setdefault(key, row)
+            if row.id not in own:
+                self._read.setdefault(Key(pointer.ptr, row.id), row)
         self._check_reads()
 
     def _buffer(self, pointer: TablePointer, row_id: str, data: str | None, *, blind: bool) -> None:
@@ -615,7 +631,7 @@ class Transaction:
         return PayloadTooLargeError(message)
 
     def _count(self, texts: Iterable[str]) -> None:
-        """Add what was read; each statement is bounded, so that no more than one is over the limit."""
+        """Add what was read; each statement is bounded, and READS_AT_ONCE of them run."""
         self._read_bytes += sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
         if self._read_bytes > limits.READ_BYTES:
             message = (
