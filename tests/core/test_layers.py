@@ -45,6 +45,7 @@ COVERED = {
     "pace": "server/test_hostile_sockets.py",
     "statements": "core/transaction/test_sql.py",
     "types": "core/transaction/test_sql.py",
+    "model/asked": "core/model/test_shown.py",
     "model/declare": "cli/test_build.py",
     "model/kinds": "core/model/test_shown.py",
     "model/values": "core/model/test_documents.py",
@@ -75,7 +76,7 @@ COVERED = {
     "transaction/select/selection": "core/transaction/test_select.py",
     "transaction/select/sizes": "postgres/test_exec_bytes.py",
     "transaction/select/text": "core/transaction/test_select.py",
-    "transaction/select/view": "postgres/test_hidden_fields.py",
+    "transaction/select/shown": "postgres/test_hidden_fields.py",
     "transaction/select/writer": "core/transaction/test_select.py",
 }
 """Modules of the core without a test file of their own name, and where they are tested instead."""

@@ -7,7 +7,7 @@ import tomllib
 import pytest
 
 from kontract.core import database_url
-from kontract.gateway import own_paths
+from kontract.gateway import own_operations
 from support.pages import DOCS, ROOT
 
 HTTP = (DOCS / "reference" / "http.md").read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ async def test_a_path_is_answered(method, path, api):
 
 def test_every_path_of_the_gateway_is_in_the_table():
     """Those that it describes itself, and those of raystream."""
-    own = set(own_paths.paths())
+    own = set(own_operations.paths())
     modules = (ROOT / "src" / "kontract" / "gateway").glob("*.py")
     named = {
         one for path in modules for one in re.findall(r'^[A-Z_]+ = "(/[^"]+[^/"])"', path.read_text(), re.MULTILINE)

@@ -16,7 +16,7 @@ from kontract.gateway import auth, methods, raystream, rpc, stream
 from kontract.gateway import config as configuration
 from kontract.gateway.auth import Auth
 from kontract.gateway.config import ConfigurationError
-from kontract.gateway.http import JSON, OCTETS, Request, Response, encode_json, error_response, shown
+from kontract.gateway.http import JSON, OCTETS, Request, Response, encode_json, error_response, shortened
 from kontract.gateway.log_line import LogLine
 from kontract.gateway.meter import Meter, MeteredDatabase
 from kontract.gateway.raystream import Raystream
@@ -169,7 +169,7 @@ def _failed(error: Exception, line: LogLine) -> Response:
     except Exception as unfit:  # noqa: BLE001 - the application's: whatever it wanted to say cannot be sent
         error, known = unfit, _internal()
         response = error_response(known, line.request_id)
-    line.error, line.reason = known.error_code.name, shown(known.message)
+    line.error, line.reason = known.error_code.name, shortened(known.message)
     if known.error_code.fault is Fault.SERVER:
         line.level = "error"
         line.exception = line.exception or "".join(traceback.format_exception(error))

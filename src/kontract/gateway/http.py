@@ -172,7 +172,7 @@ class ErrorBody(msgspec.Struct, omit_defaults=True):
     details: Raw | None = None
 
 
-def shown(message: str) -> str:
+def shortened(message: str) -> str:
     """Return a message, or the beginning of a long one."""
     if len(message) <= limits.ERROR_MESSAGE:
         return message
@@ -186,7 +186,7 @@ def error_response(error: HttpError, request_id: str) -> Response:
     if details is not None and len(bytes(details)) > limits.ANSWER_BYTES:
         message = f"the details of an error are larger than {limits.ANSWER_BYTES} bytes"
         raise ValueError(message)
-    body = ErrorBody(error.error_code.name, shown(error.message), request_id, details)
+    body = ErrorBody(error.error_code.name, shortened(error.message), request_id, details)
     headers = dict(error.headers)
     put(headers, "Content-Type", JSON)
     return Response(error.status, encode_json(body), headers)

@@ -1,4 +1,4 @@
-"""The gateway's own paths, and the methods that each of them takes."""
+"""Which methods each path of the gateway takes."""
 
 from __future__ import annotations
 

@@ -15,10 +15,10 @@ import msgspec
 from kontract.core import limits
 from kontract.core.errors import Code, HttpError
 from kontract.core.model.perms import may_write, name_of
-from kontract.gateway import own_paths, rpc
+from kontract.gateway import own_operations, rpc
 from kontract.gateway.context import Session
 from kontract.gateway.http import JSON, Response, encode_json
-from kontract.gateway.own_paths import failures
+from kontract.gateway.own_operations import failures
 from kontract.gateway.routes import Endpoint, Registry
 from kontract.gateway.schemas import describe, no_array
 from kontract.gateway.sessions import authorize
@@ -100,12 +100,12 @@ def document(registry: Registry, session: Session | None, *, rows: bool = False)
     return ({"x-kontract-rows": dict(zip(tables, shown[len(endpoints) :], strict=True))} if rows else {}) | {
         "openapi": "3.1.0",
         "info": {"title": TITLE, "version": VERSION, "description": _ABOUT},
-        "paths": named | positional | own_paths.paths(),
+        "paths": named | positional | own_operations.paths(),
         "components": {
-            "schemas": {**dict(sorted(components.items())), own_paths.ERROR: own_paths.ERROR_SCHEMA},
-            "securitySchemes": own_paths.SCHEMES,
+            "schemas": {**dict(sorted(components.items())), own_operations.ERROR: own_operations.ERROR_SCHEMA},
+            "securitySchemes": own_operations.SCHEMES,
         },
-        "security": [{own_paths.BEARER: []}],
+        "security": [{own_operations.BEARER: []}],
     }
 
 
@@ -155,7 +155,7 @@ def _operation(endpoint: Endpoint, result: dict[str, Any]) -> dict[str, Any]:
     if meta.ugroup is not None:
         operation["x-kontract-ugroup"] = meta.ugroup
     if meta.public:
-        operation["security"] = [{}, {own_paths.BEARER: []}]
+        operation["security"] = [{}, {own_operations.BEARER: []}]
     return operation
 
 

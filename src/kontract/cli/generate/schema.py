@@ -44,7 +44,7 @@ def functions(document: dict[str, Any]) -> Iterator[Function]:
 
 def components(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every schema of the application, by an identifier."""
-    from kontract.gateway.own_paths import ERROR
+    from kontract.gateway.own_operations import ERROR
 
     for name, schema in document["components"]["schemas"].items():
         if name != ERROR:

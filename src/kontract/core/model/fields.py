@@ -9,7 +9,7 @@ line:
 - in arguments: what a caller sends must not have fields that callers may not write (:func:`refuse`);
 - in results: fields that callers may not read are left out, however deep they are (:func:`redact`);
 - where stored JSON is shown or asked: change events, ``history``, filters, orders (:mod:`kontract.core.model.shown`)
-  and ``exec`` (:mod:`kontract.core.transaction.select.view`);
+  and ``exec`` (:mod:`kontract.core.transaction.select.shown`);
 - in ``update``, whose names often come from callers (:class:`kontract.core.model.rows.RowType`).
 
 Where a ``perm(...)`` could not be kept it is an error, never ignored (:func:`check`).

@@ -12,10 +12,11 @@ from msgspec import inspect
 from kontract.core import incoming, limits
 from kontract.core.errors import InvalidRequestError, PermissionDeniedError
 from kontract.core.model import documents, fields, typed, values
+from kontract.core.model.asked import UnknownFieldError, check_question
 from kontract.core.model.declare import TABLE, TableMeta, primkey
 from kontract.core.model.kinds import ANYTHING, Kind, Record, holds, kind_of, tag_field
 from kontract.core.model.perms import READ, WRITE
-from kontract.core.model.shown import UnknownFieldError, check_question, hidden_names, shown
+from kontract.core.model.shown import hidden_names, shown
 from kontract.core.types import Filter, Order, Version
 
 _encode = documents.encode_json

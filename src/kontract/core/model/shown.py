@@ -1,10 +1,10 @@
-"""What callers see of stored JSON, and what they may ask of it: one rule for rows that have no Python value.
+"""What callers see of stored JSON: one rule for rows that have no Python value.
 
 A row may be older than its struct: stored before a field was removed, hidden or given another type. So what is shown is
 not what is left when hidden fields are taken away, but what the struct knows: fields that it has, that callers may
 read, and that hold what their type holds in JSON (an object, an array, something else). It is the rule for change
-events and ``history`` of rows that cannot be decoded; :mod:`kontract.core.transaction.select.view` says the same in SQL
-for ``exec``. Filters and orders follow it as well, because whoever may ask for a value can find it out.
+events and ``history`` of rows that cannot be decoded. :mod:`kontract.core.transaction.select.shown` says the same in
+SQL for ``exec``. Filters and orders follow it as well (:mod:`kontract.core.model.asked`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from kontract.core.model.kinds import (
     alternatives,
     class_of,
     is_array,
-    kind_of,
     parts,
     tag_field,
     tag_of,
@@ -33,9 +32,6 @@ from kontract.core.model.values import are_scalars
 
 LEFT_OUT = object()
 """In place of what callers do not see."""
-
-
-# --- showing ---------------------------------------------------------------------------------------------------------
 
 
 def shown(kind: Kind, value: Any) -> Any:
@@ -130,75 +126,3 @@ def _within(kind: Kind) -> list[Kind]:
             found.append(one)
             waiting += parts(one)
     return found
-
-
-# --- asking ----------------------------------------------------------------------------------------------------------
-
-
-class UnknownFieldError(Exception):
-    """A question names what callers do not see. ``path``: its name; ``known``: what there is, if anything is named."""
-
-    def __init__(self, path: str, known: Sequence[str] = ()) -> None:
-        """Say what, and what else there is."""
-        super().__init__(path)
-        self.path = path
-        self.known = known
-
-
-def check_question(kind: Kind, wanted: Any, path: str) -> None:
-    """Raise UnknownFieldError when a filter's value (decoded JSON) asks for something that callers do not see.
-
-    ``wanted`` is compared by containment, so a list asks for its elements wherever they stand.
-    """
-    _ask(alternatives(kind), wanted, path)
-
-
-def _ask(kinds: Sequence[Kind], wanted: Any, path: str) -> None:
-    if wanted is None or any(isinstance(one, ANYTHING) for one in kinds):
-        return
-    if isinstance(wanted, dict):
-        _ask_object(kinds, wanted, path)
-    elif isinstance(wanted, list):
-        inner = [part for one in kinds for part in _elements(one, path)]
-        if wanted and not inner:
-            raise UnknownFieldError(path)
-        for item in wanted:
-            _ask(inner, item, path)
-    elif not any(is_scalar(one) for one in kinds):
-        raise UnknownFieldError(path)
-
-
-def _ask_object(kinds: Sequence[Kind], wanted: dict[str, Any], path: str) -> None:
-    records = [one for one in kinds if isinstance(one, RECORDS) and not is_array(one)]
-    dicts = [one.value_type for one in kinds if isinstance(one, (inspect.DictType, inspect.FrozenDictType))]
-    if not records and not dicts:
-        raise UnknownFieldError(path)
-    hidden = frozenset(name for one in records for name in without(class_of(one), READ))
-    fields: dict[str, list[Kind]] = {}
-    for one in records:
-        if tag_of(one) is not None:
-            fields.setdefault(tag_field(one), []).append(_TEXT)
-        for field in one.fields:
-            if field.encode_name not in hidden:
-                fields.setdefault(field.encode_name, []).extend(alternatives(field.type))
-    for name, value in wanted.items():
-        inner = fields.get(name, []) + [of for one in dicts for of in alternatives(one)]
-        where = f"{path}.{name:.100}"
-        if not inner:
-            raise UnknownFieldError(where, sorted(fields))
-        _ask(inner, value, where)
-
-
-_TEXT = kind_of(str)
-
-
-def _elements(kind: Kind, path: str) -> Sequence[Kind]:
-    if isinstance(kind, inspect.TupleType):
-        return [of for item in kind.item_types for of in alternatives(item)]
-    if isinstance(kind, inspect.CollectionType):
-        return alternatives(kind.item_type)
-    if isinstance(kind, RECORDS) and is_array(kind):
-        if without(class_of(kind), READ):  # an element may stand in any place, also in a hidden one
-            raise UnknownFieldError(path)
-        return [_TEXT, *(of for field in kind.fields for of in alternatives(field.type))]
-    return ()

@@ -16,8 +16,8 @@ from kontract.core.model.kinds import kind_of
 from kontract.core.statements import PARAM_TYPES, Param, Selection
 from kontract.core.transaction.select.reader import read
 from kontract.core.transaction.select.refusals import refusal, refuse
+from kontract.core.transaction.select.shown import columns
 from kontract.core.transaction.select.sizes import Sizes, check_params
-from kontract.core.transaction.select.view import columns
 from kontract.core.transaction.select.writer import Writer
 
 _decode: Callable[[str], dict[str, Any]] = values.Decoder[Any](dict[str, Any]).decode

@@ -1,4 +1,4 @@
-"""The gateway's own paths, for the OpenAPI document."""
+"""What the OpenAPI document says of ``/auth``, ``/stream`` and the other paths that are not the application's."""
 
 from __future__ import annotations
 
