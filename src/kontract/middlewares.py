@@ -1,6 +1,6 @@
 """Middleware that comes with Kontract.
 
-Give it a place with ``middleware``, in a module of the application::
+Apply it with ``middleware`` in a module of the application::
 
     from kontract import middleware
     from kontract.middlewares import rate_limit
@@ -25,18 +25,18 @@ Middleware = Callable[[Context, CallNext], Awaitable[Any]]
 def rate_limit(calls: int, per: float = 60.0, *, by: Callable[[Context], str] | None = None) -> Middleware:
     """Let each caller make at most ``calls`` calls of a function within ``per`` seconds, counted from the first.
 
-    Callers are told apart by user, and without a token by address; ``by`` can say otherwise. Beyond it the answer is
-    429 with ``Retry-After``. Every node counts the same calls: it costs one message to the owner's object. When that
-    does not answer, each process counts by itself.
+    Callers are counted by user, and without a token by address; ``by`` may return another key from the context. Above
+    the limit calls get 429 with ``Retry-After``. All nodes count together, which costs one message to the owner's
+    coordinator per call. When that does not answer, each process counts on its own.
     """
 
     async def limit(ctx: Context, call_next: CallNext) -> Any:
         who = by(ctx) if by is not None else (f"user/{ctx.user}" if ctx.sid else f"address/{subscriber(ctx.client)}")
-        # Whatever it is, and however long: two of them must not meet because a key has an end.
+        # A digest, because keys have a limited length and two callers must not meet.
         key = hashlib.sha256(who.encode(errors="backslashreplace")).hexdigest()[:32]
         count, seconds = await ctx.counters.count_within(f"rate/{ctx.route}/{key}", per)
         if count > calls:
-            message = f"{ctx.route} may be called {calls} times in {per:g} seconds; wait before you call it again"
+            message = f"{ctx.route} may be called {calls} times in {per:g} seconds; wait before calling it again"
             raise RateLimitedError(message, headers={"Retry-After": str(max(1, round(seconds)))})
         return await call_next()
 
@@ -44,7 +44,7 @@ def rate_limit(calls: int, per: float = 60.0, *, by: Callable[[Context], str] | 
 
 
 def require_group(*groups: str) -> Middleware:
-    """Let members of one of ``groups`` pass; everybody else gets 403."""
+    """Let only members of one of ``groups`` pass; others get 403."""
 
     async def check(ctx: Context, call_next: CallNext) -> Any:
         if not ctx.ugroups.intersection(groups):
@@ -56,7 +56,7 @@ def require_group(*groups: str) -> Middleware:
 
 
 def log(event: str = "call") -> Middleware:
-    """Write a line for each call: who called what, and how it ended. Arguments and results stay out of it."""
+    """Log a line for each call: caller, function, outcome and time. It has no arguments or results."""
 
     async def write(ctx: Context, call_next: CallNext) -> Any:
         outcome = "error"

@@ -52,7 +52,7 @@ def test_a_published_runtime_that_does_not_work_is_one_line_and_remembered(done,
 
     assert setup.prepare(Checkout(tmp_path)).source is Source.OFFLINE
     (line,) = capsys.readouterr().err.splitlines()
-    assert "cannot be used (the host answers 404.): going on with one that is assembled" in line
+    assert "cannot be used (the host answers 404.): using one assembled" in line
     assert setup.prepare(Checkout(tmp_path)).source is Source.OFFLINE
     again = ["npm", "packages", "assembled", "snapshot"]
     assert done == ["npm", "packages", "probe", "assembled", "snapshot", *again]

@@ -97,7 +97,7 @@ async def test_linking_keeps_the_user(site):
     after = await api.me()
     assert (after.user, after.anonymous) == (before.user, False)
     assert [one.token for one in kept.all] == [kept.all[0].token, api.tokens.token]
-    with pytest.raises(HttpError, match="account already"):
+    with pytest.raises(HttpError, match="already has an account"):
         await api.link("bobby", PASSWORD)
 
 

@@ -126,17 +126,17 @@ REFUSED = {
     "an at sign in the password": ("postgresql://u:sesame@mustard@h/n", "percent-encoded"),
     "both": ("postgresql://u:p@sesame/mustard@h/n", "percent-encoded"),
     "a question mark after an at sign": ("postgresql://u:p@sesame?mustard@h/n", "percent-encoded"),
-    "a percent sign": ("postgresql://u:sesame%mustard@h/n", "begins no percent-encoding"),
+    "a percent sign": ("postgresql://u:sesame%mustard@h/n", "does not begin a percent-encoding"),
     "a space": ("postgresql://u:sesame mustard@h/n", "space"),
-    "a zero": ("postgresql://u:sesame%00@h/n", "begins no percent-encoding"),
+    "a zero": ("postgresql://u:sesame%00@h/n", "does not begin a percent-encoding"),
     "not UTF-8": ("postgresql://u:sesame%ff@h/n", "not UTF-8"),
-    "no host": ("postgresql://u:sesame@/n", "names no host"),
-    "no user": ("postgresql://h/n", "names no user"),
-    "no database": ("postgresql://u:sesame@h", "no database"),
+    "no host": ("postgresql://u:sesame@/n", "lacks a host"),
+    "no user": ("postgresql://h/n", "lacks a user"),
+    "or a database": ("postgresql://u:sesame@h", "or a database"),
     "a port in words": ("postgresql://u:sesame@h:mustard/n", "a port that is not a number"),
     "port 0": ("postgresql://u:sesame@h:0/n", "a port that is not a number"),
     "two ports for three hosts": ("postgresql://u:sesame@/n?host=a,b,c&port=1,2", "a port for each host"),
-    "a host that is none": ("postgresql://u:p@sesame!mustard/n", "a host that is not one"),
+    "a host that is none": ("postgresql://u:p@sesame!mustard/n", "an invalid host"),
     "an unknown parameter": ("postgresql://u:p@h/n?sesame=mustard", "number 1 after"),
     "a parameter without a value": ("postgresql://u:p@h/n?sslmode=disable&sesame", "number 2 after"),
     "options": ("postgresql://u:p@h/n?options=-csearch_path%3Dsesame", "ALTER ROLE"),
@@ -189,7 +189,7 @@ def test_no_spelling_asks_for_less_tls_than_libpq_takes_it_for(query):
     url = f"postgresql://u:p@h/n?{query}"
     asked = libpq.parse(url)
     if asked is None:
-        with pytest.raises(DatabaseUrlError, match="ssl that is not followed"):
+        with pytest.raises(DatabaseUrlError, match="unsupported value of ssl"):
             read(url)
     else:
         assert read(url).sslmode == asked["sslmode"]

@@ -170,7 +170,7 @@ def test_a_number_that_a_float_does_not_hold_is_found_among_many():
         for odd in ("9007199254740993", "90071992547409.93", "1e-400", "-0.10000000000000000000001"):
             numbers[at] = odd
             body = f'[[{",".join(long)}],{{"x":[],"y":[{",".join(numbers)}]}}]'.encode()
-            with pytest.raises(InvalidRequestError, match=rf"argument b\.y\[{at}\]: a float does not hold all digits"):
+            with pytest.raises(InvalidRequestError, match=rf"argument b\.y\[{at}\]: a float cannot hold all digits"):
                 signature.read(body).take(None)
 
 

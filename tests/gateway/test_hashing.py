@@ -76,7 +76,7 @@ async def test_beyond_a_short_line_the_answer_is_at_once(auth, make, slow, way, 
     await until(lambda: slow.running == at_once and sum(done.done() for done in asking) == 40 - room)
     for response in (done.result() for done in asking if done.done()):
         body = check_error(response, 503, "BUSY")
-        assert body["message"] == "too many logins at this moment; try again in a second"
+        assert body["message"] == "too many logins at the moment; try again in a second"
         assert response.headers["Retry-After"] == "1"
     counted = here.api.platform._shared["__system"]._counters._rows.counters
     for n, done in enumerate(asking):

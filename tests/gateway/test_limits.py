@@ -117,7 +117,7 @@ async def test_the_name_of_a_function(api):
         body = check_error(await api.rpc("f" * length), 404, "NOT_FOUND")
         assert "there is no function 'fff" in body["message"]
     body = check_error(await api.rpc("f" * (limits.FUNCTION_NAME_LENGTH + 1)), 404, "NOT_FOUND")
-    assert body["message"] == "there is no such function; calls go to POST /rpc/<function>"
+    assert body["message"] == "there is no such function; call functions with POST /rpc/<function>"
 
 
 @pytest.mark.parametrize(

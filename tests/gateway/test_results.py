@@ -67,7 +67,7 @@ def sent(hint: Any, value: Any) -> Any:
 )  # fmt: skip
 def test_what_is_not_declared_is_refused(hint, value):
     """At every depth, for structs that were made by hand too; the message names the function and its line."""
-    with pytest.raises(ResultError, match=r"test_results\.py:\d+: function returned something"):
+    with pytest.raises(ResultError, match=r"test_results\.py:\d+: function returned a "):
         result_of(hint).response(value)
 
 

@@ -202,7 +202,7 @@ async def test_without_a_token_one_is_asked_for(door):
     """In words of its own: whoever forgot the header learns how to get a token."""
     response = await door.knock(None)
     assert response.headers["WWW-Authenticate"] == "Bearer"
-    assert "POST /auth/anonymous gives one" in json.loads(response.body)["message"]
+    assert "POST /auth/anonymous returns one" in json.loads(response.body)["message"]
 
 
 # --- attacks ---------------------------------------------------------------------------------------------------------

@@ -191,7 +191,7 @@ async def test_an_answer_has_no_more_than_its_bytes(api, how, around):
     """At the limit, and above it with what to do."""
     assert (await api.rpc("read", how, limits.ANSWER_BYTES - around)).status in (200, 201)
     error = check_error(await api.rpc("read", how, limits.ANSWER_BYTES - around + 1), 413, "PAYLOAD_TOO_LARGE")
-    assert f"read answers with more than {limits.ANSWER_BYTES} bytes; let it return fewer rows" in error["message"]
+    assert f"read returned more than {limits.ANSWER_BYTES} bytes; return fewer rows" in error["message"]
 
 
 async def test_details_of_an_error_are_bounded_likewise(api):

@@ -287,7 +287,7 @@ async def test_without_a_token_nobody_is_let_in_and_nothing_is_told(api):
     """401 for a function that exists and for one that does not alike; headers name no tenant."""
     for function in ("total", "no_such_function"):
         response = await api.send("POST", f"/rpc/{function}", authorization=None, x_kontract_owner="tenant-1")
-        assert check_error(response, 401, "UNAUTHORIZED")["message"].startswith("this takes a token")
+        assert check_error(response, 401, "UNAUTHORIZED")["message"].startswith("a token is required")
         assert response.headers["WWW-Authenticate"] == "Bearer"
     assert (await api.send("GET", "/health", authorization=None)).status == 200
 

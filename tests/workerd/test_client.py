@@ -173,7 +173,7 @@ async def test_sessions_from_beginning_to_end(proxy, options, secure):
         await api.link(name, PASSWORD)
         assert (await api.me()).user == task["created_by"]
         assert (await api.me()).anonymous is False
-        with pytest.raises(ForbiddenError, match="account already"):
+        with pytest.raises(ForbiddenError, match="already has an account"):
             await api.link("another", PASSWORD)
     async with await Client.login(proxy.url, name, PASSWORD, secure=secure, **options) as api:
         assert (await api.create_task("mine, too"))["created_by"] == task["created_by"]

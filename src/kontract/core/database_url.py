@@ -1,15 +1,16 @@
-"""DATABASE_URL, read once for every command and both runtimes: libpq's connection URI.
+"""Parses DATABASE_URL, libpq's connection URI, for every command and both runtimes.
 
-Drivers read such URLs differently: where a password ends, which parameters there are, whether TLS is used. So nobody
-but this module reads one. The meaning is libpq's (PostgreSQL documentation, "Connection URIs" and "Parameter Key
+Drivers parse such URLs differently: where a password ends, which parameters exist, whether TLS is used. So only this
+module parses them. The meaning is libpq's (PostgreSQL documentation, "Connection URIs" and "Parameter Key
 Words"; a test asks libpq itself). What a driver gets is :attr:`DatabaseUrl.canonical`, in which every special character
 is percent-encoded and every parameter is one that counts.
 
 Three things differ from libpq, each for safety: user, host and database must be named; a special character that libpq
 would take for the end of a part is refused, because a mistyped password would become part of a host name; and
-``channel_binding=require``, which the drivers here do not have, asks for a verified certificate in its place.
+``channel_binding=require``, which
+the drivers here lack, requires a verified certificate instead.
 
-No message holds any part of the URL.
+No message contains any part of the URL.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from urllib.parse import quote, unquote_to_bytes, urlencode
 from msgspec import Struct
 
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-"""libpq's levels of TLS, the least first. Without one in the URL libpq takes ``prefer``."""
+"""libpq's levels of TLS, the weakest first. Without one in the URL libpq uses ``prefer``."""
 
 EXAMPLE = "postgresql://user:password@host:5432/name"
 
@@ -48,7 +49,7 @@ _PLACES = frozenset({"host", "port", "user", "password", "dbname"})
 
 # Accepted without an effect. A value in the tuple is the only kind that has none; an empty tuple accepts any.
 _WITHOUT_EFFECT: Mapping[str, tuple[str, ...]] = {
-    "channel_binding": ("disable", "prefer", "require"),  # `require` is dealt with on its own
+    "channel_binding": ("disable", "prefer", "require"),  # `require` is handled separately
     "client_encoding": ("auto", "utf8", "UTF8", "UTF-8", "utf-8"),
     "fallback_application_name": (),
     "gssencmode": ("disable", "prefer"),
@@ -78,12 +79,12 @@ _WITHOUT_EFFECT: Mapping[str, tuple[str, ...]] = {
 _ROLE_SETTING = "Set it for the role instead: ALTER ROLE name IN DATABASE name SET ..."
 
 _REFUSED: Mapping[str, str] = {
-    "hostaddr": "Write the address in place of the host.",
+    "hostaddr": "Write the address instead of the host.",
     "options": _ROLE_SETTING,
-    "passfile": "Write the password into the URL; ~/.pgpass is read where there is none.",
+    "passfile": "Write the password into the URL; without one ~/.pgpass is read.",
     "replication": "Connections for replication cannot run statements.",
     "require_auth": "Let pg_hba.conf on the server choose the method.",
-    "requirepeer": "It is for Unix sockets.",
+    "requirepeer": "It is only for Unix sockets.",
     "schema": f"Tables are found by the role's search_path. {_ROLE_SETTING}",
     "search_path": _ROLE_SETTING,
     "service": "Write host, user and database into the URL.",
@@ -95,10 +96,10 @@ _DEFAULT_PORT = 5432
 
 
 class DatabaseUrlError(ValueError):
-    """A URL that cannot be used. ``what`` and ``fix`` are sentences; neither holds any part of the URL."""
+    """A URL that cannot be used. ``what`` and ``fix`` are sentences without any part of the URL."""
 
     def __init__(self, what: str, fix: str) -> None:
-        """Say what is wrong, and what to do."""
+        """``what``: what is wrong; ``fix``: what to do."""
         super().__init__(f"{what} {fix}")
         self.what = what
         self.fix = fix
@@ -108,8 +109,8 @@ class DatabaseUrl(Struct, frozen=True):
     """Where a database is and how to connect to it.
 
     ``hosts``: host names, addresses or folders of Unix sockets, each with its port, tried in order. ``password``: None
-    where the URL has none. ``parameters``: what else libpq would follow, by its key words; ``sslmode`` is among them
-    only if the URL has one or needs one.
+    if the URL has none. ``parameters``: the other parameters that libpq follows, by its key words; ``sslmode`` is among
+    them only if the URL has one or needs one.
     """
 
     user: str
@@ -125,48 +126,48 @@ class DatabaseUrl(Struct, frozen=True):
 
     @property
     def connect_seconds(self) -> float | None:
-        """How long connecting may take; None where the URL does not say (libpq's ``connect_timeout``, in seconds)."""
+        """How long connecting may take, in seconds (libpq's ``connect_timeout``); None if the URL does not say."""
         seconds = int(self.parameters.get("connect_timeout", "0"))
         return float(seconds) if seconds > 0 else None
 
     @property
     def canonical(self) -> str:
-        """The URL as every driver reads it in the same way, without ``connect_timeout`` and ``application_name``."""
+        """The URL in the form that every driver parses alike, without ``connect_timeout`` and ``application_name``."""
         own = ("connect_timeout", "application_name")
         return self._text({name: value for name, value in self.parameters.items() if name not in own})
 
     @property
     def for_hyperdrive(self) -> str:
-        """The URL for Hyperdrive, which takes one host, and of the parameters the level of TLS.
+        """The URL for Hyperdrive, which takes one host and no parameter but the level of TLS.
 
-        Raises DatabaseUrlError for several hosts, Unix sockets and certificates of one's own.
+        Raises DatabaseUrlError for several hosts, Unix sockets and your own certificates.
         """
         self.only_host("Hyperdrive")
         mode = "prefer" if self.sslmode == "allow" else self.sslmode
         return self._text({"sslmode": mode})
 
     def only_host(self, who: str) -> tuple[str, int]:
-        """Return the one host and port; raises DatabaseUrlError where ``who`` cannot follow the URL."""
+        """Return the one host and port; raises DatabaseUrlError if ``who`` does not support the URL."""
         if len(self.hosts) > 1:
             raise DatabaseUrlError(
-                f"DATABASE_URL names several hosts, and {who} connects to one.",
+                f"DATABASE_URL names several hosts, but {who} connects to only one.",
                 "Name one host: the primary, or a proxy that finds it.",
             )
         [(host, port)] = self.hosts
         if host.startswith("/"):
             raise DatabaseUrlError(
-                f"DATABASE_URL points to a Unix socket, and {who} reaches databases by TCP only.",
+                f"DATABASE_URL points to a Unix socket, but {who} reaches databases only by TCP.",
                 f"Name a host and a port ({EXAMPLE}), and let PostgreSQL listen there (listen_addresses).",
             )
         for name in ("sslcert", "sslkey", "sslcrl", "target_session_attrs"):
             if self.parameters.get(name, "any") != "any":
                 raise DatabaseUrlError(
-                    f"DATABASE_URL has the parameter {name}, and {who} cannot follow it.", "Leave it out."
+                    f"DATABASE_URL has the parameter {name}, which {who} does not support.", "Leave it out."
                 )
         if self.parameters.get("sslrootcert", "system") != "system":
             raise DatabaseUrlError(
-                f"DATABASE_URL names a file in sslrootcert, and {who} reads no files.",
-                "Leave it out, or use a certificate that the usual authorities have signed.",
+                f"DATABASE_URL names a file in sslrootcert, but {who} reads no files.",
+                "Remove it, or use a certificate from a public authority.",
             )
         return host, port
 
@@ -174,7 +175,7 @@ class DatabaseUrl(Struct, frozen=True):
         password = "" if self.password is None else f":{quote(self.password, safe='')}"
         login = f"{quote(self.user, safe='')}{password}"
         query = dict(parameters)
-        if any(host.startswith("/") for host, _ in self.hosts):  # a folder can stand in a parameter only
+        if any(host.startswith("/") for host, _ in self.hosts):  # a folder can only be in a parameter
             query["host"] = ",".join(host for host, _ in self.hosts)
             query["port"] = ",".join(str(port) for _, port in self.hosts)
             where = ""
@@ -186,7 +187,7 @@ class DatabaseUrl(Struct, frozen=True):
 
 @lru_cache(maxsize=32)
 def read(text: str) -> DatabaseUrl:
-    """Read a URL; raises DatabaseUrlError, also for what libpq would take and some driver here could not follow."""
+    """Parse a URL; raises DatabaseUrlError, also for what libpq accepts but a driver here does not support."""
     text = text.strip()
     scheme, separator, rest = text.partition("://")
     if not separator or scheme not in ("postgresql", "postgres"):
@@ -194,7 +195,7 @@ def read(text: str) -> DatabaseUrl:
     if re.search(r"[\x00-\x20\x7f]", rest):
         raise DatabaseUrlError("DATABASE_URL has a space or a control character.", _encode("Write a space as %20"))
     login, rest = _login(rest)
-    # From here on nothing can be a part of the user or the password, unless a character in them was not encoded.
+    # From here on nothing belongs to the user or the password, unless a character in them was not encoded.
     address, _, query = rest.partition("?")
     where, _, database = address.partition("/")
     if "@" in address or "/" in database:
@@ -212,7 +213,7 @@ def read(text: str) -> DatabaseUrl:
         parameters=_checked(parameters),
     )
     if not found.user or not found.database:
-        raise DatabaseUrlError("DATABASE_URL names no user or no database.", f"It has the form {EXAMPLE}.")
+        raise DatabaseUrlError("DATABASE_URL lacks a user or a database.", f"It has the form {EXAMPLE}.")
     return found
 
 
@@ -240,10 +241,10 @@ def _hosts(where: str, places: Mapping[str, str]) -> tuple[tuple[str, int], ...]
         given = places["port"].split(",")
         ports = given * len(names) if len(given) == 1 else given
     if not names or not all(names):
-        raise DatabaseUrlError("DATABASE_URL names no host.", f"It has the form {EXAMPLE}.")
+        raise DatabaseUrlError("DATABASE_URL lacks a host.", f"It has the form {EXAMPLE}.")
     if len(names) != len(ports) or not all(_HOST.fullmatch(name) for name in names):
         raise DatabaseUrlError(
-            "DATABASE_URL has a host that is not one, or not a port for each host.",
+            "DATABASE_URL has an invalid host, or not a port for each host.",
             _encode(f"It has the form {EXAMPLE}"),
         )
     return tuple((name, _port(port)) for name, port in zip(names, ports, strict=True))
@@ -267,21 +268,21 @@ def _parameters(query: str) -> dict[str, str]:
         name = _decode(name)
         known = name in _FOLLOWED or name in _PLACES or name in _WITHOUT_EFFECT or name in _REFUSED or name == "ssl"
         if not equals or "=" in value or not known:
-            # Perhaps it is the rest of a password: it is not shown.
+            # It may be the rest of a password, so it is not shown.
             raise DatabaseUrlError(
-                f"DATABASE_URL has something that is no parameter of PostgreSQL's (number {number} after the `?`).",
-                _encode("Take it out, or correct its spelling"),
+                f"DATABASE_URL has a parameter that PostgreSQL does not know (number {number} after the `?`).",
+                _encode("Remove it, or correct its spelling"),
             )
         if name == "ssl":
             if _decode(value) != "true":
-                raise DatabaseUrlError("DATABASE_URL has a value of ssl that is not followed.", "Write sslmode=...")
+                raise DatabaseUrlError("DATABASE_URL has an unsupported value of ssl.", "Write sslmode=...")
             name, value = "sslmode", "require"  # JDBC's, in whose place libpq takes this one
         found[name] = _decode(value)
     return found
 
 
 def _checked(parameters: dict[str, str]) -> dict[str, str]:
-    """Refuse what cannot be followed everywhere, and take out what has no effect."""
+    """Refuse what is not supported everywhere, and remove what has no effect."""
     for name in sorted(parameters):
         value = parameters[name]
         if name == "options" and value.startswith("endpoint="):
@@ -290,11 +291,11 @@ def _checked(parameters: dict[str, str]) -> dict[str, str]:
         if harmless is not None and (not harmless or value in harmless):
             continue
         if name in _REFUSED:
-            raise DatabaseUrlError(f"DATABASE_URL has the parameter {name}, which is not followed.", _REFUSED[name])
+            raise DatabaseUrlError(f"DATABASE_URL has the parameter {name}, which is not supported.", _REFUSED[name])
         if harmless is not None:
             raise DatabaseUrlError(
-                f"DATABASE_URL has a value of {name} that is not followed.",
-                f"Leave it out, or use {' or '.join(dict.fromkeys(harmless))}.",
+                f"DATABASE_URL has an unsupported value of {name}.",
+                f"Remove it, or use {' or '.join(dict.fromkeys(harmless))}.",
             )
     followed = {name: value for name, value in parameters.items() if name in _FOLLOWED and value}
     _check_tls(followed, binding=parameters.get("channel_binding") == "require")
@@ -303,7 +304,7 @@ def _checked(parameters: dict[str, str]) -> dict[str, str]:
     attributes = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
     if followed.get("target_session_attrs", "any") not in attributes:
         raise DatabaseUrlError(
-            "DATABASE_URL has a target_session_attrs that there is not.", f"It is one of {', '.join(attributes)}."
+            "DATABASE_URL has an unknown target_session_attrs.", f"Use one of {', '.join(attributes)}."
         )
     return followed
 
@@ -311,36 +312,34 @@ def _checked(parameters: dict[str, str]) -> dict[str, str]:
 def _check_tls(followed: dict[str, str], *, binding: bool) -> None:
     mode = followed.get("sslmode")
     if mode is not None and mode not in SSL_MODES:
-        raise DatabaseUrlError(
-            "DATABASE_URL has an sslmode that there is not.", f"It is one of {', '.join(SSL_MODES)}."
-        )
+        raise DatabaseUrlError("DATABASE_URL has an unknown sslmode.", f"Use one of {', '.join(SSL_MODES)}.")
     if followed.get("sslnegotiation", "postgres") not in ("postgres", "direct"):
-        raise DatabaseUrlError("DATABASE_URL has an sslnegotiation that there is not.", "It is postgres or direct.")
+        raise DatabaseUrlError("DATABASE_URL has an unknown sslnegotiation.", "Use postgres or direct.")
     if binding:
         # It keeps a man in the middle from using the login, and so does a certificate that is verified.
         if mode == "disable":
-            raise DatabaseUrlError(
-                "DATABASE_URL asks for channel_binding and turns TLS off.", "Leave one of the two out."
-            )
+            raise DatabaseUrlError("DATABASE_URL requires channel_binding but turns TLS off.", "Remove one of the two.")
         mode = followed["sslmode"] = "verify-full"
         followed.setdefault("sslrootcert", "system")
     if followed.get("sslrootcert") == "system":
         if mode not in (None, "verify-full"):
             raise DatabaseUrlError(
                 "DATABASE_URL has sslrootcert=system with a weaker sslmode than verify-full.",
-                "Write sslmode=verify-full, or leave sslmode out (libpq refuses the others, too).",
+                "Write sslmode=verify-full, or remove sslmode (libpq rejects the others, too).",
             )
         followed["sslmode"] = "verify-full"
 
 
 def _decode(text: str) -> str:
     if re.search(r"%(?![0-9A-Fa-f]{2})|%00", text):
-        raise DatabaseUrlError("DATABASE_URL has a % that begins no percent-encoding.", _encode("Write % as %25"))
+        raise DatabaseUrlError(
+            "DATABASE_URL has a % that does not begin a percent-encoding.", _encode("Write % as %25")
+        )
     try:
         return unquote_to_bytes(text).decode()
     except UnicodeDecodeError:
         raise DatabaseUrlError(
-            "DATABASE_URL is not UTF-8 where it is percent-encoded.", _encode("Correct it")
+            "DATABASE_URL has percent-encoded bytes that are not UTF-8.", _encode("Correct it")
         ) from None
 
 

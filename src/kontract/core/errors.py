@@ -1,7 +1,7 @@
-"""One error class with one enum of codes, and the named errors that user code raises.
+"""One error class, one enum of codes, and the named errors that applications raise.
 
-A code says which HTTP status it becomes, whether the same call may succeed later, and whose fault it was. Messages of
-these errors are written for callers: they never contain SQL, stack traces or secrets.
+A code has its HTTP status, whether the same call may succeed later, and whose fault it is. Messages of these errors are
+for callers: they never contain SQL, stack traces or secrets.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 
 class Fault(Enum):
-    """Whose doing an error was; decides the log level."""
+    """Whose fault an error is; decides the log level."""
 
     CALLER = "caller"
     CONTENTION = "contention"
@@ -21,8 +21,8 @@ class Fault(Enum):
 class Code(Enum):
     """Every error code that can reach a caller: (HTTP status, passes, fault).
 
-    ``passes``: whether what is behind it ends by itself, so that a stream may be opened again. Which *calls* clients
-    repeat is another question, because a call may have been applied: ``kontract.client.retries.RETRIED``.
+    ``passes``: whether the cause is temporary, so that a stream may be opened again. Which *calls* clients retry is
+    another question, because a call may have been applied: ``kontract.client.retries.RETRIED``.
     """
 
     INVALID_REQUEST = (400, False, Fault.CALLER)
@@ -61,14 +61,14 @@ class Code(Enum):
 
 
 class HttpError(Exception):
-    """An error that is an answer: raise it (or a subclass) from a backend function or middleware.
+    """An error for the caller: raise it (or a subclass) from a backend function or middleware.
 
-    ``message`` is shown to the caller. ``details`` is a JSON object added to the body. ``headers`` are added to the
-    response. An error raised by a backend function aborts its transaction: nothing it wrote is kept.
+    The caller sees ``message``. ``details`` is a JSON object that is added to the body. ``headers`` are added to the
+    response. An error in a backend function aborts its transaction: none of its writes are kept.
 
-    ``kontract.client`` raises the same classes, with three more attributes. ``request_id``: under which the server's
-    log has the story. ``retry_after``: the seconds to wait that the server asked for. ``maybe_applied``: some attempt
-    of the call got no answer that tells its outcome, so it may have been applied, or may yet be.
+    ``kontract.client`` raises the same classes, with three more attributes. ``request_id``: the id of the request in
+    the server's log. ``retry_after``: how many seconds the server asks to wait. ``maybe_applied``: True if the outcome
+    of some attempt is unknown, so that the call may have been applied, or may yet be.
     """
 
     code: ClassVar[Code] = Code.INTERNAL
@@ -98,7 +98,7 @@ class HttpError(Exception):
 
 
 class InvalidRequestError(HttpError):
-    """400: the request cannot be understood as it is."""
+    """400: the request is malformed or has invalid values."""
 
     code = Code.INVALID_REQUEST
 
@@ -110,13 +110,13 @@ class UnauthorizedError(HttpError):
 
 
 class ForbiddenError(HttpError):
-    """403: known, but not allowed here."""
+    """403: the caller is known but not allowed to do this."""
 
     code = Code.FORBIDDEN
 
 
 class PermissionDeniedError(HttpError):
-    """403: a permission bit is missing."""
+    """403: the function, the table or the token lacks a permission bit."""
 
     code = Code.PERMISSION_DENIED
 
@@ -140,13 +140,13 @@ class PayloadTooLargeError(HttpError):
 
 
 class RateLimitedError(HttpError):
-    """429: too many requests; ``Retry-After`` says when to come back."""
+    """429: too many requests; ``Retry-After`` says when to retry."""
 
     code = Code.RATE_LIMITED
 
 
 class InternalError(HttpError):
-    """500: a defect; the log line with the request id has the story."""
+    """500: a defect; the log line with the request id has the details."""
 
     code = Code.INTERNAL
 
@@ -158,7 +158,7 @@ class UnavailableError(HttpError):
 
 
 class ReadOnlyError(UnavailableError):
-    """503: the database accepts no writes now. Nothing of this call was written."""
+    """503: the database accepts no writes at the moment. This call wrote nothing."""
 
 
 class DeadlineExceededError(HttpError):

@@ -1,8 +1,8 @@
-"""Change events: what the rows of committed transactions were and became, and where in their order a reader stands.
+"""Change events: the rows of committed transactions before and after, and positions in their order.
 
 Events come from the journalled prepare records, so a crash between apply and finish loses none. Between the owner's
-object and a gateway they travel whole and unfiltered, one :class:`Batch` a transaction; the gateway, which knows who
-listens, turns them into the :class:`Change` that a client sees.
+coordinator and a gateway they travel complete and unfiltered, one :class:`Batch` per transaction; the gateway, which
+knows who listens, turns them into the :class:`Change` that a client sees.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Batch(Struct, frozen=True, tag="batch"):
 class Page(Struct, frozen=True, tag="page", omit_defaults=True):
     """The answer to :class:`Resume`: the transactions after the position, and the position after them.
 
-    ``live``: that is all there is, and from now on batches come by themselves. ``reset``: why the position that was
-    asked for cannot be resumed from; the page is empty then and stands at the present.
+    ``live``: there are no more, and from now on batches are pushed. ``reset``: why the stream cannot resume from the
+    requested position; the page is then empty and at the present.
     """
 
     position: str
@@ -50,21 +50,21 @@ class Page(Struct, frozen=True, tag="page", omit_defaults=True):
 
 
 class End(Struct, frozen=True, tag="end"):
-    """No more comes: the session was ended, or the object has to stop."""
+    """The end of the stream: the session has ended, or the coordinator has to stop."""
 
     reason: str
 
 
 class Resume(Struct, frozen=True, tag="resume", omit_defaults=True):
-    """Ask for what came after ``since``; None: for what comes from now on."""
+    """Ask for the transactions after ``since``; None: for those from now on."""
 
     since: str | None = None
 
 
 class Subscription(Struct):
-    """Who listens to what. ``last``: the newest transaction that was sent; ``live``: batches are sent as they come.
+    """Who listens to what. ``last``: the newest transaction that was sent; ``live``: batches are pushed as they come.
 
-    ``own``: places in ``tables`` of those whose rows only their owner sees; of these, ``user`` hears of its own rows.
+    ``own``: indexes in ``tables`` of tables whose rows only their owner sees; from these, ``user`` gets its own rows.
     """
 
     tables: list[str]
@@ -76,7 +76,7 @@ class Subscription(Struct):
     own: list[int] = []
 
     def hears(self, table: str, owner: str) -> bool:
-        """Whether a change of a row of ``owner`` concerns it."""
+        """Return whether a change of a row of ``owner`` is for this subscription."""
         try:
             place = self.tables.index(table)
         except ValueError:
@@ -91,7 +91,7 @@ _decode_frame = msgspec.json.Decoder(Frame).decode
 
 
 def decode_frame(text: str | bytes) -> Frame:
-    """Decode what an owner's object sends; raises msgspec.ValidationError."""
+    """Decode a frame from an owner's coordinator; raises msgspec.ValidationError."""
     frame: Frame = _decode_frame(text)
     return frame
 
@@ -113,12 +113,12 @@ _POSITION = re.compile(r"(g[0-9a-f]{1,32})-([0-9]{1,16})", re.ASCII)
 
 
 def position(generation: str, txid: int) -> str:
-    """Return the id of an event: ``<generation>-<txid>``. Another generation counts its transactions anew."""
+    """Return the id of an event: ``<generation>-<txid>``. Each generation numbers its transactions from the start."""
     return f"{generation}-{txid}"
 
 
 def parse_position(text: str) -> tuple[str, int] | None:
-    """Take an id apart; None for what cannot be one."""
+    """Parse an id; None if it is not one."""
     found = _POSITION.fullmatch(text)
     return (found[1], int(found[2])) if found is not None else None
 
@@ -129,8 +129,8 @@ def parse_position(text: str) -> tuple[str, int] | None:
 class Change(Struct, frozen=True, omit_defaults=True, rename={"old": "oldData"}, kw_only=True):
     """One changed row, as clients receive it.
 
-    ``type``: insert, update or delete; a blind ``set`` is an update, because nobody looked. ``data``: the row as
-    functions return it, null after a deletion. ``oldData``: the row as it was, if the transaction had read it.
+    ``type``: insert, update or delete; a blind ``set`` is an update, because nothing was read. ``data``: the row as
+    functions return it, null after a deletion. ``oldData``: the previous row, if the transaction had read it.
     """
 
     type: str

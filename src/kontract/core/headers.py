@@ -1,7 +1,7 @@
-"""What HTTP allows in a header field (RFC 9110, sections 5.1 and 5.5), and how much of it this system carries.
+"""What HTTP allows in a header field (RFC 9110, sections 5.1 and 5.5), and how much of it this system passes on.
 
-A line break in a value would become a header of its own at the next hop, so whatever comes from outside or from a
-function is held to this.
+A line break in a value would become a separate header at the next hop, so everything from outside and from functions is
+checked here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x
 
 
 def fits(name: bytes, value: bytes) -> bool:
-    """Whether this can be sent: a name in lower case, a value in ISO 8859-1."""
+    """Return whether this field can be sent: a name in lower case, a value in ISO 8859-1."""
     return (
         _NAME.fullmatch(name) is not None and len(value) <= limits.HEADER_BYTES and _VALUE.fullmatch(value) is not None
     )
@@ -32,22 +32,22 @@ def encode(name: str, value: str) -> tuple[bytes, bytes]:
 
 
 def put(headers: dict[str, str], name: str, value: str) -> None:
-    """Set a field, in place of one of that name in whatever case: names mean the same in all (section 5.1)."""
+    """Set a field and replace any of that name in any case: names are case-insensitive (section 5.1)."""
     for known in [known for known in headers if known.lower() == name.lower()]:
         del headers[known]
     headers[name] = value
 
 
 def put_default(headers: dict[str, str], name: str, value: str) -> None:
-    """Set a field unless there is one of that name, in whatever case."""
+    """Set a field unless there is one of that name in any case."""
     if _name_in(headers, name) is None:
         headers[name] = value
 
 
 def add(headers: dict[str, str], name: str, values: str) -> None:
-    """Add the members of a list to a field whose value is one (section 5.6.1), each once.
+    """Add members to a field whose value is a list (section 5.6.1), each once.
 
-    A function may have filled the field up to HEADER_BYTES: then they are left out, and the answer can be sent.
+    If a function has filled the field up to HEADER_BYTES, they are left out, so that the answer can be sent.
     """
     known = _name_in(headers, name)
     if known is None:
@@ -65,10 +65,10 @@ def _name_in(headers: Mapping[str, str], name: str) -> str | None:
 
 
 def check(headers: Mapping[str, str]) -> None:
-    """Raise ValueError unless a function may answer with these."""
+    """Raise ValueError unless a function may return these headers."""
     if len(headers) > limits.HANDLER_HEADERS:
-        message = f"{len(headers)} headers are more than {limits.HANDLER_HEADERS}"
+        message = f"{len(headers)} headers are more than the limit of {limits.HANDLER_HEADERS}"
         raise ValueError(message)
     if len(dict(encode(name, value) for name, value in headers.items())) < len(headers):
-        message = "a header is there twice, in upper and in lower case"
+        message = "a header appears twice, in different case"
         raise ValueError(message)

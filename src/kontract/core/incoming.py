@@ -1,6 +1,6 @@
-"""JSON text from outside: what is looked at before, and while, it is decoded.
+"""JSON text from outside: checks before and during decoding.
 
-Everything here is one pass of compiled code over the text (``bytes.replace``, ``split``, ``translate``, ``count``, a
+Each check is one pass of compiled code over the text (``bytes.replace``, ``split``, ``translate``, ``count``, a
 decoder), never a step of Python for each value: a body of 1 MiB must not keep a process from answering others.
 """
 
@@ -28,17 +28,18 @@ _STEPS = [1 if byte in b"[{" else -1 if byte in b"]}" else 0 for byte in range(2
 
 
 def decode(text: bytes, decoder: Callable[[bytes], T], what: str = "the request body") -> T:
-    """Return ``decoder(text)``, once the text is known to be harmless; ``what`` names it in messages.
+    """Check a text and return ``decoder(text)``; ``what`` names the text in messages.
 
     Raises InvalidRequestError for text that is not JSON, that :func:`check` refuses, or that has half of a surrogate
-    pair. ValidationError of msgspec (the wrong type) is the caller's to explain.
+    pair. The caller has to
+    explain msgspec's ValidationError (a wrong type).
     """
     check(text, what)
     return parse(text, decoder, what)
 
 
 def parse(text: bytes, decoder: Callable[[bytes], T], what: str = "the request body") -> T:
-    """Return ``decoder(text)`` of a text that was checked; raises what :func:`decode` does."""
+    """Return ``decoder(text)`` for a checked text; raises the same as :func:`decode`."""
     try:
         return decoder(text)
     except msgspec.ValidationError:
@@ -50,17 +51,17 @@ def parse(text: bytes, decoder: Callable[[bytes], T], what: str = "the request b
 def check(text: bytes, what: str = "the request body") -> bytes:
     """Return the text without its strings and white space.
 
-    Raises InvalidRequestError for JSON text that is too much for a decoder, or that means two things:
+    Raises InvalidRequestError for JSON text that is too much for a decoder, or that is ambiguous:
 
     - Deeper than JSON_DEPTH: see :func:`check_depth`.
     - More than JSON_VALUES values: each costs time and memory long after it was decoded.
     - A number of more than NUMBER_DIGITS digits: the time that an integer takes grows with their square.
     - More than JSON_UNUSUAL_NUMBERS with an exponent of three digits: a decoder takes microseconds for a float that is
       nearly too large or too small for one.
-    - A name twice in one object. What that means differs from parser to parser (RFC 8259, section 4). Ours takes the
-      last; something in front of the gateway may have looked at the first.
+    - A duplicate name in an object. Its meaning differs from parser to parser (RFC 8259, section 4). Ours takes the
+      last; something in front of the gateway may have checked the first.
 
-    Text that is not JSON may pass. Up to its first error it is read as a decoder reads it.
+    Text that is not JSON may pass. Up to its first error it is read like a decoder would.
     """
     unescaped = _unescaped(text)
     if unescaped.count(b'"') > 4 * limits.JSON_VALUES:  # two of a value, two of its name
@@ -101,14 +102,14 @@ def _check_numbers(joints: bytes, what: str) -> None:
         raise InvalidRequestError(message)
     if len(_EXTREME.findall(joints)) > limits.JSON_UNUSUAL_NUMBERS:
         message = (
-            f"{what} has more than {limits.JSON_UNUSUAL_NUMBERS} numbers with an exponent of three digits; round those "
-            "next to 0, or send them in several calls"
+            f"{what} has more than {limits.JSON_UNUSUAL_NUMBERS} numbers with an exponent of three digits; round the "
+            "tiny ones to 0, or send them in several calls"
         )
         raise InvalidRequestError(message)
 
 
 def count(text: bytes) -> int:
-    """Return how many values there are in a JSON text; an empty array or object counts for two."""
+    """Return the number of values in a JSON text; an empty array or object counts as two."""
     return _count(outside_of_strings(text))
 
 
@@ -129,7 +130,7 @@ def _unescaped(text: bytes) -> bytes:
 
 
 def _joints(unescaped: bytes) -> bytes:
-    """Return what is outside of strings, but for white space."""
+    """Return the text outside strings, without white space."""
     return b"".join(unescaped.split(b'"')[::2]).translate(None, b" \t\r\n")
 
 
@@ -145,7 +146,7 @@ def _check_names(text: bytes, what: str) -> None:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise InvalidRequestError(f"{what} has an object with the name {name!r:.100} twice")
+                raise InvalidRequestError(f"{what} has an object with the duplicate name {name!r:.100}")
             seen.add(name)
 
 

@@ -1,4 +1,4 @@
-"""Log lines: one JSON object each, whatever is in it."""
+"""Log lines: one JSON object each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 def line(level: str, event: str, fields: dict[str, Any]) -> str:
-    """Return a line without fields that are None. It never fails: a request must not, because of what is told of it."""
+    """Return a line without fields that are None. It never fails: logging must not break a request."""
     said = {"level": level, "event": event, **{name: value for name, value in fields.items() if value is not None}}
     try:
         return msgspec.json.encode(said, enc_hook=repr).decode()

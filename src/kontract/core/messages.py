@@ -1,7 +1,7 @@
-"""What workers and the coordinator say to each other: JSON text, one tagged object a message.
+"""Messages between workers and the coordinator: JSON text, one tagged object per message.
 
-Inside the platform an exception loses its type on the way between a Worker and a Durable Object, and JavaScript rounds
-integers; therefore every outcome is a value, and the whole message travels as one string.
+An exception loses its type between a Worker and a Durable Object, and JavaScript rounds integers; so every outcome is a
+value, and the whole message travels as one string.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from msgspec import Raw, Struct
 from kontract.core.types import Epoch, Snapshot, Txid
 
 ABSENT = 0
-"""``Write.seen`` of a row that was looked for and not found, or whose fresh id nobody can have used."""
+"""``Write.seen`` of a row that was not found, or whose id is new and unused."""
 
 
 NOTHING = Raw(b"null")
-"""No value: rows are JSON objects, so null is free to mean that. (msgspec cannot decode a union of Raw and None.)"""
+"""No value: rows are JSON objects, so null can mean that. (msgspec cannot decode a union of Raw and None.)"""
 
 
 class Key(Struct, frozen=True, array_like=True):
@@ -29,9 +29,9 @@ class Key(Struct, frozen=True, array_like=True):
 
 
 class Predicate(Struct, frozen=True, omit_defaults=True):
-    """A set of rows that was read: those of ``ptr`` that contain ``contains``; None means any change matters.
+    """A set of rows that was read: those of ``ptr`` that contain ``contains``; None: any change conflicts.
 
-    ``contains == {}`` is every row's present and future existence by value; ``whole`` counts deletions, too.
+    ``contains == {}`` covers every present and future row by value; ``whole`` includes deletions.
     """
 
     ptr: str
@@ -56,19 +56,19 @@ class Write(Struct, frozen=True, omit_defaults=True):
 
     @property
     def deletes(self) -> bool:
-        """Whether the row is gone afterwards."""
+        """Whether the write deletes the row."""
         return bytes(self.data) == b"null"
 
     @property
     def may_insert(self) -> bool:
-        """Whether the row may be new, so that it needs a number in the order of insertion."""
+        """Whether the row may be new and needs a number in the order of insertion."""
         return not self.seen and not self.deletes
 
 
 class Begin(Struct, frozen=True, tag="begin", omit_defaults=True):
-    """Ask for a snapshot that includes ``after``. ``idempotent`` calls learn here that they have been applied.
+    """Ask for a snapshot that includes ``after``. ``idempotent`` calls learn here whether they were already applied.
 
-    ``session``: the caller's; one that was ended gets SessionEnded. So a revoked token costs no message of its own.
+    ``session``: the caller's; an ended one gets SessionEnded. So checking for a revoked token costs no extra message.
     """
 
     call: str
@@ -81,9 +81,9 @@ class Begin(Struct, frozen=True, tag="begin", omit_defaults=True):
 class Prepare(Struct, frozen=True, tag="prepare", omit_defaults=True):
     """Ask to be validated, numbered and journalled. ``snapshot`` is None when nothing was read.
 
-    ``epoch``: of the snapshot; numbers of different epochs do not compare. ``result`` is the encoded answer of an
-    idempotent call, kept for repeated calls. ``order``: for tables with new rows, the highest number that the worker
-    knows to be in use (see :mod:`kontract.core.protocol.row_order`).
+    ``epoch``: of the snapshot; numbers of different epochs cannot be compared. ``result`` is the encoded answer of an
+    idempotent call, stored for repeated calls. ``order``: for tables with new rows, the highest number in use that the
+    worker knows of (see :mod:`kontract.core.protocol.row_order`).
     """
 
     call: str
@@ -102,10 +102,10 @@ class Prepare(Struct, frozen=True, tag="prepare", omit_defaults=True):
 
 
 class Finish(Struct, frozen=True, tag="finish", omit_defaults=True):
-    """Report on the apply statement: it succeeded, or this worker does not know that it did.
+    """Report the outcome of the apply statement: success, or unknown.
 
-    ``epoch``: the one prepare gave. ``fenced``: the statement met another one in the database, or missed a witness.
-    ``checked``: it looked for the witnesses.
+    ``epoch``: the one from prepare. ``fenced``: the statement found another epoch in the database, or missed a witness.
+    ``checked``: it checked the witnesses.
     """
 
     txid: int
@@ -116,24 +116,24 @@ class Finish(Struct, frozen=True, tag="finish", omit_defaults=True):
 
 
 class Leave(Struct, frozen=True, tag="leave"):
-    """Give up the place in line of a call that ends without a commit after it had lost."""
+    """Give up the place in line of a call that ends without a commit after a conflict."""
 
     call: str
 
 
 class EndSession(Struct, frozen=True, tag="end_session"):
-    """Refuse this session from now on, until ``until`` (ms since the epoch), when its tokens have expired anyway."""
+    """Reject this session from now on, until ``until`` (ms since the epoch), when its tokens have expired anyway."""
 
     session: str
     until: int
 
 
 class Doubt(Struct, frozen=True, tag="doubt"):
-    """Say that a connection to the database was lost: the next one may lead to one that has gone back in time."""
+    """Report a lost database connection: the next one may reach a database that has gone back in time."""
 
 
 class CheckSession(Struct, frozen=True, tag="check_session"):
-    """Ask whether a session was ended, for a call that had no other reason to ask the coordinator."""
+    """Ask whether a session has ended, for a call that needs nothing else from the coordinator."""
 
     session: str
 
@@ -143,10 +143,10 @@ class Status(Struct, frozen=True, tag="status"):
 
 
 class Began(Struct, frozen=True, tag="began", omit_defaults=True):
-    """A snapshot, and the epoch it was given in.
+    """A snapshot and its epoch.
 
-    ``unsure``: this idempotent call may have been committed before the coordinator's memory begins. Read its fence
-    before the function runs.
+    ``unsure``: this idempotent call may have committed before the coordinator's memory begins. Read its fence before
+    the function runs.
     """
 
     snapshot: Snapshot
@@ -155,7 +155,7 @@ class Began(Struct, frozen=True, tag="began", omit_defaults=True):
 
 
 class Prepared(Struct, frozen=True, tag="prepared", omit_defaults=True):
-    """Validated and journalled as ``txid``: now apply under the fence ``sid``, in ``epoch``.
+    """Validated and journalled as ``txid``: apply now, with the fence ``sid``, in ``epoch``.
 
     ``order``: by physical table, the number of its first new row; the others follow in the order of their writes.
     ``witnesses``: fences that the apply statement must find.
@@ -169,9 +169,9 @@ class Prepared(Struct, frozen=True, tag="prepared", omit_defaults=True):
 
 
 class Conflict(Struct, frozen=True, tag="conflict", omit_defaults=True):
-    """Lost to ``txid`` over ``id`` (None: over rows a predicate covers). Try again once ``txid`` is visible.
+    """Lost to ``txid`` on ``id`` (None: on rows that a predicate covers). Retry once ``txid`` is visible.
 
-    ``reserved``: not lost to a commit but to somebody who is ahead in line for the key.
+    ``reserved``: not lost to a commit but to a caller that is ahead in line for the key.
     """
 
     ptr: str
@@ -181,22 +181,22 @@ class Conflict(Struct, frozen=True, tag="conflict", omit_defaults=True):
 
 
 class TooOld(Struct, frozen=True, tag="too_old"):
-    """The snapshot is older than what the coordinator remembers: begin again."""
+    """The snapshot is older than the coordinator's write log: begin again."""
 
 
 class Busy(Struct, frozen=True, tag="busy"):
-    """Too many prepared transactions of this owner: come back shortly."""
+    """Too many prepared transactions of this owner: retry shortly."""
 
 
 class Replayed(Struct, frozen=True, tag="replayed"):
-    """This idempotent call committed before as ``txid``, with this result (None: no longer known)."""
+    """This idempotent call has already committed as ``txid``, with this result (None: no longer known)."""
 
     txid: Txid
     result: str | None
 
 
 class Committed(Struct, frozen=True, tag="committed"):
-    """The transaction is in the database and visible to every snapshot given from now on."""
+    """The transaction is in the database and visible to every snapshot from now on."""
 
     txid: Txid
 
@@ -208,7 +208,7 @@ class Aborted(Struct, frozen=True, tag="aborted"):
 
 
 class InDoubt(Struct, frozen=True, tag="in_doubt"):
-    """Nobody can read the fence now. The transaction will be settled when the database answers again."""
+    """The fence cannot be read now. The transaction will be settled when the database answers again."""
 
     txid: Txid
 
@@ -220,30 +220,30 @@ class Fenced(Struct, frozen=True, tag="fenced"):
 
 
 class WentBack(Struct, frozen=True, tag="went_back"):
-    """The database has gone back in time; the coordinator goes on with what there is, in a new epoch."""
+    """The database has gone back in time; the coordinator continues from its present state, in a new epoch."""
 
 
 class Noted(Struct, frozen=True, tag="noted"):
-    """A doubt has been heard."""
+    """The doubt was noted."""
 
 
 class Unready(Struct, frozen=True, tag="unready"):
     """The coordinator could not start, for example because the database does not answer."""
 
     reason: str = "the database does not answer"
-    """Where it is this one, the shell around the coordinator says what it has heard (coordination/questions.py)."""
+    """For this reason, the coordinator's shell adds what it has heard (coordination/questions.py)."""
 
 
 class Left(Struct, frozen=True, tag="left"):
-    """The call is not in line any more."""
+    """The call is no longer in line."""
 
 
 class SessionEnded(Struct, frozen=True, tag="session_ended"):
-    """The session was ended: nothing may be done in it any more."""
+    """The session has ended and may not be used any more."""
 
 
 class SessionAlive(Struct, frozen=True, tag="session_alive"):
-    """Nobody has ended the session."""
+    """The session is live."""
 
 
 class StatusReport(Struct, frozen=True, tag="status_report"):

@@ -1,4 +1,4 @@
-"""How often something may happen: some of it at once, the rest at a steady rate."""
+"""A rate limit: a burst at once, the rest at a steady rate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Pace:
         self._at = now
 
     def spend(self, now: float) -> float:
-        """Count one event, and return how many milliseconds it has to wait."""
+        """Count one event and return how many milliseconds it has to wait."""
         self._left = min(self._at_once, self._left + (now - self._at) * self._per_second / 1000) - 1
         self._at = now
         return max(0.0, -self._left * 1000 / self._per_second)

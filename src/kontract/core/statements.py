@@ -1,4 +1,4 @@
-"""What is asked of PostgreSQL, as values: statements, parts of a query's rows, a checked SELECT, a commit."""
+"""Requests to PostgreSQL as values: statements, windows of a query, a checked SELECT, a commit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Param = str | int | float | bool | None
 """What may be bound to ``$1, $2, ..``  of a SELECT."""
 
 PARAM_TYPES: dict[type, str] = {str: "text", bool: "bool", int: "int8", float: "float8", type(None): "text"}
-"""The SQL types that they travel to."""
+"""The SQL types that they are cast to."""
 
 
 class Statement(Struct, frozen=True):
@@ -26,7 +26,7 @@ class Statement(Struct, frozen=True):
 
 
 class Pending(Struct, frozen=True):
-    """A buffered write as a read of one's own sees it: ``data`` is JSON text, None for a deleted row."""
+    """A buffered write as reads of the same transaction see it: ``data`` is JSON text, None for a deleted row."""
 
     id: str
     data: str | None
@@ -35,9 +35,9 @@ class Pending(Struct, frozen=True):
 class Window(Struct, frozen=True):
     """Which part of a query's rows to fetch: rows after the row ``after`` in the given order, at most ``limit``.
 
-    ``after_value``: what that row holds under ``order_by``, as JSON text (None: nothing). It is told, not looked up,
-    because a row that is changed while its query goes on may not match the query any more. ``order``: how the field's
-    values compare; None: as jsonb.
+    ``after_value``: that row's value of ``order_by`` as JSON text (None: missing). It is passed, not looked up, because
+    a row that changes during its query may no longer match the query. ``order``: how the field's values compare; None:
+    as jsonb.
     """
 
     order_by: str | None = None
@@ -51,8 +51,8 @@ class Window(Struct, frozen=True):
 class Selection(Struct, frozen=True):
     """A checked SELECT: its text in parts, with the numbers of parameters between them, and their values.
 
-    ``view``: the select list of ``data`` in the view that it reads. ``row_bytes``: how large a row may be, because its
-    values are made of several copies of one; 0 when that does not matter.
+    ``view``: the select list of ``data`` in the view that it reads. ``row_bytes``: how large a row may be if its
+    values consist of several copies of others; 0 if that does not matter.
     """
 
     parts: tuple[str | int, ...]
@@ -62,7 +62,7 @@ class Selection(Struct, frozen=True):
 
     def text(self, bound: int) -> str:
         """Return the SQL; ``bound`` is how many parameters come before those of :meth:`values`."""
-        # All values travel as text, so that drivers which send text and drivers which send binary mean the same.
+        # All values travel as text, so that text and binary drivers send the same.
         return "".join(
             part
             if isinstance(part, str)
@@ -79,9 +79,9 @@ class Selection(Struct, frozen=True):
 class ApplyPlan(Struct, frozen=True):
     """Everything the apply statement writes: the fence, in its epoch, and the rows of each table, if any.
 
-    ``result``: of an idempotent call, kept beside the fence for its repetitions. ``order``: the number of each table's
-    first new row; a table that is not in it takes numbers from its sequence. ``witnesses``: fences that must be there
-    already.
+    ``result``: of an idempotent call, stored beside the fence for its repetitions. ``order``: the number of each
+    table's first new row; tables missing from it take numbers from their sequence. ``witnesses``: fences that must
+    already exist.
     """
 
     sid: str

@@ -1,7 +1,7 @@
 """W3C Trace Context (Recommendation, level 1): which trace a request belongs to.
 
-What comes from outside is taken only if every rule holds; then it is hexadecimal digits and nothing else, which is why
-it may stand in a log line and in an SQL comment.
+A header from outside is accepted only if it follows every rule; then it is only hexadecimal digits, so it may appear in
+a log line and in an SQL comment.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ IDS_BYTES = 24
 
 
 class Trace(Struct, frozen=True):
-    """The span that a request is: 32 hexadecimal digits of its trace, 16 of its own, and whether a tracer records."""
+    """The span of a request: 32 hexadecimal digits of its trace, 16 of its own, and whether a tracer records."""
 
     trace_id: str
     span_id: str
@@ -25,7 +25,7 @@ class Trace(Struct, frozen=True):
 
     @property
     def traceparent(self) -> str:
-        """What those are told whom this request calls: this span is their parent."""
+        """The header for requests that this one makes: this span is their parent."""
         return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
 
 
@@ -39,7 +39,7 @@ def begin(traceparent: str | None, ids: bytes) -> Trace:
 
 
 def parse(traceparent: str) -> tuple[str, bool] | None:
-    """Return trace id and sampled flag, None for what is not valid (section 3.2: versions, lengths, zeros, case)."""
+    """Return trace id and sampled flag; None if invalid (section 3.2: versions, lengths, zeros, case)."""
     found = PARENT.fullmatch(traceparent)
     if found is None:
         return None

@@ -8,13 +8,13 @@ from typing import Any, NewType
 from msgspec import Struct
 
 Txid = NewType("Txid", int)
-"""A transaction's place in the commit order of its owner: a positive integer below 2**53, which JavaScript can hold."""
+"""A transaction's place in the commit order of its owner: a positive integer below 2**53, exact in JavaScript."""
 
 Snapshot = NewType("Snapshot", int)
 """``S``: every transaction with ``T <= S`` has finished, so what a reader sees at ``S`` never changes."""
 
 Epoch = NewType("Epoch", int)
-"""Which incarnation of the owner's coordinator gave a txid; a row of ``trxs`` holds the one that may commit."""
+"""The incarnation of the owner's coordinator that gave a txid; a row of ``trxs`` holds the one that may commit."""
 
 
 class Isolation(Enum):
@@ -25,19 +25,19 @@ class Isolation(Enum):
 
 
 class TableKind(Enum):
-    """VERSIONED keeps every version until it is collected; PLAIN is the one-row-per-id layout of the document."""
+    """VERSIONED keeps every version until it is collected; PLAIN has one row per id."""
 
     VERSIONED = "versioned"
     PLAIN = "plain"
 
 
 class TablePointer(Struct, frozen=True):
-    """Where a logical table of one owner lives: a row of ``storage`` and what the catalog says of it.
+    """The physical table of an owner's logical table: a row of ``storage`` and facts from the catalog.
 
-    ``just_adopted``: a versioned table that was plain a moment ago. It is still read like a plain one, because somebody
-    may hold a snapshot whose versions it does not have. ``only``: the user whose rows alone the caller may see and
-    change; None for all. ``last_order``: the last number that its sequence had given. ``order_limit``: the highest one
-    that its column ``_order`` takes; rows beyond share it.
+    ``just_adopted``: a versioned table that was plain a moment ago. It is still read like a plain one, because it lacks
+    the versions of snapshots that may be in use. ``only``: the user whose rows the caller may see and change; None for
+    all. ``last_order``: the last number from its sequence. ``order_limit``: the highest number in its column
+    ``_order``; further rows share it.
     """
 
     name: str
@@ -50,14 +50,14 @@ class TablePointer(Struct, frozen=True):
     order_limit: int = 2**31 - 1
 
     def shows(self, version: Version | None) -> bool:
-        """Whether there is such a row for the caller."""
+        """Whether the row exists and the caller may see it."""
         return version is not None and self.only in (None, version.owner)
 
 
 class Version(Struct, frozen=True):
     """One version of a row as PostgreSQL returned it.
 
-    ``data``: JSON text without the id; empty when it was too much to return.
+    ``data``: JSON text without the id; empty if it was too large to return.
     """
 
     id: str
@@ -67,7 +67,7 @@ class Version(Struct, frozen=True):
 
 
 class Order(Enum):
-    """How PostgreSQL compares the values of a declared field, which are text to jsonb or of several spellings."""
+    """How PostgreSQL compares values of a declared field that jsonb has as text or in several spellings."""
 
     TEXT = "text"
     NUMBER = "number"
@@ -77,9 +77,9 @@ class Order(Enum):
 
 
 class Filter(Struct, frozen=True):
-    """What a query asks of rows: containment of ``contains`` (PostgreSQL's ``@>``) and, if given, one id.
+    """The condition of a query: containment of ``contains`` (PostgreSQL's ``@>``) and, if given, one id.
 
-    ``typed``: the fields of ``contains`` that PostgreSQL compares by their type in place of containment. ``spelled``:
+    ``typed``: the fields of ``contains`` that PostgreSQL compares by type instead of containment. ``spelled``:
     those whose values have several spellings in JSON.
     """
 
@@ -89,9 +89,9 @@ class Filter(Struct, frozen=True):
     spelled: frozenset[str] = frozenset()
 
     def certain(self) -> dict[str, Any]:
-        """Return what every row that is found contains as text, whichever release wrote it: commits are checked by it.
+        """Return what every matching row contains as text, whichever release wrote it; commits are checked against it.
 
-        A node of an older release, beside this one, may commit a row whose decimals are spelled otherwise.
+        A node of an older release that runs beside this one may commit a row with other spellings of decimals.
         """
         return {name: value for name, value in (self.contains or {}).items() if name not in self.spelled}
 

@@ -1,10 +1,10 @@
 """Accounts and sessions of all tenants: two tables of the owner ``__system``, changed in transactions like any others.
 
-``__users``: a row an account, under its name; its ``user`` is who it acts as, in which tenant. ``__sessions``: a row a
-session that was refreshed or ended; one that was neither has none, so that an anonymous session costs nothing. It goes
+``__users``: one row per account, under its name; ``user`` is the user that it acts as. ``__sessions``: one row per
+session that was refreshed or ended; others have none, so that an anonymous session costs nothing. The row is removed
 when the last refresh token of the session has expired.
 
-An ended session is written down here first and told to its owner's coordinator then: a coordinator that has lost its
+An ended session is stored here first, then reported to its owner's coordinator: a coordinator that has lost its
 memory reads it from here (:meth:`kontract.core.transaction.store.SqlStore.ended_sessions`).
 """
 
@@ -69,10 +69,10 @@ class SessionRow(Struct, kw_only=True):
 
 
 class Refreshed(Enum):
-    """What became of a refresh token."""
+    """The outcome of using a refresh token."""
 
     RENEWED = "renewed"
-    STOLEN = "stolen"  # used a second time: somebody else has it, too, and nobody knows who of the two it is
+    STOLEN = "stolen"  # used a second time: two parties have it, and either may be the thief
     ENDED = "ended"
 
 
@@ -86,7 +86,7 @@ class Accounts:
     """Reads and changes both tables, for one request."""
 
     def __init__(self, scope: Scope) -> None:
-        """Nothing is opened yet."""
+        """Open nothing yet."""
         self._scope = scope
 
     async def find(self, name: str) -> Account | None:
@@ -101,7 +101,7 @@ class Accounts:
     async def add(self, account: Account, ending: Session | None = None, until: int = 0) -> None:
         """Create an account and, with it, end a session, see :meth:`end`; raises ConflictError when the name is taken.
 
-        Raises UnauthorizedError when that session has been ended already: it can be turned into one account only.
+        Raises UnauthorizedError when that session has already ended: it can become only one account.
         """
 
         async def work(storage: Storage) -> None:
@@ -115,7 +115,7 @@ class Accounts:
         await self._run("register", work)
 
     async def remember(self, name: str, place: str) -> None:
-        """Let an account know a place from which it was logged in to."""
+        """Remember a place from which a user logged in to an account."""
 
         async def work(storage: Storage) -> None:
             account: Account | None = await storage["__users"].get(name)
@@ -128,9 +128,9 @@ class Accounts:
     async def refresh(
         self, claims: Claims, now: int, places: Sequence[str], until: int
     ) -> tuple[Refreshed, Account | None, int]:
-        """Use a refresh token: what became of it, its account if it has one, and the number of the next.
+        """Use a refresh token; return the outcome, its account if it has one, and the number of the next token.
 
-        ``places``: where the request came from, the first to be kept, all to be recognized; none where nobody knows.
+        ``places``: where the request came from; the first is stored, all are recognized; empty if unknown.
         ``until``: see :meth:`end`, for a session that is over with this.
         """
 
@@ -145,7 +145,7 @@ class Accounts:
             row = await sessions.get(claims.sid) or SessionRow(id=claims.sid, user=claims.sub)
             if row.ended:
                 return Refreshed.ENDED, None, 0
-            # Its answer was lost on the way, or two tabs of one browser have used it at the same moment.
+            # Its answer was lost, or two tabs of one browser used it at the same moment.
             again = (
                 claims.gen == row.generation - 1
                 and now - row.refreshed_at < limits.REFRESH_GRACE_MS
@@ -169,7 +169,7 @@ class Accounts:
         return await self._run("refresh", work)
 
     async def end(self, session: Session, until: int) -> None:
-        """Let no refresh token of a session be used any more. ``until``: when its last access token expires, in ms."""
+        """Reject all refresh tokens of a session from now on. ``until``: when its last access token expires, in ms."""
 
         async def work(storage: Storage) -> None:
             await _end(storage, session, until)
@@ -179,7 +179,7 @@ class Accounts:
     async def collect(self) -> int:
         """Remove sessions of all tenants whose last refresh token has expired, at most COLLECT_ROWS; return how many.
 
-        They are removed for good and outside of transactions: no token leads to them any more.
+        They are deleted outside transactions: no valid token refers to them any more.
         """
         platform = self._scope.platform
         store = SqlStore(platform.open_database())

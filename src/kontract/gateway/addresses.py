@@ -1,4 +1,4 @@
-"""Network addresses, as far as callers are told apart by them."""
+"""Network addresses, for telling callers apart."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import ipaddress
 
 
 def subscriber(client: str) -> str:
-    """Return who is behind an address, empty when it is none: of IPv6 the 64 bits that one subscriber has.
+    """Return the subscriber's part of an address: for IPv6 the first 64 bits. Empty if it is not an address.
 
-    The rest of such an address costs nothing: counted whole, everybody would have 2**64 callers.
+    One subscriber can use all of the other 64 bits: counted whole, each would be 2**64 callers.
     """
     try:
         address = ipaddress.ip_address(client)

@@ -37,8 +37,8 @@ EXPOSED_HEADERS = "X-Request-Id, X-Kontract-Txid, Server-Timing, Retry-After, Id
 
 
 DATA_LOST = (
-    "the database has gone back to an earlier state, and commits that had been acknowledged are gone; kontract doctor "
-    "says which tenants it met, and what to do"
+    "the database has gone back to an earlier state and acknowledged commits are lost; kontract doctor shows which "
+    "tenants are affected and what to do"
 )
 
 
@@ -46,7 +46,7 @@ class Gateway:
     """All requests of one process (an isolate, a server worker)."""
 
     def __init__(self, registry: Registry, broken: str = "") -> None:
-        """Serve the functions of ``registry``. ``broken``: why there are none, told to whoever calls one."""
+        """Serve the functions of ``registry``. ``broken``: why there are none, returned to callers."""
         self._registry = registry
         self._broken = broken
         self._deployment: Deployment | None = None
@@ -69,7 +69,7 @@ class Gateway:
             deployment = self._deploy(platform)
             origins = deployment.config.cors_origins
             response = await self._route(Scope(deployment, platform, request, line, meter))
-        except Exception as error:  # noqa: BLE001 - the outermost frame: nothing may reach the platform
+        except Exception as error:  # noqa: BLE001 - the outermost frame: no exception may reach the platform
             response = self._failed(error, line)
         self._finish(request, response, request_id, meter, origins)
         if line.status is None:
@@ -112,16 +112,16 @@ class Gateway:
             session = authenticate(request, scope.deployment.tokens, scope.platform.clock.now())
             await ensure_live(scope, session)
             if self._documents is None:
-                from kontract.gateway.openapi import Documents  # asked for rarely: not part of the start
+                from kontract.gateway.openapi import Documents  # used rarely: not imported at the start
 
                 self._documents = Documents(self._registry)
             return self._documents.respond(session, request.headers.get("if-none-match"))
         if request.path in ("/health", "/ready"):
             lost = await self._ask_database(scope) if request.path == "/ready" else None
             status = {"status": "ok" if lost is None else "data_lost", "routes": len(self._registry)}
-            # Still 200: this gateway serves, and none that serves better can be had by taking it away.
+            # Still 200: this gateway serves, and replacing it would not help.
             return _json(status if lost is None else status | {"since": lost, "message": DATA_LOST})
-        message = "there is nothing here; functions are called with POST /call/<function> or POST /rpc/<function>"
+        message = "not found; call functions with POST /call/<function> or POST /rpc/<function>"
         raise NotFoundError(message)
 
     def _failed(self, error: Exception, line: LogLine) -> Response:
@@ -132,7 +132,7 @@ class Gateway:
         return _failed(error, line)
 
     async def _ask_database(self, scope: Scope) -> int | None:
-        """See whether the database answers, and when it was last found to have gone back in time (ms); None: never."""
+        """Check the database; return when it was last found to have gone back in time (ms), None for never."""
         store = SqlStore(MeteredDatabase(scope.platform.open_database(), scope.meter, scope.platform.clock))
         try:
             await store.ready()
@@ -146,7 +146,7 @@ class Gateway:
         header_fields.put(headers, "X-Request-Id", request_id)
         header_fields.put_default(headers, "Cache-Control", "no-store")
         header_fields.put(headers, "X-Content-Type-Options", "nosniff")
-        if meter.attempts and headers.get("Content-Type") != OCTETS:  # what is sealed has it inside
+        if meter.attempts and headers.get("Content-Type") != OCTETS:  # sealed messages have it inside
             header_fields.add(headers, "Server-Timing", meter.server_timing())
         if origins:
             header_fields.add(headers, "Vary", "Origin")
@@ -161,12 +161,12 @@ class Gateway:
 
 
 def _failed(error: Exception, line: LogLine) -> Response:
-    """Return what a caller is told of an error, and note for the log line what it was."""
+    """Return the error as the caller sees it, and add the details to the log line."""
     known = to_http_error(error)
     try:
         header_fields.check(known.headers)
         response = error_response(known, line.request_id)
-    except Exception as unfit:  # noqa: BLE001 - the application's: whatever it wanted to say cannot be sent
+    except Exception as unfit:  # noqa: BLE001 - the application's: its details cannot be sent
         error, known = unfit, _internal()
         response = error_response(known, line.request_id)
     line.error, line.reason = known.error_code.name, shortened(known.message)
@@ -179,7 +179,7 @@ def _failed(error: Exception, line: LogLine) -> Response:
 
 
 def _of_the_application(error: Exception) -> str:
-    """Return what an exception says, after the last line of the application that it came through."""
+    """Return the message of an exception, after the last line of the application in its traceback."""
     places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:
         places.append((error.filename, error.lineno))
@@ -189,7 +189,7 @@ def _of_the_application(error: Exception) -> str:
 
 
 def to_http_error(error: Exception) -> HttpError:
-    """Return what a caller is told: errors that are answers as they are, everything else without its detail."""
+    """Return the error as the caller sees it: HttpError as it is, everything else without details."""
     match error:
         case HttpError():
             return error
@@ -198,7 +198,7 @@ def to_http_error(error: Exception) -> HttpError:
         case DatabaseUnavailableError():
             return UnavailableError("the database does not answer", headers={"Retry-After": "1"})
         case DatabaseError():
-            # Values are refused by commits, which say so themselves; elsewhere it is our statement that is wrong.
+            # Commits report rejected values themselves; elsewhere our statement is wrong.
             refused = sqlstates.meaning(error.sqlstate).fix is sqlstates.Fix.CALLER
             return _internal() if refused else sqlstates.to_http_error(error.sqlstate)
         case TableMissingError():
@@ -208,7 +208,7 @@ def to_http_error(error: Exception) -> HttpError:
 
 
 def _internal() -> InternalError:
-    return InternalError("something went wrong here; the log has it under this request id")
+    return InternalError("unexpected error; the log has the details under this request id")
 
 
 def _json(value: Any) -> Response:

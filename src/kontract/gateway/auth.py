@@ -10,9 +10,9 @@
 ``GET /auth/me``               a token                             200, who that is
 =============================  ==================================  ====================================================
 
-The answer of the first five is ``{"token", "expires_in", "refresh_token", "owner", "user"}``. Logging in takes as long
-and says the same whether or not there is such an account. How often one may try is in
-:mod:`kontract.gateway.throttles`, how many at the same moment in :mod:`kontract.gateway.hashing`.
+The first five return ``{"token", "expires_in", "refresh_token", "owner", "user"}``. A login takes the same time and
+returns the same error whether or not the account exists. :mod:`kontract.gateway.throttles` limits how often callers
+may try, :mod:`kontract.gateway.hashing` how many at the same time.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ PREFIX = "/auth/"
 NAME = re.compile(rf"[a-z0-9][a-z0-9._@+-]{{0,{limits.NAME_LENGTH - 1}}}", re.ASCII)
 
 NAME_SENT = "^[A-Za-z0-9][A-Za-z0-9._@+-]*$"
-"""The same for the OpenAPI document: capital letters are taken for small ones."""
+"""The same for the OpenAPI document: upper case letters become lower case."""
 
 WRONG = "the name or the password is wrong"
 
@@ -71,7 +71,7 @@ class RefreshBody(Struct, forbid_unknown_fields=True):
 
 
 class Granted(Struct):
-    """The answer to whoever gets a session. ``expires_in``: seconds until ``token`` has to be refreshed."""
+    """The answer that grants a session. ``expires_in``: seconds until ``token`` has to be refreshed."""
 
     token: str
     expires_in: int
@@ -81,7 +81,7 @@ class Granted(Struct):
 
 
 class Auth:
-    """Answers the requests below ``/auth/``; one instance a request."""
+    """Answers the requests below ``/auth/``; one instance per request."""
 
     def __init__(self, scope: Scope) -> None:
         """Bind to a request."""
@@ -106,7 +106,7 @@ class Auth:
         name = self._scope.request.path.removeprefix(PREFIX)
         answer = routes.get(name)
         if answer is None:
-            message = f"there is nothing here; {PREFIX} has {', '.join(routes)}"
+            message = f"not found; {PREFIX} has {', '.join(routes)}"
             raise NotFoundError(message)
         return await answer()
 
@@ -133,7 +133,7 @@ class Auth:
         before = self._caller()
         await ensure_live(self._scope, before)
         if not before.is_anonymous:
-            message = "this session has an account already; only an anonymous one can be linked to a new account"
+            message = "this session already has an account; only an anonymous session can be linked to a new account"
             raise ForbiddenError(message)
         name, password = await self._credentials()
         async with self._enter() as place:
@@ -161,7 +161,7 @@ class Auth:
             return account is not None and not set(account.places).isdisjoint(places)
 
         async with self._enter() as place:
-            # Before the password's hash: what is throttled must not cost what is throttled.
+            # Before hashing the password: throttled attempts must not cost a hash.
             await self._throttles.login(name, is_known)
             account = await account_of_that_name()
             stored = account.password if account is not None else None
@@ -184,7 +184,7 @@ class Auth:
         outcome, account, generation = await self._accounts.refresh(claims, now, places, until)
         self._tidy()
         if outcome is not Refreshed.RENEWED:
-            # Also when it had ended: perhaps the coordinator could not be told at the time.
+            # Also when it had already ended: the coordinator may not have been reachable then.
             await self._end(claims.session, until)
             raise invalid_token()
         session = claims.session
@@ -224,7 +224,7 @@ class Auth:
 
     def _open(self, way: str) -> str:
         if not self._config.owner or way not in self._config.sign_up:
-            message = f"{way}: nobody can sign up here in this way; ask the operator for a token"
+            message = f"{way}: this kind of sign-up is disabled here; ask the operator for a token"
             raise ForbiddenError(message)
         return self._config.owner
 
@@ -244,7 +244,7 @@ class Auth:
         try:
             answer = await self._scope.coordinator(session.owner).ask(EndSession(session.sid, until))
         except CoordinatorUnavailableError as error:
-            message = "the session cannot be ended now; try again"
+            message = "the session cannot be ended at the moment; try again"
             raise UnavailableError(message, headers={"Retry-After": "1"}) from error
         if not isinstance(answer, SessionEnded):
             raise refusal(answer)
@@ -259,14 +259,14 @@ class Auth:
         return Account(name, stored, session.owner, session.user, [], now, places[:1])
 
     async def _remember(self, name: str, place: str) -> None:
-        """Let an account know a place; if that fails, the next login from there tries again."""
+        """Remember a place of an account; if that fails, the next login from there tries again."""
         try:
             await self._accounts.remember(name, place)
         except Exception as error:  # noqa: BLE001 - the login has been answered
             self._platform.log("warning", "login_place", request_id=self._scope.request_id, error=repr(error))
 
     def _tidy(self) -> None:
-        """Let sessions that have expired be removed after the response, if it is time for that."""
+        """Remove expired sessions after the response, if it is time for that."""
         tidying, now = self._scope.deployment.tidying, self._platform.clock.elapsed()
         if now >= tidying.due:
             tidying.due = now + limits.TIDY_MS
@@ -275,7 +275,7 @@ class Auth:
     async def _collect(self) -> None:
         try:
             removed = await self._accounts.collect()
-        except Exception as error:  # noqa: BLE001 - nobody waits for it; the next hour comes
+        except Exception as error:  # noqa: BLE001 - nobody waits for it; it runs again in an hour
             self._platform.log("warning", "session_collection", error=repr(error))
             return
         if removed == limits.COLLECT_ROWS:
@@ -289,7 +289,7 @@ class Auth:
         if not NAME.fullmatch(name):
             message = (
                 f"name must be 1 to {limits.NAME_LENGTH} letters, digits or one of . _ @ + -, and begin with a letter "
-                "or a digit; an e-mail address will do"
+                "or a digit; an e-mail address is fine"
             )
             raise InvalidRequestError(message)
         return name, passwords.check(body.password, name)
@@ -326,9 +326,9 @@ class Auth:
         return subscriber(self._scope.request.client)
 
     def _places(self, whose: str) -> list[str]:
-        """Return the caller's address as it is kept for ``whose``, with the current secret first; empty if unknown.
+        """Return the caller's address as it is stored for ``whose``, with the current secret first; empty if unknown.
 
-        With a key, and another one for each account and session: what is kept says of nobody where they are.
+        It is a keyed digest, with a different key for each account and session: it reveals nobody's location.
         """
         address = self._address()
         if not address:

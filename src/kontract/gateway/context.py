@@ -1,4 +1,4 @@
-"""What a backend function knows of its call: ``ctx``."""
+"""The context of a call: ``ctx``."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Session:
     """Who calls: the tenant and the principal inside it.
 
-    ``perm``: what the session may do at most. ``expires_at``: when its token ends, in seconds since the Unix epoch; 0
-    for a caller without one, whose ``sid`` is empty.
+    ``perm``: the most the session may do. ``expires_at``: when its token expires, in seconds since the Unix epoch; 0
+    for a caller without a token, whose ``sid`` is empty.
     """
 
     sid: str
@@ -40,9 +40,9 @@ class Context:
     """The call and its transaction. Injected into every parameter annotated with ``Context``.
 
     ``client``: the caller's network address, empty where the platform does not know it. ``shared``: small values that
-    all requests of the owner see at once, outside of the transaction. ``log(level, event, **fields)`` writes a line of
+    all requests of the owner see at once, outside the transaction. ``log(level, event, **fields)`` writes a line to
     the log. ``counters`` is for middleware that limits: ``await ctx.counters.count_within(key, seconds)`` counts a call
-    and returns how many there were in the window that began with the first, and for how many seconds it goes on.
+    and returns the number of calls in the window that the first one opened, and the seconds until the window ends.
     """
 
     session: Session
@@ -75,24 +75,24 @@ class Context:
 
     @property
     def user(self) -> str:
-        """The authenticated principal; becomes the owner of the rows it creates."""
+        """The authenticated user, who owns the rows that the call creates."""
         return self.session.user
 
     @property
     def is_anonymous(self) -> bool:
-        """Whether the caller has not registered."""
+        """Whether the user has no account."""
         return self.session.is_anonymous
 
     @property
     def ugroups(self) -> frozenset[str]:
-        """The groups the caller belongs to."""
+        """The groups of the user."""
         return self.session.ugroups
 
     @property
     def storage(self) -> Storage:
         """The owner's tables, inside the transaction of this attempt."""
         if self._storage is None:
-            message = "ctx.storage can be used inside a backend function only"
+            message = "ctx.storage can only be used inside a backend function"
             raise RuntimeError(message)
         return self._storage
 
@@ -103,27 +103,27 @@ class Context:
         return 0 if snapshot is None else snapshot + 1
 
     def now(self) -> datetime:
-        """Return the time of the platform, in UTC, to the millisecond: the one that tests stop and move."""
+        """Return the platform's time in UTC, to the millisecond. Tests can stop and move this clock."""
         return _EPOCH + timedelta(milliseconds=self._clock.now())
 
     def after_commit(self, action: Callable[[], Any]) -> None:
-        """Call ``action`` (a function, may be async) once, after this transaction has committed.
+        """Call ``action`` (a function, sync or async) once, after this transaction has committed.
 
-        Not called when the function fails or loses; an attempt that is repeated starts without the actions of the one
-        before. Errors in it are logged; the caller has its answer by then. Middleware has no use for it: what it does
-        after ``call_next`` is done after the commit.
+        It is not called when the function fails; each attempt starts without the actions of the previous one. Its
+        errors are logged: the caller has already got the answer. Middleware does not need it: code after
+        ``call_next`` runs after the commit.
         """
         if self._transaction is None or self._transaction.is_closed:
-            message = "ctx.after_commit can be used inside a backend function only"
+            message = "ctx.after_commit can only be used inside a backend function"
             raise RuntimeError(message)
         self._after_commit.append(action)
 
     def wait_until(self, work: Awaitable[Any]) -> None:
-        """Let ``work`` go on after the response; it must not use ``storage``."""
+        """Let the awaitable ``work`` continue after the response; it must not use ``storage``."""
         self._spawn(work)
 
     def start_attempt(self, transaction: Transaction, storage: Storage) -> None:
-        """Bind a new attempt's transaction and forget what the last attempt planned. For the gateway."""
+        """Bind a new attempt's transaction and drop the actions of the previous attempt. For the gateway."""
         self._transaction = transaction
         self._storage = storage
         self._after_commit = []
@@ -140,5 +140,5 @@ class Context:
                 failed(error)
 
     def has_plans(self) -> bool:
-        """Whether anything is planned for after the commit. For the gateway."""
+        """Return whether there are actions for after the commit. For the gateway."""
         return bool(self._after_commit)

@@ -1,13 +1,12 @@
-"""Who may have a password hashed: a short line, and everybody behind it is told at once to come back.
+"""A short queue for hashing passwords; when it is full, callers are asked at once to retry later.
 
-A hash takes a third of a second on purpose, and a Worker does it on the thread that serves everybody else. So few run
-at a time (one in a Worker), few wait, and a flood of logins costs the calls beside it no more than that. Between two
+A hash takes a third of a second on purpose, and a Worker runs it on the thread that serves all requests. So few run
+at a time (one in a Worker), few wait, and a flood of logins costs other calls no more than that. Between two
 hashes a Worker rests: a request that arrives during a hash needs many turns of the event loop until it is answered, and
 without the rest the next hash would come after the first of them.
 
-Nobody waits here for somebody else's task: in a Worker, what one request awakes would run in the other's name. Each
-looks by itself, now and then, whether it is its turn. A request that a platform drops without a word leaves the line
-after HASH_LOST_MS.
+No request waits here for another one's task: in a Worker, code that one request wakes would run in the other's name.
+Each polls for its turn. A request that the platform drops silently leaves the queue after HASH_LOST_MS.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from kontract.ports import RuntimeAdapter
 T = TypeVar("T")
 
 POLL_MS = 20
-"""How often somebody who waits looks."""
+"""How often a waiting request polls."""
 
 RECENTLY_MS = 2_000
 """A hash that began longer ago needs no rest after it."""
 
 
 class HashLine:
-    """The line of one process. ``places``: who is in it, in order of arrival."""
+    """The queue of one process. ``places``: in order of arrival."""
 
     def __init__(self) -> None:
         """Begin with nobody."""
@@ -39,14 +38,14 @@ class HashLine:
         self.has_rested = True
 
     def enter(self, platform: RuntimeAdapter) -> HashPlace:
-        """Return a place, to be used with ``async with``; raises UnavailableError when the line is full.
+        """Return a place, to be used with ``async with``; raises UnavailableError when the queue is full.
 
-        Taken before anything else is done for a login, so that one which cannot be looked at counts for nothing.
+        A login takes its place before anything else, so that one without a place is not counted.
         """
         now = platform.clock.elapsed()
         self.places = [place for place in self.places if now - place.seen_at < limits.HASH_LOST_MS]
         if len(self.places) >= platform.crypto.hashes_at_once * (1 + limits.HASHES_WAITING):
-            message = "too many logins at this moment; try again in a second"
+            message = "too many logins at the moment; try again in a second"
             raise UnavailableError(message, code=Code.BUSY, headers={"Retry-After": "1"})
         place = HashPlace(self, platform)
         self.places.append(place)

@@ -1,4 +1,4 @@
-"""HTTP as the gateway sees it: plain values, whatever server or Worker they came through."""
+"""HTTP as the gateway sees it: plain values, the same for every server and Worker."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ READ_HEADERS = (
     "x-kontract-arguments",
     "x-request-id",
 )
-"""Headers of requests that the gateway reads, on whichever platform."""
+"""Request headers that the gateway reads, on every platform."""
 
 UNREADABLE = "\ufffd"
-"""What an adapter puts in place of a header's value that its platform does not show."""
+"""Stands for a header's value that the platform does not show."""
 
 _VALUE = re.compile(r"[\t\x20-\x7e]*")
 
@@ -54,8 +54,8 @@ _VALUE = re.compile(r"[\t\x20-\x7e]*")
 class Request:
     """One request. Header names are in lower case; ``body`` reads at most the given number of bytes and one more.
 
-    ``client``: the caller's network address as the platform knows it, empty if it does not; never taken on trust from
-    a header that a caller can set.
+    ``client``: the caller's network address as the platform knows it, empty if it does not; never
+    taken from a header that a caller can set.
     """
 
     method: str
@@ -74,19 +74,19 @@ class Request:
         for name in READ_HEADERS:
             value = self.headers.get(name)
             if value is not None and not _VALUE.fullmatch(value):
-                message = f"the header {name} has a character that is not visible ASCII; leave it out or encode it"
+                message = f"the header {name} has a character that is not visible ASCII; remove or encode it"
                 raise InvalidRequestError(message)
 
     @property
     def has_body(self) -> bool:
-        """Whether a body comes with it; its length may be unknown."""
+        """Whether the request has a body; its length may be unknown."""
         return self.headers.get("content-length", "0").strip("0") != "" or "transfer-encoding" in self.headers
 
     async def read(self, at_most: int = limits.BODY_BYTES) -> bytes:
         """Return the body.
 
-        Raises PayloadTooLargeError when it is over its limit, HttpError (415) when it is compressed: what is small when
-        it comes may be large when it is read.
+        Raises PayloadTooLargeError above the limit, and HttpError (415) when it is compressed: a small compressed body
+        may be large when decompressed.
         """
         coding = self.headers.get("content-encoding", "").strip()
         if coding.lower() not in ("", "identity"):
@@ -103,7 +103,7 @@ class Request:
 
 def _encoded(coding: str) -> HttpError:
     # RFC 9110, section 15.5.16: the header says what would have been acceptable.
-    message = f"the request body has the Content-Encoding {coding!r:.100}; send it as it is, without compression"
+    message = f"the request body has the Content-Encoding {coding!r:.100}; send it without compression"
     return HttpError(message, code=Code.UNSUPPORTED_MEDIA_TYPE, headers={"Accept-Encoding": "identity"})
 
 
@@ -126,13 +126,13 @@ class Response:
 
 
 class HttpResp(Generic[V]):
-    """What a backend function returns when it wants another status than 200: see the class methods.
+    """What a backend function returns for a status other than 200: see the class methods.
 
-    ``-> HttpResp[Task]`` says what its value is, to the gateway, which checks it, and to typed clients.
+    ``-> HttpResp[Task]`` declares the type of its value, for the gateway, which checks it, and for typed clients.
     """
 
     def __init__(self, status: int, value: V | None = None, headers: dict[str, str] | None = None) -> None:
-        """Answer with ``status``; ``value`` becomes ``{"result": value}``."""
+        """Answer with ``status``; ``value`` is sent as ``{"result": value}``."""
         self.status = status
         self.value = value
         self.headers = headers or {}
@@ -144,7 +144,7 @@ class HttpResp(Generic[V]):
 
     @classmethod
     def created(cls, value: V | None = None, location: str | None = None) -> HttpResp[V]:
-        """201, with the place of what was created."""
+        """201; ``location`` is the URL of the new resource."""
         return HttpResp(201, value, {"Location": location} if location else None)
 
     @classmethod
@@ -154,12 +154,12 @@ class HttpResp(Generic[V]):
 
     @classmethod
     def redirect(cls, location: str, status: int = 303) -> HttpResp[V]:
-        """303 by default: the answer is elsewhere, to be fetched with GET."""
+        """303 by default: the client fetches the answer from ``location`` with GET."""
         return HttpResp(status, None, {"Location": location})
 
     @property
     def has_body(self) -> bool:
-        """Whether an answer of this status has a body."""
+        """Whether a response with this status has a body."""
         return self.status not in (204, 205) and not 300 <= self.status < 400
 
 
@@ -180,8 +180,8 @@ def shortened(message: str) -> str:
 
 
 def error_response(error: HttpError, request_id: str) -> Response:
-    """Return the answer for an error that is meant for the caller."""
-    # Rows have fields that callers may not read, whichever way they go out.
+    """Return the response for an error that the caller may see."""
+    # Rows may have fields that callers may not read, in errors as well.
     details = Raw(encode_json(redact(error.details))) if error.details is not None else None
     if details is not None and len(bytes(details)) > limits.ANSWER_BYTES:
         message = f"the details of an error are larger than {limits.ANSWER_BYTES} bytes"

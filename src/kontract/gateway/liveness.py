@@ -1,11 +1,11 @@
 """Which sessions have not been ended, as far as this process knows, and since when.
 
-Whether a session was ended is known by its owner's coordinator. Its answers say so by the way: a begin, a prepare and a
-check are refused for a session that was ended. What such an answer said is believed here for SESSION_TRUST_MS, counted
-from when the question was sent. So a function that asks the coordinator nothing can be refused before it runs, and
-costs one question in that time, not one a call.
+The owner's coordinator knows whether a session has ended, and rejects a begin, a prepare or a check of an ended one.
+This process trusts such an answer for SESSION_TRUST_MS, counted from when the question was sent. So a function that
+does not ask the coordinator can be rejected before it runs, at the cost of one question in that time instead of one
+per call.
 
-A process that ends a session believes nothing about it from then on, and asks each time.
+A process that ends a session trusts nothing about it from then on, and asks each time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Counting what a request costs: coordinator calls, SQL statements and their time, for Server-Timing and the log."""
+"""Counts what a request costs: coordinator calls, SQL statements and their time, for Server-Timing and the log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Meter:
     handler_ms: float = 0.0
     attempts: int = 0
     comment: str = ""
-    """Appended to each statement; set only for a recorded trace, since it makes every text a new one for caches."""
+    """Appended to each statement; set only for a recorded trace, because it makes each statement new to caches."""
 
     def server_timing(self) -> str:
         """Return the value of the Server-Timing header."""

@@ -1,4 +1,4 @@
-"""Which methods each path of the gateway takes."""
+"""The methods that each path of the gateway accepts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _METHODS: dict[str, tuple[str, ...]] = {
 
 
 def check(method: str, path: str) -> None:
-    """Raise HttpError (405) for a method that a path of the gateway does not take; a path that is none may pass."""
+    """Raise HttpError (405) for a method that a path of the gateway does not accept; other paths pass."""
     takes = _taken(path)
     if takes and method not in takes:
         raise HttpError(f"use {takes[0]} here", code=Code.METHOD_NOT_ALLOWED, headers={"Allow": allow(path)})

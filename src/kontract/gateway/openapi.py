@@ -1,7 +1,7 @@
 """``GET /openapi.json``: the functions that a caller may call, and the gateway's own paths, as OpenAPI 3.1.
 
-It is made of what calls are checked by: signatures, docstrings, permissions, error codes. Without a token it tells of
-public functions alone, because without one nobody learns which functions there are.
+It is generated from signatures, docstrings, permissions and error codes. Without a token it shows only public
+functions, because a token is needed to learn which functions exist.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from kontract.gateway.sessions import authorize
 
 TITLE = "Backend functions"
 VERSION = "1"
-"""Of the way in which functions are called. What an application calls its own releases is not known here."""
+"""The version of the calling convention, not of the application."""
 
 _ALWAYS = (
     Code.INVALID_REQUEST,
@@ -41,10 +41,10 @@ _ALWAYS = (
 
 
 class Documents:
-    """The documents of a process. Callers who may call the same get the same one, made once."""
+    """The documents of a process. Callers with the same functions share one, which is built once."""
 
     def __init__(self, registry: Registry) -> None:
-        """Tell of the functions of ``registry``."""
+        """Describe the functions of ``registry``."""
         self._registry = registry
         self._made: dict[tuple[str, ...], tuple[bytes, str]] = {}
 
@@ -64,7 +64,7 @@ _KEPT = 16
 
 
 def _answer(body: bytes, tag: str, known: str | None) -> Response:
-    # What a token may do changes, and another caller sees something else: kept, but asked about every time.
+    # Permissions change, and callers differ: caches must revalidate every time.
     headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Vary": "Authorization"}
     if known is not None and tag in known:
         return Response(304, b"", headers)
@@ -110,12 +110,12 @@ def document(registry: Registry, session: Session | None, *, rows: bool = False)
 
 
 BY_POSITION = "by position"
-"""The tag of calls whose arguments are an array: the same functions a second time."""
+"""The tag of calls with an array of arguments: the same functions a second time."""
 
 _ABOUT = (
-    "Each function is called with POST, at /call with an object of its arguments by their names, or at /rpc with the "
-    "array of them, and is one transaction. A call with an Idempotency-Key may be repeated: it is applied once. Text "
-    "in a body has no NUL character, and half of a surrogate pair is no text."
+    "Functions are called with POST: at /call with an object of arguments by name, or at /rpc with an array of "
+    "arguments. Each call is one transaction. A call with an Idempotency-Key may be repeated: it is applied once. "
+    "Text in a body must not contain NUL characters or unpaired surrogates."
 )
 
 
@@ -138,7 +138,7 @@ def _may_call(endpoint: Endpoint, session: Session | None) -> bool:
 
 
 def _operation(endpoint: Endpoint, result: dict[str, Any]) -> dict[str, Any]:
-    """Return what both ways to call a function have in common."""
+    """Return the common part of both ways to call a function."""
     meta = endpoint.meta
     summary, _, description = inspect.cleandoc(endpoint.function.__doc__ or "").partition("\n")
     writes = may_write(meta.perm)
@@ -164,7 +164,7 @@ def _sent(schema: dict[str, Any], required: int) -> dict[str, Any]:
 
 
 def _idempotency(*, public: bool) -> dict[str, Any]:
-    words = "Calls with the same key are applied once, and answered alike for 24 hours."
+    words = "Calls with the same key are applied once, and get the same answer for 24 hours."
     if public:
         words += f" Random; with a token it may be shorter than {limits.PUBLIC_KEY_LEAST} characters."
     least = limits.PUBLIC_KEY_LEAST if public else 1
@@ -204,11 +204,14 @@ def _array(fields: dict[str, dict[str, Any]], required: int, components: dict[st
     items = list(fields.values())
     array: dict[str, Any] = {"type": "array", "minItems": required, "maxItems": len(items)}
     array |= {"prefixItems": items} if items else {"items": dict[str, Any]()}
-    words = f"In this order: {', '.join(fields)}." if items else "There are no arguments."
+    words = f"In this order: {', '.join(fields)}." if items else "The function has no arguments."
     single = no_array(items[0], components) if items and required < 2 else None
     if single is None:
         return array | {"description": words}
-    return {"anyOf": [array, single], "description": f"{words} The first may stand by itself, if it is no array."}
+    return {
+        "anyOf": [array, single],
+        "description": f"{words} The first alone may be sent without the array, unless it is an array.",
+    }
 
 
 def _success(endpoint: Endpoint, result: dict[str, Any], *, writes: bool) -> dict[str, Any]:
@@ -217,14 +220,14 @@ def _success(endpoint: Endpoint, result: dict[str, Any], *, writes: bool) -> dic
         "Server-Timing": {"schema": {"type": "string"}, "description": "What the call cost: coord, db, handler."},
     }
     if writes:
-        headers["X-Kontract-Txid"] = {"schema": {"type": "string"}, "description": "The number of the commit."}
+        headers["X-Kontract-Txid"] = {"schema": {"type": "string"}, "description": "The txid of the commit."}
     schema = {"type": "object", "required": ["result"], "properties": {"result": result}}
     content = {JSON: {"schema": schema}}
     if endpoint.result.chooses_status:
         # The function chooses the status itself.
         return {
-            "2XX": {"description": "What it answers.", "headers": headers, "content": content},
-            "204": {"description": "The same, without a body.", "headers": headers},
-            "3XX": {"description": "The answer is elsewhere.", "headers": headers},
+            "2XX": {"description": "The result.", "headers": headers, "content": content},
+            "204": {"description": "Success without a body.", "headers": headers},
+            "3XX": {"description": "The answer is at the URL in Location.", "headers": headers},
         }
     return {"200": {"description": "The result.", "headers": headers, "content": content}}

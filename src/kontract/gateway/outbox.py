@@ -1,7 +1,7 @@
-"""What waits to be sent to the client of a stream, and how much of it there may be.
+"""The backlog of a stream's client, and its limits.
 
-A client that reads slowly is cut when STREAM_BACKLOG_BYTES wait for it. What waits for all streams of one user, and for
-all from one network address, has a bound as well, or 64 slow streams would hold 64 times as much.
+A client that reads slowly is cut when STREAM_BACKLOG_BYTES wait for it. All streams of one user together, and all from
+one network address, have a limit as well; otherwise 64 slow streams would hold 64 times as much.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ Key = TypeVar("Key")
 
 
 class TooSlowError(ClientGoneError):
-    """The client does not take what it is sent, and is cut."""
+    """The client reads too slowly, and its stream is cut."""
 
 
 class Holdings:
     """What the open streams of one process hold, by user and by network address."""
 
     def __init__(self) -> None:
-        """Nothing is held yet."""
+        """Begin empty."""
         self.streams: Counter[str] = Counter()
         self.user_bytes: Counter[tuple[str, str]] = Counter()
         self.address_bytes: Counter[str] = Counter()
 
     def open(self, owner: str, user: str, address: str) -> Holding:
-        """Take a place for a stream; raises RateLimitedError. An empty address is not known, and not counted."""
+        """Take a place for a stream; raises RateLimitedError. An empty address is unknown and not counted."""
         if address and self.streams[address] >= limits.STREAMS_PER_ADDRESS:
             message = f"one network address may have {limits.STREAMS_PER_ADDRESS} open streams here; close one first"
             raise RateLimitedError(message, headers={"Retry-After": "30"})
@@ -57,7 +57,7 @@ class Holding:
         _change(self._holdings.address_bytes, self._address, size)
 
     def is_too_much(self) -> bool:
-        """Whether this stream has to go, because there is too much of all of them. One that holds little may stay."""
+        """Whether this stream must be cut because all together hold too much. A stream that holds little may stay."""
         if self._bytes <= limits.STREAM_SHARE_BYTES:
             return False
         of_address = self._holdings.address_bytes[self._address] if self._address else 0
@@ -67,7 +67,7 @@ class Holding:
         )
 
     def close(self) -> None:
-        """Give back what is held, and the place."""
+        """Release the place and what is held."""
         self.change(-self._bytes)
         _change(self._holdings.streams, self._address, -1)
 
@@ -94,11 +94,11 @@ class Outbox:
 
     @property
     def waiting_bytes(self) -> int:
-        """How much the client has not taken."""
+        """How many bytes the client has not taken yet."""
         return self._waiting_bytes
 
     def put(self, text: str) -> None:
-        """Send a text; none is empty."""
+        """Send a text, which is never empty."""
         if text:
             data = text.encode()
             self._texts.append(data)
@@ -111,12 +111,12 @@ class Outbox:
             self.put(text)
 
     def check_pace(self, at_most: int | None = None) -> None:
-        """Raise TooSlowError when more than ``at_most`` bytes wait here, or too many for all of a user's streams."""
+        """Raise TooSlowError when more than ``at_most`` bytes wait here, or too many in all of a user's streams."""
         if self._holding.is_too_much() or (at_most is not None and self._waiting_bytes > at_most):
             raise TooSlowError
 
     def check_writer(self) -> None:
-        """Raise what ended the writing, if it has ended: ClientGoneError."""
+        """Raise ClientGoneError if the writing has ended."""
         if self._writer.done():
             self._writer.result()
             raise ClientGoneError

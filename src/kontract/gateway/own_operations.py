@@ -20,18 +20,18 @@ BEARER = "token"
 
 SCHEMES = {
     BEARER: {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
-    "ticket": {"type": "apiKey", "in": "query", "name": "ticket", "description": "What POST /stream/ticket answers."},
+    "ticket": {"type": "apiKey", "in": "query", "name": "ticket", "description": "The answer of POST /stream/ticket."},
 }
 
 ERROR_SCHEMA = {
     "type": "object",
     "title": "KontractError",
-    "description": "What a call fails with.",
+    "description": "Why the call failed.",
     "required": ["error", "message", "request_id"],
     "properties": {
         "error": {"type": "string", "enum": [code.name for code in Code]},
         "message": {"type": "string"},
-        "request_id": {"type": "string", "description": "Under which the server's log has the story."},
+        "request_id": {"type": "string", "description": "The id under which the server's log has details."},
         "details": {"type": "object"},
     },
 }
@@ -61,7 +61,9 @@ def paths() -> dict[str, Any]:
             "minLength": limits.PASSWORD_LEAST,
             "maxLength": limits.PASSWORD_BYTES,
             "pattern": r"^[^\x00-\x1f\x7f-\x9f]*$",
-            "description": "Visible characters count, and spaces in a row as one. It is not the name.",
+            "description": (
+                "Only visible characters count; consecutive spaces count as one. It must differ from the name."
+            ),
         },
     )
     login = _body(name=_TEXT, password={"type": "string", "format": "password"})
@@ -81,23 +83,25 @@ def paths() -> dict[str, Any]:
         "/auth/anonymous": _post("Sign up without an account", (201, tokens), _ENTRY, security=_PUBLIC),
         "/auth/register": _post("Sign up with an account", (201, tokens), taken, account, _PUBLIC),
         "/auth/login": _post("Get a token for an account", (200, tokens), (Code.UNAUTHORIZED, *_ENTRY), login, _PUBLIC),
-        "/auth/link": _post("Give an anonymous user an account", (200, tokens), (Code.UNAUTHORIZED, *taken), account),
-        "/auth/refresh": _post("Get the next token", (200, tokens), _GUARDED, refresh, _PUBLIC),
+        "/auth/link": _post(
+            "Turn an anonymous user into an account", (200, tokens), (Code.UNAUTHORIZED, *taken), account
+        ),
+        "/auth/refresh": _post("Get new tokens", (200, tokens), _GUARDED, refresh, _PUBLIC),
         "/auth/logout": _post("End the session", (204, None), _GUARDED),
-        "/auth/me": _get("Who the token stands for", me, _GUARDED),
+        "/auth/me": _get("Who the token belongs to", me, _GUARDED),
         stream.PATH: _stream(),
-        stream.TICKET: _post("A ticket for EventSource, which cannot send a token", (201, ticket), _GUARDED),
-        raystream.WELL_KNOWN: _get("Raystream's keys and paths", _object(raystream=_ANY), _EVER, _PUBLIC),
-        raystream.HANDSHAKE: _sealed("Begin with raystream, the encrypted way to call", limits.RAYSTREAM_HELLO_BYTES),
+        stream.TICKET: _post("Get a ticket for EventSource, which cannot send a token", (201, ticket), _GUARDED),
+        raystream.WELL_KNOWN: _get("Keys and paths of raystream", _object(raystream=_ANY), _EVER, _PUBLIC),
+        raystream.HANDSHAKE: _sealed("Begin a raystream session, for encrypted calls", limits.RAYSTREAM_HELLO_BYTES),
         raystream.RPC: _sealed("Call a function through raystream", limits.RAYSTREAM_REQUEST_BYTES),
         "/openapi.json": _get("This document", _ANY, _GUARDED, _FOR_ALL),
         "/health": _get("Whether the gateway answers", _STATUS, _EVER, _PUBLIC),
-        "/ready": _get("Whether its database does, too", _STATUS, (Code.DEADLINE_EXCEEDED, *_EVER), _PUBLIC),
+        "/ready": _get("Whether its database answers, too", _STATUS, (Code.DEADLINE_EXCEEDED, *_EVER), _PUBLIC),
     }
 
 
 def failures(codes: Iterable[Code]) -> dict[str, Any]:
-    """Return the responses of errors, by status, each with all codes of that status."""
+    """Return the responses for errors by status, each with all codes of that status."""
     named: dict[int, list[str]] = {}
     for code in codes:
         named.setdefault(code.status, []).append(code.name)
@@ -141,7 +145,7 @@ def _post(
 
 
 def _sealed(summary: str, most: int) -> dict[str, Any]:
-    """A path whose messages are bytes that raystream has sealed; the token, if there is one, is inside."""
+    """Return a path whose messages are sealed by raystream; the token, if any, is inside."""
     success = {"200": {"description": "Sealed, too.", "content": {OCTETS: {"schema": _BYTES}}}}
     operation = _operation(summary, success, (Code.UNAUTHORIZED, *_BODY, *_EVER), _PUBLIC)
     operation["requestBody"] = {"required": True, "content": {OCTETS: {"schema": _BYTES | {"maxLength": most}}}}
@@ -154,16 +158,16 @@ def _stream() -> dict[str, Any]:
             "description": "The changes, as server-sent events.",
             "content": {"text/event-stream": {"schema": _TEXT}},
         },
-        "101": {"description": "The same through a WebSocket, for a request with Upgrade: websocket."},
+        "101": {"description": "The changes through a WebSocket, for a request with Upgrade: websocket."},
     }
     codes = (Code.INVALID_REQUEST, Code.RATE_LIMITED, *_GUARDED)
     operation = _operation("Changes of tables", success, codes, [{BEARER: []}, {"ticket": []}])
     names = {"type": "array", "items": {"type": "string", "minLength": 1}}
     operation["parameters"] = [
         _parameter("table", "query", names | {"minItems": 1, "maxItems": limits.STREAM_TABLES}, required=True),
-        _parameter("id", "query", names, words="Of these rows only."),
-        _parameter("since", "query", _TEXT, words="The position to go on from: the id of the last event."),
-        _parameter("Last-Event-ID", "header", _TEXT, words="The same, as EventSource sends it."),
+        _parameter("id", "query", names, words="Only changes of these rows."),
+        _parameter("since", "query", _TEXT, words="Where to resume: the id of the last event."),
+        _parameter("Last-Event-ID", "header", _TEXT, words="Where to resume, as EventSource sends it."),
     ]
     return {"get": operation}
 

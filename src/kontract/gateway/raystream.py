@@ -1,9 +1,8 @@
-"""``/raystream/*`` and ``/.well-known/kontract``: encrypted RPC in terms of requests and responses.
+"""``/raystream/*`` and ``/.well-known/kontract``: encrypted calls as requests and responses.
 
 docs/reference/raystream.md is the specification.
 
-What is inside is a call like any other: the same function answers it that answers ``/rpc``, for the session that the
-handshake's token stood for.
+A sealed call is a call like any other: the code behind ``/rpc`` answers it, for the session of the handshake's token.
 """
 
 from __future__ import annotations
@@ -34,29 +33,29 @@ RPC = "/raystream/rpc"
 PATHS = frozenset({WELL_KNOWN, HANDSHAKE, RPC})
 
 WELL_KNOWN_CACHE = "public, max-age=300"
-"""Keys change by rotation only, and then the one before goes on being accepted."""
+"""Keys change only by rotation, and then the previous key is still accepted."""
 
 ARGUMENTS = "x-kontract-arguments"
-"""The header of a sealed call that says whether its body is the array of arguments or the object of them by name."""
+"""The header of a sealed call that says whether its body is an array of arguments or an object of arguments by name."""
 
-REFUSED = "raystream: this message was refused; begin with a new handshake"
+REFUSED = "raystream: this message was rejected; begin with a new handshake"
 
 Failed = Callable[[Exception, LogLine], Response]
-"""Makes an answer of an error, and notes for the log what it was."""
+"""Turns an error into a response, and adds the details to the log line."""
 
 _encode_principal = msgspec.msgpack.Encoder().encode
 _decode_principal: Callable[[bytes], Session | None] = msgspec.msgpack.Decoder(Session | None).decode
 
 
 class Raystream:
-    """The server's side in one process. It keeps keys, and nothing of any client."""
+    """The server's side in one process. It keeps keys but no state of clients."""
 
     def __init__(self, crypto: Crypto, keys: KeyRing) -> None:
         """Use the keys of this deployment."""
         self._server = HandshakeServer(crypto, keys)
 
     async def handle(self, scope: Scope, failed: Failed) -> Response:
-        """Answer; raises HttpError. Whatever goes wrong behind a message that was opened is sealed like an answer."""
+        """Answer; raises HttpError. Errors after a message was opened are sealed like an answer."""
         request = scope.request
         if request.path == WELL_KNOWN:
             return self._well_known()
@@ -64,7 +63,7 @@ class Raystream:
         return Response(200, await answer(scope, failed), {"Content-Type": OCTETS})
 
     def _well_known(self) -> Response:
-        """Say what a client needs to begin. Whoever must be safe from the network pins a key instead of asking."""
+        """Return what a client needs to begin. A client that distrusts the network pins a key instead."""
         about = {
             "raystream": {
                 "versions": [VERSION],
@@ -77,7 +76,7 @@ class Raystream:
         return Response(200, encode_json(about), {"Content-Type": JSON, "Cache-Control": WELL_KNOWN_CACHE})
 
     async def _handshake(self, scope: Scope, failed: Failed) -> bytes:
-        """Answer a client's first message with a ticket, or with what its token meets; both for its eyes only."""
+        """Answer a client's first message with a ticket, or with the error for its token; both sealed."""
         message = await scope.request.read(limits.RAYSTREAM_HELLO_BYTES)
         try:
             greeting = self._server.begin(message)
@@ -118,7 +117,7 @@ class Raystream:
 
     @staticmethod
     def _reply(scope: Scope, response: Response) -> Reply:
-        """What ``/rpc`` would have sent, with the headers that the gateway adds to it."""
+        """Return what ``/rpc`` would have sent, with the headers that the gateway adds."""
         headers = {name.lower(): value for name, value in response.headers.items()}
         headers["x-request-id"] = scope.request_id
         if scope.meter.attempts:
@@ -137,7 +136,7 @@ def _refused() -> UnauthorizedError:
 
 
 def _prefix(headers: Mapping[str, str]) -> str:
-    """Return where the call would have gone to; raises InvalidRequestError."""
+    """Return the path prefix of the call; raises InvalidRequestError."""
     passing = headers.get(ARGUMENTS, "by-position")
     if passing not in ("by-position", "by-name"):
         message = f"{ARGUMENTS} must be by-position or by-name, not {passing!r:.100}"
@@ -146,7 +145,7 @@ def _prefix(headers: Mapping[str, str]) -> str:
 
 
 def _inner(scope: Scope, path: str, headers: dict[str, str], content: bytes = b"") -> Request:
-    """The request that was inside. Of the one around it, only the network address goes on."""
+    """Return the inner request. Only the network address is taken from the outer one."""
 
     async def body(at_most: int) -> bytes:
         return content[: at_most + 1]

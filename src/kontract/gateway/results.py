@@ -1,8 +1,8 @@
-"""What a backend function returns: checked against its annotation while it is encoded.
+"""Results of backend functions: checked against the annotation while they are encoded.
 
-Typed clients believe the annotation, and a struct checks nothing when it is made. So the encoded result is decoded as
-its declared type, in compiled code, and what that gives is what is sent: a dict that stands for a struct is completed,
-a 5 for a Decimal becomes "5".
+Typed clients trust the annotation, and a struct checks nothing when it is constructed. So the encoded result is decoded
+as its declared type, in compiled code, and the outcome is sent: a dict for a struct gets its defaults, and a 5 for a
+Decimal becomes "5".
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from kontract.core.model.shown import hides
 from kontract.gateway.http import JSON, HttpResp, Response, encode_json
 
 _EXACT = (str, int, bool, type(None))
-"""Types whose values need no second look when their class is the declared one."""
+"""Types whose values need no further check when their class is the declared one."""
 
 
 class ResultError(TypeError):
-    """A function returned what it does not declare, or what cannot be sent; the message is for the log."""
+    """A function's result does not match its annotation or cannot be sent; the message is for the log."""
 
 
 class Result:
     """The results of one function."""
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
-        """Read the annotation of what it returns; raises TypeError when msgspec cannot read it."""
+        """Read the return annotation; raises TypeError when msgspec cannot handle it."""
         self._name = name
         code = function.__code__
         self._where = f"{code.co_filename}:{code.co_firstlineno}: {function.__name__}"
@@ -45,7 +45,7 @@ class Result:
         self.chooses_status = any((get_origin(one) or one) is HttpResp for one in members)
         carried = [(get_args(one) or (Any,))[0] if (get_origin(one) or one) is HttpResp else one for one in members]
         self.hint: Any = Union[tuple(carried)]  # noqa: UP007 - made of a list
-        """The type of the value, whatever its status: of ``HttpResp[Task]`` that of a Task."""
+        """The type of the value for every status: for ``HttpResp[Task]`` that is Task."""
         kind = kind_of(self.hint)
         self._is_any = holds(kind, (inspect.CustomType,)) or isinstance(kind, inspect.AnyType)
         self._may_hold_nan = holds(kind, (inspect.FloatType, inspect.AnyType, inspect.CustomType))
@@ -57,8 +57,8 @@ class Result:
     def response(self, value: Any) -> Response:
         """Return the answer for what the function returned.
 
-        Done before the commit: a result that cannot be sent aborts it. Raises ResultError, and PayloadTooLargeError for
-        one that is too long.
+        This runs before the commit: a result that cannot be sent aborts it. Raises ResultError, and
+        PayloadTooLargeError when the result is too large.
         """
         return self._respond(value, self._checked)
 
@@ -75,23 +75,23 @@ class Result:
         try:
             header_fields.check(headers)
         except ValueError as error:
-            message = f"{self._where} returned something that HTTP cannot hold: {error}"
+            message = f"{self._where} returned a value that HTTP cannot carry: {error}"
             raise ResultError(message) from error
         if not answer.has_body:
             return Response(answer.status, b"", headers)
         try:
-            # What an error brings along is not the result that was declared.
+            # The details of an error are not the declared result.
             shown = prepare(answer.value) if answer.status < 300 else redact(answer.value)
             body = encode_json({"result": shown})
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             if isinstance(error, ResultError):
                 raise
-            message = f"{self._where} returned something that JSON cannot hold: {error}"
+            message = f"{self._where} returned a value that JSON cannot represent: {error}"
             raise ResultError(message) from error
         if len(body) > limits.ANSWER_BYTES:
             message = (
-                f"{self._name} answers with more than {limits.ANSWER_BYTES} bytes; let it return fewer rows at a time, "
-                "for example with limit= and after="
+                f"{self._name} returned more than {limits.ANSWER_BYTES} bytes; return fewer rows at a time, for "
+                "example with limit= and after="
             )
             raise PayloadTooLargeError(message)
         return Response(answer.status, body, headers | {"Content-Type": JSON})
@@ -107,15 +107,15 @@ class Result:
         try:
             found = self._decode(text)
         except msgspec.ValidationError as error:
-            message = f"{self._where} returned something else than it declares: {error}"
+            message = f"{self._where} returned a value that does not match its annotation: {error}"
             raise ResultError(message) from None
         if self._may_hold_decimals:
             try:
                 typed.check_decimals(found, "it")
             except values.UnspeakableError as error:
-                message = f"{self._where} returned something that is no number for others: {error}"
+                message = f"{self._where} returned a number that other languages cannot read: {error}"
                 raise ResultError(message) from None
-        # What is hidden is known to the values themselves: below `Any` and `list` only to them.
+        # Only the values know their hidden fields below `Any` and `list`.
         shown = redact(value)
         if shown is not value:
             return shown

@@ -1,4 +1,4 @@
-"""The compiled route table and what it stands for. Application modules are imported when first used."""
+"""The compiled route table. Application modules are imported when first used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Route(Struct, frozen=True):
     """One backend function, as ``kontract build`` found it.
 
     ``middleware``: ``module:function``, outermost first. ``where``: file and line. ``arguments``: name, type as
-    written, whether it is required. What a caller needs is said by the code; ``perm``, ``ugroup`` and ``public`` are
+    written, whether it is required. The code decides what a caller needs; ``perm``, ``ugroup`` and ``public`` are
     compared with it when the function is loaded. ``perm`` is None where nothing was compiled.
     """
 
@@ -47,7 +47,7 @@ class RowStruct(Struct, frozen=True):
 Middleware = Callable[[Context, Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 Chain = Callable[[Context, Callable[[], Awaitable[Any]]], Awaitable[Any]]
-"""All middleware of a function as one: it takes the context, and what to run in the middle."""
+"""The chain of a function's middleware: it takes the context and the innermost step."""
 
 
 def compose(middleware: Sequence[Middleware]) -> Chain:
@@ -79,14 +79,14 @@ class Endpoint:
     """A backend function that has been imported: ready to be called."""
 
     def __init__(self, route: Route, function: Callable[..., Any], middleware: Sequence[Middleware] = ()) -> None:
-        """Read the function's declaration; raises TypeError with a sentence when it is wrong."""
+        """Read the function's declaration; raises TypeError when it is wrong."""
         meta: BackendMeta | None = getattr(function, BACKEND, None)
         if meta is None:
-            message = f"{route.module}.{route.function} is not a backend function any more; run: kontract build"
+            message = f"{route.module}.{route.function} is no longer a backend function; run: kontract build"
             raise TypeError(message)
         compiled = (route.perm, route.ugroup, route.public)
         if route.perm is not None and compiled != (meta.perm, meta.ugroup, meta.public):
-            # Who may call it is not what was reviewed: somebody has changed the code and not built.
+            # The permissions are not those of the build: the code has changed since.
             message = f"{route.where or route.name}: permissions differ from src/routes.py; run: kontract build"
             raise TypeError(message)
         if not inspect.iscoroutinefunction(function):
@@ -115,7 +115,7 @@ class Registry:
     def of(cls, functions: Mapping[str, Callable[..., Any]], structs: Iterable[type[Struct]] = ()) -> Registry:
         """Return a registry of ``@backend`` functions by name, and of ``@table`` structs, without `kontract build`.
 
-        Raises TypeError with a sentence for what is none. Middleware is composed by `kontract build` alone.
+        Raises TypeError for anything else. Only `kontract build` composes middleware.
         """
         routes = {name: Route(name, function.__module__, function.__qualname__) for name, function in functions.items()}
         rows: dict[str, RowStruct] = {}
@@ -145,7 +145,7 @@ class Registry:
         return self._structs.keys()
 
     def endpoint(self, name: str) -> Endpoint | None:
-        """Return the function called ``name``, importing its module if need be; None when there is none."""
+        """Return the function ``name``, importing its module if necessary; None if there is none."""
         endpoint = self._endpoints.get(name)
         if endpoint is None:
             route = self._routes.get(name)
@@ -157,14 +157,14 @@ class Registry:
         return endpoint
 
     def streamed(self, name: str) -> RowType | None:
-        """Return how rows of a table look whose changes may be listened to; None for all others."""
+        """Return the type of rows of a table whose changes can be streamed; None for other tables."""
         if name not in self._structs:
             return None
         rows = self.row_type(name)
         return rows if rows.streamed else None
 
     def row_type(self, name: str) -> RowType:
-        """Return how rows of the logical table ``name`` look; dicts when no struct is declared for it."""
+        """Return the type of rows of the logical table ``name``; dicts if it has no struct."""
         rows = self._row_types.get(name)
         if rows is None:
             declared = self._structs.get(name)

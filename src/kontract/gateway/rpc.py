@@ -41,11 +41,11 @@ IDEMPOTENCY_KEY = re.compile(rf"[\x21-\x7e]{{1,{limits.KEY_LENGTH}}}")
 
 
 _decode_digits = msgspec.json.Decoder(float_hook=msgspec.Raw).decode
-"""Two floats that differ in a digit are two arguments, and a text of the same digits is a third."""
+"""Floats that differ in a digit are different arguments, and a text of the same digits is another one."""
 
 
 class _Envelope(msgspec.Struct):
-    """The whole answer of an idempotent call, as it is kept. ``digest``: of its arguments; old ones have none."""
+    """The stored answer of an idempotent call. ``digest``: of its arguments; old entries have none."""
 
     status: int
     headers: dict[str, str]
@@ -74,7 +74,7 @@ def function_name(path: str) -> str:
     prefix = NAMED if path.startswith(NAMED) else PREFIX
     name = path.removeprefix(prefix)
     if not FUNCTION_NAME.fullmatch(name):
-        message = f"there is no such function; calls go to POST {prefix}<function>"
+        message = f"there is no such function; call functions with POST {prefix}<function>"
         raise NotFoundError(message)
     return name
 
@@ -84,8 +84,8 @@ async def call_function(
 ) -> Response:
     """Call a backend function on behalf of a session, None for a caller without a token.
 
-    ``request`` is the call's own: through raystream it is another one than the HTTP request. ``call_id``: what every
-    copy of the request has, so that it is applied once. Raises HttpError and whatever the function raises.
+    ``request`` is the call's own: with raystream it is not the HTTP request. ``call_id``: the same for every copy of
+    the request, so that it is applied once. Raises HttpError and whatever the function raises.
     """
     deployment = scope.deployment
     if deployment.broken:
@@ -94,7 +94,7 @@ async def call_function(
     endpoint = deployment.registry.endpoint(name)
     if session is None and endpoint is not None and endpoint.meta.public:
         session = public_session(deployment.config)
-    # Without a token nobody learns which functions there are.
+    # Without a token callers do not learn which functions exist.
     session = required(session)
     scope.line.of(session)
     if endpoint is None:
@@ -144,9 +144,9 @@ class RpcCall:
         if committed is None:
             return self._endpoint.result.middleware_response(value)
         response = committed.response
-        # The function's own answer was encoded before the commit; middleware may have changed even the same object.
+        # The function's own answer was encoded before the commit; middleware may have changed the object since.
         if self._endpoint.is_wrapped:
-            same = value is committed.value and not committed.replayed  # hidden fields are not in what was kept
+            same = value is committed.value and not committed.replayed  # the stored answer has no hidden fields
             result = self._endpoint.result
             response = result.response(value) if same else result.middleware_response(value)
         if committed.replayed:
@@ -157,7 +157,7 @@ class RpcCall:
 
     async def _transact(self) -> _Committed:
         body = await self._request.read()
-        # What is wrong is said before anything is opened.
+        # Mistakes are reported before anything is opened.
         arguments = self._endpoint.signature.read(body, self._passing)
         deployment, call, meta = self._scope.deployment, self._call(), self._endpoint.meta
         digest = self._digest_of(body) if call.idempotent else ""
@@ -186,7 +186,7 @@ class RpcCall:
         return Passing.BY_NAME if self._request.path.startswith(NAMED) else Passing.BY_POSITION
 
     def _digest_of(self, body: bytes) -> str:
-        """Return what tells the arguments of a repeated call from others.
+        """Return a digest of the arguments, to recognize a repeated call.
 
         White space, the order of names, and whether arguments come by name or by position make no difference.
         """
@@ -208,9 +208,9 @@ class RpcCall:
         idempotent = remembered = True
         if key is not None:
             call_id = idempotent_call_id(self._session, self._endpoint.name, key)
-            # Whoever replays what was sealed may do so after it was answered.
+            # A sealed request can be replayed after it was answered.
             remembered = not brief or self._call_id is not None
-            idempotent = not (brief and read_only)  # there is nothing that might be applied twice
+            idempotent = not (brief and read_only)  # nothing can be applied twice
         elif self._call_id is not None and not read_only:
             call_id = self._call_id
         else:
@@ -258,8 +258,8 @@ def _replayed(repeated: Repeated, digest: str) -> _Committed:
     envelope = msgspec.json.decode(repeated.kept, type=_Envelope)
     if envelope.digest not in ("", digest):
         message = (
-            "this Idempotency-Key belongs to an earlier call with other arguments; repeat a call with the same "
-            "ones, and give a new call a new key"
+            "this Idempotency-Key was used for a call with other arguments; repeat a call with the same arguments, "
+            "and use a new key for a new call"
         )
         raise HttpError(message, code=Code.KEY_REUSED)
     body = envelope.body.encode()
@@ -271,13 +271,13 @@ def _replayed(repeated: Repeated, digest: str) -> _Committed:
 
 
 def idempotent_call_id(session: Session, function: str, key: str) -> str:
-    """Return the transaction id that every repetition of a call has; raises InvalidRequestError.
+    """Return the transaction id that all repetitions of a call share; raises InvalidRequestError.
 
-    Keys belong to a user, so two users may choose the same. Callers without a token are all the same nobody: whoever
-    of them guesses another's key is told that one's answer, and the guessed call is not run. They are not refused
-    altogether, because a caller that lost an answer has no other way to be sure; but their keys must be too long to be
-    thought of, as those are that the clients make (128 bits at random), and so are as good as the secret they stand
-    for. No token has an empty user: what nobody does cannot meet what somebody does.
+    Keys belong to a user, so two users may choose the same. All callers without a token share the empty user: one who
+    guesses another's key gets the answer of that call, and the guessed call does not run. Their keys are still
+    accepted, because a caller that lost an answer has no other way to be sure. But they must be too long to guess, as
+    are those that the clients make (128 random bits). No token has an empty user, so these keys never meet those of
+    users.
     """
     if not IDEMPOTENCY_KEY.fullmatch(key):
         message = f"Idempotency-Key must be 1 to {limits.KEY_LENGTH} visible ASCII characters"
@@ -285,7 +285,7 @@ def idempotent_call_id(session: Session, function: str, key: str) -> str:
     if not session.sid and len(key) < limits.PUBLIC_KEY_LEAST:
         message = (
             f"without a token an Idempotency-Key must be random and have at least {limits.PUBLIC_KEY_LEAST} "
-            "characters: strangers must not guess it; or get a token with POST /auth/anonymous"
+            "characters, so that nobody can guess it; or get a token with POST /auth/anonymous"
         )
         raise InvalidRequestError(message)
     user = session.user if session.sid else ""

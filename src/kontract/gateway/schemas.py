@@ -1,4 +1,4 @@
-"""JSON Schemas of the types that callers send and are shown, for the OpenAPI document."""
+"""JSON Schemas of the types that callers send and receive, for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from kontract.core.model.perms import READ, WRITE
 REFERENCE = "#/components/schemas/"
 
 _SENT = "Input"
-"""After the name of a schema as callers send it, where that differs from the one that they are shown."""
+"""Suffix of a schema that callers send, if it differs from the one they receive."""
 
 
 def describe(shown: list[Any], sent: list[Any]) -> tuple[list[Any], list[Any], dict[str, Any]]:
     """Return the schemas of results, those of arguments, and the components that both refer to.
 
-    A component as callers send it lacks the fields that they may not write; as they are shown it, those that they may
-    not read. Where the two differ, the first one is called ``...Input``, and so is everything that refers to it.
+    A component that callers send lacks the fields that they may not write; one that they receive lacks those that they
+    may not read. Where the two differ, the first is called ``...Input``, and so is everything that refers to it.
     """
     hints = [hint if _is_described(hint) else Any for hint in (*shown, *sent)]
-    # All in one: structs of the same name, from different modules, must not be taken for one another.
+    # In one pass, so that structs of the same name from different modules are kept apart.
     schemas, components = _usable(msgspec.json.schema_components(hints, ref_template=REFERENCE + "{name}"))
     names = _names(hints)
     readable, writable = (_without(components, names, bit) for bit in (READ, WRITE))
-    # A set takes a value twice, and shows it once.
+    # A set accepts duplicates but returns each value once.
     writable = _freed(writable)
     differing = {name for name in components if readable[name] != writable[name]}
     while more := {n for n in components if n not in differing and _refers(components[n], differing)}:
@@ -44,12 +44,12 @@ def describe(shown: list[Any], sent: list[Any]) -> tuple[list[Any], list[Any], d
 
 
 def _titled(component: dict[str, Any]) -> dict[str, Any]:
-    """Return a component as callers send it, with a title of its own: generators name classes after it."""
+    """Return a component as callers send it, with its own title: generators name classes after it."""
     return component | {"title": f"{component['title']}{_SENT}"} if "title" in component else component
 
 
 def no_array(schema: Any, components: dict[str, Any]) -> Any:
-    """Return the schema of those of its values that are no arrays; None when all of them are."""
+    """Return the schema of the values that are not arrays; None if all are."""
     if "$ref" in schema:
         target = components[schema["$ref"].removeprefix(REFERENCE)]
         found = no_array(target, components)
@@ -68,11 +68,11 @@ _NO_ARRAY = ["string", "number", "boolean", "object", "null"]
 
 
 _VALUES = frozenset({"const", "default", "enum", "examples"})
-"""What stands behind these words are values, and no schemas."""
+"""Under these keywords are values, not schemas."""
 
 
 def _usable(value: Any) -> Any:
-    """Return schemas without words that say nothing more and that generators of clients cannot read."""
+    """Return schemas without redundant keywords that client generators cannot read."""
     if isinstance(value, dict):
         made = {key: item if key in _VALUES else _usable(item) for key, item in value.items()}
         if made.get("items") is False and "maxItems" in made:
@@ -86,7 +86,7 @@ def _usable(value: Any) -> Any:
 
 
 def _by_type(values: list[Any]) -> dict[str, Any]:
-    """Return an enum, or several: one for each type that its values have."""
+    """Return an enum, or several: one for each type of its values."""
     kinds = dict.fromkeys(type(one) for one in values if one is not None)
     if len(kinds) < 2:
         return {"enum": values}
@@ -95,14 +95,14 @@ def _by_type(values: list[Any]) -> dict[str, Any]:
 
 
 def _freed(value: Any) -> Any:
-    """Return schemas of what is sent, in which sets may hold a value twice."""
+    """Return schemas of what callers send, in which sets may have duplicates."""
     if isinstance(value, dict):
         return {key: _freed(item) for key, item in value.items() if (key, item) != ("uniqueItems", True)}
     return [_freed(item) for item in value] if isinstance(value, list) else value
 
 
 def _names(hints: list[Any]) -> dict[str, type]:
-    """Return the classes by the names of their components: of two that are called alike, msgspec says the module."""
+    """Return the classes by component name; for equal class names msgspec adds the module."""
     kinds = list(_structs(hints))
     references = msgspec.json.schema_components([*hints, *kinds], ref_template="{name}")[0][len(hints) :]
     return {
@@ -125,7 +125,7 @@ def _without(components: dict[str, Any], names: dict[str, type], bit: int) -> di
         properties = {field: kind for field, kind in component["properties"].items() if field not in hidden}
         required = [field for field in component.get("required", []) if field not in hidden]
         if bit == READ and issubclass(struct, msgspec.Struct) and not struct.__struct_config__.omit_defaults:
-            # What is shown is whole, whatever may be left out when it is sent.
+            # Callers receive all fields, even those that they may omit when sending.
             maybe = {field.encode_name for field in msgspec.structs.fields(struct) if field.default is msgspec.UNSET}
             required = [field for field in properties if field not in maybe]
         made[name] = component | {"properties": properties, "required": required}
@@ -133,7 +133,7 @@ def _without(components: dict[str, Any], names: dict[str, type], bit: int) -> di
 
 
 def _nulled(items: list[Any], struct: type, hidden: frozenset[str]) -> list[Any]:
-    """Return the items of a struct that is an array; what is hidden in it is null."""
+    """Return the items of a struct that is an array; hidden items are null."""
     names = [field.encode_name for field in msgspec.structs.fields(struct)]
     names = [""] * (len(items) - len(names)) + names  # a tag comes first
     return [{"type": "null"} if name in hidden else item for name, item in zip(names, items, strict=True)]
@@ -178,7 +178,7 @@ def _renamed(value: Any, names: set[str]) -> Any:
 
 
 def _is_described(hint: Any) -> bool:
-    """Whether msgspec can tell the schema of a type: results may be of types that it can only write."""
+    """Return whether msgspec has a schema for a type: results may be of types that it can only write."""
     try:
         msgspec.json.schema(hint)
     except (TypeError, NotImplementedError):
@@ -187,7 +187,7 @@ def _is_described(hint: Any) -> bool:
 
 
 def _structs(hints: Iterable[Any]) -> Iterator[Any]:
-    """Every struct and dataclass within the types, once; of a generic one, as it is used."""
+    """Return every struct and dataclass within the types once; generic ones as they are used."""
     seen: set[int] = set()
     waiting: list[Any] = list(msgspec.inspect.multi_type_info(hints))
     while waiting:

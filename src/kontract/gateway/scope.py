@@ -1,4 +1,4 @@
-"""What belongs to one request: where it runs, what is configured, and what it has cost so far."""
+"""The scope of one request: platform, configuration, and its costs so far."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from kontract.ports import CoordinatorStub, RuntimeAdapter
 
 @dataclass(slots=True)
 class Tidying:
-    """When this process looks again for sessions that have expired, in ms of a clock that never goes back."""
+    """When this process next looks for expired sessions, in ms of a monotonic clock."""
 
     due: float = 0.0
 
 
 @dataclass(slots=True)
 class Writes:
-    """Whether the database took writes when it was last asked."""
+    """Whether the database accepted writes when last asked."""
 
     refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What all requests of a process have in common: the application, the configuration, the keys.
+    """What all requests of a process share: the application, the configuration, the keys.
 
-    ``broken``: why the application has no functions, told to whoever calls one.
+    ``broken``: why the application has no functions, returned to callers.
     """
 
     registry: Registry
@@ -54,7 +54,7 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """One request. ``line``: what the log will be told of it."""
+    """One request. ``line``: its log line."""
 
     deployment: Deployment
     platform: RuntimeAdapter
@@ -68,7 +68,7 @@ class Scope:
         return self.line.request_id
 
     def coordinator(self, owner: str) -> CoordinatorStub:
-        """Return the way to the coordinator of ``owner``. What it costs is counted, what it says of sessions kept."""
+        """Return the coordinator of ``owner``; its calls are counted, and its answers on sessions remembered."""
         platform = self.platform
         counted = MeteredCoordinator(platform.coordinator(owner), self.meter, platform.clock)
         return SessionCoordinator(counted, self.deployment.sessions, owner, platform.clock)

@@ -1,4 +1,4 @@
-"""Who calls, and may they? The owner and the user come from a verified token alone."""
+"""Authentication and authorization. Owner and user come only from a verified token."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ PUBLIC_USER = "public"
 
 
 def authenticate(request: Request, tokens: Tokens, now: int) -> Session | None:
-    """Return the session of the request's bearer token, None when it brings none; raises UnauthorizedError."""
+    """Return the session of the request's bearer token, None without a token; raises UnauthorizedError."""
     header = request.headers.get("authorization")
     return None if header is None else tokens.session(header, now)
 
 
 async def ensure_live(scope: Scope, session: Session | None) -> None:
-    """Raise UnauthorizedError when the session was ended; what is known is at most SESSION_TRUST_MS old.
+    """Raise UnauthorizedError when the session has ended; the knowledge is at most SESSION_TRUST_MS old.
 
-    Raises UnavailableError when that cannot be found out. A caller without a token has no session that could end.
+    Raises UnavailableError when this cannot be determined. A caller without a token has no session that could end.
     """
     if session is None or is_live(scope, session):
         return
@@ -35,7 +35,7 @@ async def ensure_live(scope: Scope, session: Session | None) -> None:
 
 
 def is_live(scope: Scope, session: Session) -> bool:
-    """Whether it is known here that the session was not ended: nothing has to be asked."""
+    """Whether this process knows that the session is live, without asking."""
     known = scope.deployment.sessions
     return not session.sid or known.is_live(session.owner, session.sid, scope.platform.clock.elapsed())
 
@@ -43,13 +43,13 @@ def is_live(scope: Scope, session: Session) -> bool:
 def required(session: Session | None) -> Session:
     """Return the session; raises UnauthorizedError when there is none."""
     if session is None:
-        message = "this takes a token: send the header Authorization: Bearer <token>; POST /auth/anonymous gives one"
+        message = "a token is required: send the header Authorization: Bearer <token>; POST /auth/anonymous returns one"
         raise UnauthorizedError(message, headers={"WWW-Authenticate": "Bearer"})
     return session
 
 
 def public_session(config: Config) -> Session | None:
-    """Return the session that callers without a token have in public functions; None where there is no owner."""
+    """Return the session of callers without a token in public functions; None without an owner."""
     if not config.owner:
         return None
     return Session("", config.owner, PUBLIC_USER, is_anonymous=True)
@@ -62,5 +62,5 @@ def authorize(session: Session, name: str, meta: BackendMeta) -> None:
         raise ForbiddenError(message)
     missing = meta.perm & ~session.perm
     if missing:
-        message = f"{name} needs the permission {name_of(meta.perm)}, and this token has {name_of(session.perm)}"
+        message = f"{name} needs the permission {name_of(meta.perm)}, but this token has {name_of(session.perm)}"
         raise PermissionDeniedError(message)

@@ -25,18 +25,18 @@ from kontract.gateway.http import encode_json
 from kontract.ports import CoordinatorUnavailableError, DOStub, KVStore
 
 APP = "app/"
-"""Before every key of the application, so that it cannot meet those of the gateway (rate limits, throttles)."""
+"""Prefix of the application's keys, so that they cannot meet those of the gateway (rate limits, throttles)."""
 
 
 class SharedStorage:
-    """Small values that all requests of the owner see at once. Not part of the transaction: nothing is undone.
+    """Small values that all requests of the owner see at once. Not part of the transaction: nothing is rolled back.
 
-    Two tiers. The owner's object is the hot one and decides: reads and writes go to it, ``incr`` is atomic in it. A
-    key-value store, where there is one, is the warm one: what ``set`` keeps is copied there, and ``get`` reads the copy
-    (which may be older) only when the object does not answer.
+    It has two tiers. The owner's coordinator is the hot one and decides: reads and writes go to it, and ``incr`` is
+    atomic. A key-value store, if there is one, is the warm one: ``set`` copies values there, and ``get`` reads the copy
+    (which may be older) only when the coordinator does not answer.
 
     Keys are text of at most 512 bytes, values JSON of at most 64 KiB; ``ttl`` is in seconds. Errors of all methods:
-    InvalidRequestError for what cannot be kept, UnavailableError when the owner's object does not answer.
+    InvalidRequestError for what cannot be stored, UnavailableError when the owner's coordinator does not answer.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class SharedStorage:
         owner: str = "",
         spawn: Callable[[Awaitable[Any]], None] | None = None,
     ) -> None:
-        """Use the values of ``owner``, whose object ``do_stub`` leads to, below ``prefix``.
+        """Use the values of ``owner`` below ``prefix``; ``do_stub`` leads to the owner's coordinator.
 
-        ``spawn``: lets a copy be made after the response; without it, ``set`` and ``delete`` wait for it.
+        ``spawn``: copies after the response; without it, ``set`` and ``delete`` wait for the copy.
         """
         self._stub = do_stub
         self._kv = kv
@@ -59,7 +59,7 @@ class SharedStorage:
         self._spawn = spawn
 
     async def get(self, key: str) -> Any | None:
-        """Return a value, or None."""
+        """Return a value; None if there is none."""
         name = self._key(key)
         try:
             return _decode(await self._ask(SharedGet(name)))
@@ -70,10 +70,10 @@ class SharedStorage:
             return None if copy is None else values.decode(copy)
 
     async def set(self, key: str, value: Any, ttl: float | None = None) -> None:
-        """Keep a value, for ``ttl`` seconds if given. None is no value: delete the key instead."""
+        """Store a value, for ``ttl`` seconds if given. To store None, delete the key."""
         document = msgspec.to_builtins(value, str_keys=True, enc_hook=str)
         if document is None:
-            message = "shared: None cannot be kept; use delete"
+            message = "shared: None cannot be stored; use delete"
             raise InvalidRequestError(message)
         documents.check(document, f"shared value {key!r:.100}")
         text = encode_json(value)
@@ -86,7 +86,7 @@ class SharedStorage:
             await self._later(self._kv.put(self._copy_of(name), text.decode(), ttl))
 
     async def delete(self, key: str) -> bool:
-        """Forget a value; false when there is none."""
+        """Delete a value; return False if there was none."""
         name = self._key(key)
         found = _decode(await self._ask(SharedDelete(name))) is not None
         if self._kv is not None:
@@ -94,7 +94,7 @@ class SharedStorage:
         return found
 
     async def incr(self, key: str, by: int = 1, ttl: float | None = None) -> int:
-        """Add to a whole number and return the sum; what is not there counts as 0. ``ttl`` is that of a new key."""
+        """Add ``by`` to an integer and return the sum; a missing key counts as 0. ``ttl`` applies to a new key."""
         if not isinstance(by, int) or isinstance(by, bool) or abs(by) >= limits.SHARED_INTEGER:
             message = f"incr takes a whole number between -2**53 and 2**53, not this {type(by).__name__}"
             raise InvalidRequestError(message)
@@ -120,7 +120,7 @@ class SharedStorage:
         try:
             answer = await self._stub.shared(request)
         except CoordinatorUnavailableError as error:
-            message = "the shared state does not answer now"
+            message = "the shared state does not answer at the moment"
             raise UnavailableError(message, headers={"Retry-After": "1"}) from error
         if isinstance(answer, SharedRefused):
             raise InvalidRequestError(answer.reason)

@@ -7,7 +7,7 @@ from typing import Any
 from kontract.gateway.http import encode_json
 
 RETRY_MS = 1_000
-"""What clients are told to wait before they connect again."""
+"""How long clients should wait before they reconnect, in ms."""
 
 HEARTBEAT = ": heartbeat\n\n"
 

@@ -2,14 +2,15 @@
 
 A stream is filtered by the rules of reads, for each change as it is sent: the token's R bit, the table's R bit in
 ``storage``, ``rows="own"``, field permissions. Only tables that the application declares with ``@table`` (and not with
-``stream=False``) can be listened to. Who listens is known here alone: the owner's object sends the whole change.
+``stream=False``) can be listened to. Only this module knows who listens: the owner's coordinator sends the whole
+change.
 
-Two tasks run while a stream is open. One takes frames from the owner's object, filters and encodes them into an outbox;
-the other writes the outbox to the client. While the stream catches up, the first waits for the second; once it is live
-it cannot, and a client that is too slow is cut.
+Two tasks run while a stream is open. One takes frames from the owner's coordinator, filters and encodes them into an
+outbox; the other writes the outbox to the client. While the stream catches up, the first waits for the second; once it
+is live it cannot wait, and a client that is too slow is cut.
 
-A stream that has nothing to hear costs a heartbeat, at times that differ from stream to stream: a thousand that were
-opened at once must not all beat in the same moment.
+An idle stream costs only heartbeats, at times that differ from stream to stream: a thousand streams that were opened at
+once must not all beat at the same moment.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ PATH = "/stream"
 TICKET = "/stream/ticket"
 
 FIRST_PAGE_MS = 10_000
-"""How long the owner's object may take for its first answer; it may have to be started."""
+"""How long the owner's coordinator may take for its first answer; it may have to start."""
 
 
 _CLOSED = "closed"  # by the client, or because this process stops
@@ -55,7 +56,7 @@ _UNAVAILABLE = "unavailable"
 
 
 class Encoder(Protocol):
-    """How what happens is written for a client: as an event stream, or as WebSocket messages."""
+    """Encodes events for a client: as an event stream, or as WebSocket messages."""
 
     def opening(self) -> str:
         """Return what comes first, if anything."""
@@ -70,7 +71,7 @@ class Encoder(Protocol):
         ...
 
     def change(self, change: Change, position: str) -> str:
-        """Return a change; ``position`` is given with the last one of a transaction alone."""
+        """Return a change; only the last one of a transaction has a ``position``."""
         ...
 
 
@@ -78,7 +79,7 @@ class SseEncoder:
     """Server-sent events."""
 
     def opening(self) -> str:
-        """Tell how soon to come back."""
+        """Return the time to wait before reconnecting."""
         return sse.OPENING
 
     def heartbeat(self) -> str:
@@ -98,11 +99,11 @@ class MessageEncoder:
     """WebSocket messages: one JSON text each."""
 
     def opening(self) -> str:
-        """Nothing: the first message is the ready."""
+        """Return nothing: the first message is the ready."""
         return ""
 
     def heartbeat(self) -> str:
-        """Say so: browsers do not show pings of the protocol to their pages."""
+        """Return a message: browsers do not show the protocol's pings to pages."""
         return '{"event":"heartbeat"}'
 
     def note(self, name: str, data: dict[str, Any], position: str = "") -> str:
@@ -118,13 +119,13 @@ class Rule:
     """What one caller may see of one table."""
 
     def __init__(self, rows: RowType, user: str) -> None:
-        """See rows as the application does; of tables of ``rows="own"`` those of ``user``."""
+        """``user``: whose rows are visible in tables with ``rows="own"``."""
         self.own = rows.own
         self._rows = rows
         self._user = user
 
     def change(self, change: RowChange, txid: int) -> Change | None:
-        """Return what the caller is told; None when it may not see the row."""
+        """Return the change as the caller may see it; None if it may not see the row."""
         if self.own and change.owner != self._user:
             return None
         return Change(
@@ -143,7 +144,7 @@ class Rule:
         version = Version(change.id, text, txid, change.owner)
         try:
             return redact(self._rows.decode(version))
-        except msgspec.ValidationError:  # a row of an older shape; its events are not worth less
+        except msgspec.ValidationError:  # a row of an older shape: its events are sent all the same
             return self._rows.shown(version)
 
 
@@ -184,7 +185,7 @@ class Stream:
             first = await feed.next(FIRST_PAGE_MS)
         except FeedClosedError as error:
             feed.close()
-            message = "the change stream cannot be opened now"
+            message = "the change stream cannot be opened at the moment"
             raise UnavailableError(message, headers={"Retry-After": "1"}) from error
         except BaseException:
             feed.close()
@@ -194,7 +195,7 @@ class Stream:
         feed.close()
         if isinstance(first, End) and first.reason == "session":
             raise refusal(SessionEnded())
-        message = "the change stream cannot be opened now"
+        message = "the change stream cannot be opened at the moment"
         raise UnavailableError(message, headers={"Retry-After": "1"})
 
     async def run(self, outlet: Outlet, encoder: Encoder, feed: Feed, first: Page) -> None:
@@ -206,13 +207,13 @@ class Stream:
             reason = await self._serve(encoder, feed, first, outbox)
         except (ClientGoneError, FeedClosedError, asyncio.CancelledError) as end:
             reason = _reason(end)
-        except Exception as error:  # noqa: BLE001 - the answer has begun: there is nobody to tell but the log
+        except Exception as error:  # noqa: BLE001 - the answer has begun: only the log can say it
             reason = self._log_failure(error)
         finally:
             await self._end(reason, outbox)
 
     async def converse(self, socket: Socket, feed: Feed, first: Page) -> None:
-        """Send likewise over a WebSocket, whose client may change the tables that it listens to."""
+        """Do the same over a WebSocket, whose client may change its tables."""
         encoder = MessageEncoder()
         outbox = Outbox(socket, self._hold(), lambda: feed.close())  # noqa: PLW0108 - of the feed there is then
         reason = _CLOSED
@@ -229,7 +230,7 @@ class Stream:
                 finally:
                     asking.cancel()
                     serving.cancel()
-                    await asyncio.wait([serving])  # not `await serving`, whose cancellation hides that of this task
+                    await asyncio.wait([serving])  # not `await serving`: its cancellation would hide that of this task
                     _check(serving)
                 self._rules_until = 0.0
                 feed, first = await self.open(self._position)
@@ -252,7 +253,7 @@ class Stream:
     async def _next_choice(self, socket: Socket, encoder: Encoder, outbox: Outbox) -> list[str]:
         """Wait until the client asks for other tables and return them all; raises ClientGoneError.
 
-        A change costs as much as a call. Those that come faster than STREAM_CHANGE_MS are made together.
+        A change costs as much as a call. Changes that come faster than STREAM_CHANGE_MS are combined.
         """
         wanted, until = self._tables, None
         while True:
@@ -273,7 +274,7 @@ class Stream:
                 until = now + pause
 
     async def _hear(self, socket: Socket, until: float | None) -> str | None:
-        """Return the client's next message; None when there is none ``until`` then."""
+        """Return the client's next message; None if none comes by ``until``."""
         if self._hearing is None:
             self._hearing = asyncio.ensure_future(socket.receive())
         timeout = None if until is None else max(0.0, until - self._platform.clock.elapsed()) / 1000
@@ -284,7 +285,7 @@ class Stream:
         return hearing.result()
 
     async def _serve(self, encoder: Encoder, feed: Feed, first: Page, outbox: Outbox) -> str:
-        """Return why the stream ends, as the client was told."""
+        """Return the reason for the end, as sent to the client."""
         try:
             reason = await self._produce(encoder, feed, first, outbox)
             outbox.put(encoder.note("end", {"reason": reason}))
@@ -296,11 +297,11 @@ class Stream:
         return reason
 
     def hold(self, holding: Holding) -> None:
-        """Take a part of what all streams hold; it is given back at the end."""
+        """Take a place among all streams; it is released at the end."""
         self._holding = holding
 
     def give_back(self) -> None:
-        """Give it back."""
+        """Release the place."""
         if self._holding is not None:
             self._holding.close()
             self._holding = None
@@ -361,7 +362,7 @@ class Stream:
             self._check_pace(outbox, limits.STREAM_BACKLOG_BYTES)
 
     async def _next(self, feed: Feed, outbox: Outbox, milliseconds: float) -> Any:
-        """Return the next frame, None when none comes in time; raises what the writing met, which closes the feed."""
+        """Return the next frame, None if none comes in time; raises the error of the writer, which closes the feed."""
         try:
             return await feed.next(milliseconds)
         except FeedClosedError:
@@ -398,7 +399,7 @@ class Stream:
             outbox.put(encoder.change(told, at if number == len(shown) else ""))
 
     async def _refresh_rules(self) -> None:
-        """Look again what the caller may see: a permission that is taken away counts within seconds."""
+        """Check again what the caller may see: a revoked permission takes effect within seconds."""
         now = self._platform.clock.elapsed()
         if now < self._rules_until:
             return
@@ -423,14 +424,14 @@ class Stream:
 
 
 def _reason(end: BaseException) -> str:
-    """Return the word for the log."""
+    """Return the reason for the log."""
     if isinstance(end, TooSlowError):
         return "slow"
     return _UNAVAILABLE if isinstance(end, FeedClosedError) else _CLOSED
 
 
 def _check(served: asyncio.Future[str]) -> None:
-    """Raise what ended a task, unless that is how streams end."""
+    """Raise the error that ended a task, unless it is a normal end of a stream."""
     error = None if served.cancelled() else served.exception()
     if error is not None and not isinstance(error, (ClientGoneError, FeedClosedError)):
         raise error
@@ -458,8 +459,8 @@ async def handle(scope: Scope) -> Response:
         )
         body = encode_json({"ticket": ticket, "expires_in": limits.STREAM_TICKET_SECONDS})
         return Response(201, body, {"Content-Type": JSON})
-    if request.has_body:  # it would wait behind the stream, and the client's leaving behind it
-        message = "stream: a request for a stream has no body"
+    if request.has_body:  # the body would wait behind the stream, and the client's leaving behind the body
+        message = "stream: a request for a stream must not have a body"
         raise InvalidRequestError(message)
     wanted = Wanted.parse(request.query, request.headers.get("last-event-id"))
     bearer = authenticate(request, tokens, now)
@@ -490,10 +491,10 @@ async def handle(scope: Scope) -> Response:
 
 
 def check_tables(tables: list[str]) -> None:
-    """Raise InvalidRequestError when these are too many for one stream."""
+    """Raise InvalidRequestError when there are too many tables for one stream."""
     if len(tables) > limits.STREAM_TABLES or sum(len(name.encode()) for name in tables) > limits.STREAM_NAMES_BYTES:
         most, size = limits.STREAM_TABLES, limits.STREAM_NAMES_BYTES
-        message = f"stream: at most {most} tables, whose names have {size} bytes together"
+        message = f"stream: at most {most} tables, with at most {size} bytes of names in all"
         raise InvalidRequestError(message)
 
 
@@ -530,7 +531,7 @@ class Wanted(msgspec.Struct):
 
     @classmethod
     def parse(cls, query: str, last_event_id: str | None) -> Wanted:
-        """Read a query; raises InvalidRequestError. Last-Event-ID wins: a client that comes back knows better."""
+        """Read a query; raises InvalidRequestError. Last-Event-ID wins: a reconnecting client is ahead of its URL."""
         given: dict[str, list[str]] = {}
         try:
             pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=limits.QUERY_FIELDS)
@@ -549,5 +550,5 @@ class Wanted(msgspec.Struct):
         check_tables(tables)
         since = last_event_id or (given.get("since") or [""])[-1] or None
         if since is not None and parse_position(since) is None:
-            since = "g0-0"  # the id of some other server: it gets a reset, like every position that is not known
+            since = "g0-0"  # the id of another server: it gets a reset, like every unknown position
         return cls(tables, frozenset(given.get("id", [])), since, (given.get("ticket") or [""])[-1])

@@ -1,8 +1,8 @@
-"""How often somebody may try: the limits of ``/auth``, counted for all nodes together.
+"""Limits on attempts at ``/auth``, counted for all nodes together.
 
 A login is counted by address, by pair of account and address, and by account. An address that was used to log in to
-the account before is known to it (``Account.places``): it answers to its pair alone, so nobody else can use up what it
-may try. When an account has had its attempts from everywhere, addresses that have not tried yet get one each, out of a
+the account before is known to it (``Account.places``) and counts only by its pair, so nobody else can use up its
+attempts. When an account's attempts from everywhere are used up, addresses that have not tried yet get one each, from a
 second budget. IPv6 is counted by the 64 bits that a subscriber has.
 """
 
@@ -17,7 +17,7 @@ from kontract.core.transaction.store import SYSTEM
 from kontract.gateway.scope import Scope
 
 IsKnown = Callable[[], Awaitable[bool]]
-"""Whether the account knows the address; it may have to be looked up, and is asked only when that decides."""
+"""Returns whether the account knows the address; this needs a look-up, so it is called only when it decides."""
 
 
 class Throttles:
@@ -27,7 +27,7 @@ class Throttles:
         """Count for all tenants together."""
         self._counters = scope.counters(SYSTEM)
         self._address = address
-        # In local development everybody has one address, and tests make hundreds of sessions.
+        # In local development all callers share one address, and tests make hundreds of sessions.
         self._counts_sign_ups = not scope.deployment.config.show_errors
 
     async def sign_up(self, way: str, what: str) -> None:
@@ -47,9 +47,9 @@ class Throttles:
     async def login(self, name: str, is_known: IsKnown) -> None:
         """Count an attempt to log in to the account ``name``; raises RateLimitedError.
 
-        The order keeps an address that is over its limit from filling the counters with names that it thinks of.
+        The order keeps an address that is over its limit from filling the counters with invented names.
         """
-        # Whatever was sent as a name, and however long it is. Names are kept no longer than needed, and not here.
+        # Any name of any length may have been sent. Names themselves are not stored here.
         whose = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:32]
         known: bool | None = None
         first = False
@@ -81,7 +81,7 @@ class Throttles:
 
 
 def _wait(seconds: float) -> RateLimitedError:
-    # Not which of the limits: that would tell whether others try the same account.
+    # It does not say which limit: that would reveal whether others try the same account.
     return _refused(f"too many attempts to log in; they are counted for {_minutes()}", seconds)
 
 

@@ -1,8 +1,8 @@
 """Session tokens: JWT (RFC 7519) with HS256, made and read with PyJWT, under the rules of RFC 8725.
 
-One header is accepted, to the byte: ``{"alg":"HS256","typ":"JWT"}``. So nothing that a header could ask for (another
-algorithm, ``kid``, ``crit``, ``jku``, ``jwk``) is ever looked at. Claims are one object in UTF-8, each of them once and
-within its bounds. Every claim is required; the kind of a token is in ``typ``, and one kind is never taken for another.
+One header is accepted, to the byte: ``{"alg":"HS256","typ":"JWT"}``. So other contents of a header (another algorithm,
+``kid``, ``crit``, ``jku``, ``jwk``) are never evaluated. Claims are one object in UTF-8, without duplicates and within
+their bounds. Every claim is required; ``typ`` is the kind of a token, and one kind is never accepted for another.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Kind(Enum):
 
 
 class Claims(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """What a token says.
+    """The claims of a token.
 
-    ``gen`` and ``account`` belong to refresh tokens: which one in a row, and whose. ``until`` belongs to stream
-    tickets: when the token ends that they were made for.
+    ``gen`` and ``account`` belong to refresh tokens: the number in the sequence, and the account. ``until`` belongs to
+    stream tickets: when the token that they were made for expires.
     """
 
     iss: str
@@ -64,13 +64,13 @@ class Claims(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
 
     @property
     def session(self) -> Session:
-        """The session that the token belongs to."""
+        """Return the session of the token."""
         ends = self.until or self.exp
         return Session(self.sid, self.owner, self.sub, self.anon, frozenset(self.ugroups), self.perm, ends)
 
 
 class _Valid(Struct, frozen=True):
-    """A session, and from when (ms since the Unix epoch) until when its access token is valid."""
+    """A session, and the start and end of its access token's validity (ms since the Unix epoch)."""
 
     session: Session
     since: int
@@ -81,7 +81,7 @@ class Tokens:
     """Makes and reads the tokens of a deployment."""
 
     def __init__(self, keys: KeyRing) -> None:
-        """Sign with the current key; accept those of the one before, too."""
+        """Sign with the current key; also accept tokens of the previous key."""
         self._keys = keys
         self._read: OrderedDict[bytes, Claims] = OrderedDict()
         self._sessions: OrderedDict[str, _Valid] = OrderedDict()
@@ -120,8 +120,8 @@ class Tokens:
     def session(self, header: str, now: int) -> Session:
         """Return the session of an ``Authorization`` header with an access token; raises UnauthorizedError.
 
-        The header is read once. Then its text leads to the session for as long as the token is valid, and whether it
-        is, is compared at every use. Whether the session was ended is another question: see ``liveness``.
+        The header is verified once; then its text leads to the session, and its times are checked at every use. See
+        ``liveness`` for whether the session has ended.
         """
         known = self._sessions.get(header)
         if known is None:
@@ -140,7 +140,7 @@ class Tokens:
         return _Valid(claims.session, (claims.iat - limits.TOKEN_LEEWAY_SECONDS) * 1000, claims.exp * 1000)
 
     def read(self, token: str, kind: Kind, now: int) -> Claims:
-        """Return what a valid token of this kind says; raises UnauthorizedError, always the same, for any other."""
+        """Return the claims of a valid token of this kind; raises always the same UnauthorizedError for any other."""
         claims = self._claims(token)
         seconds = now // 1000
         if claims.typ != kind.value or claims.exp <= seconds or claims.iat > seconds + limits.TOKEN_LEEWAY_SECONDS:
@@ -153,7 +153,7 @@ class Tokens:
         digest = hashlib.sha256(token.encode(errors="replace")).digest()
         known = self._read.get(digest)
         if known is None:
-            # Verifying takes a good part of a short request; what was verified once stays verified, but for its times.
+            # Verifying takes much of a short request; what was verified stays so, except for its times.
             known = self._read[digest] = self._verify(token)
             if len(self._read) > limits.TOKENS_REMEMBERED:
                 self._read.popitem(last=False)
@@ -178,7 +178,7 @@ class Tokens:
 
 
 def _decode(payload: bytes) -> Claims | None:
-    """Return the claims that a payload of ours holds; None for any other."""
+    """Return the claims of a payload that we made; None for any other."""
     try:
         claims = _decode_claims(payload)
         incoming.check(payload)
@@ -194,7 +194,7 @@ _decode_claims = msgspec.json.Decoder(Claims).decode
 
 
 def _canonical(part: str) -> bool:
-    """Whether it is base64url as the encoder writes it: the same bytes have one spelling only."""
+    """Return whether the text is canonical base64url: each value has only one spelling."""
     try:
         return base64.urlsafe_b64encode(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))).rstrip(b"=") == (
             part.encode()
@@ -204,5 +204,5 @@ def _canonical(part: str) -> bool:
 
 
 def invalid_token() -> UnauthorizedError:
-    """Return the one answer to every token that is not valid (RFC 6750, section 3.1)."""
+    """Return the one error for all invalid tokens (RFC 6750, section 3.1)."""
     return UnauthorizedError("the token is not valid", headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})

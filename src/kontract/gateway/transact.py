@@ -1,4 +1,4 @@
-"""Running a piece of work as a transaction of one owner: what ``/rpc`` and the gateway's own tables share."""
+"""Runs work as a transaction of one owner, for ``/rpc`` and the gateway's own tables."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Transactor:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Give the connection back. That takes a network turn which the caller need not wait for."""
+        """Release the connection. That takes a network turn that the caller need not wait for."""
         if self._database.is_open:
             self._platform.spawn(self._database.aclose())
 
@@ -84,10 +84,10 @@ class Transactor:
         return outcome
 
     async def _check_writable(self, loss: RetryError | None) -> None:
-        """Ask the database whether it takes writes, where there is a reason to doubt it.
+        """Ask the database whether it accepts writes, if there is a reason to doubt it.
 
-        What was prepared for a read-only database blocks its rows until the database takes writes again: without this,
-        others would wait for it until their time is over, and not be told why. Raises what the database raises.
+        A transaction prepared for a read-only database blocks its rows until the database accepts writes again: without
+        this check, others would wait for it until their time is over, without a reason. Raises the database's errors.
         """
         writes = self._scope.deployment.writes
         if writes.refused or moved(loss):
@@ -101,7 +101,7 @@ class Transactor:
 
 
 def moved(loss: RetryError | None) -> bool:
-    """Whether an attempt was lost to something else than a conflict: perhaps a table has moved or changed its kind."""
+    """Return whether an attempt failed without a conflict: a table may have moved or changed its kind."""
     return loss is not None and not loss.table
 
 

@@ -34,8 +34,8 @@ def test_what_workerd_can_reach_passes(url, found):
         ("mysql://u:p@host/name", "does not start with postgresql://"),
         ("host=localhost dbname=x", "does not start with postgresql://"),
         ("postgresql://u:p@host:port/name", "a port that is not a number"),
-        ("postgresql://u:p@host", "names no user or no database"),
-        ("postgresql://host/name", "names no user or no database"),
+        ("postgresql://u:p@host", "lacks a user or a database"),
+        ("postgresql://host/name", "lacks a user or a database"),
     ],
 )
 def test_what_it_cannot_reach_is_a_sentence(url, says):
@@ -69,7 +69,7 @@ async def test_a_server_that_says_nothing_is_unreachable(monkeypatch):
 async def test_a_wrong_password_is_a_refused_login(postgres):
     wrong = postgres.server_url.replace(postgres.cluster.password, "sesame")
 
-    with pytest.raises(Problem, match="refused the login") as caught:
+    with pytest.raises(Problem, match="rejected the login") as caught:
         await check(wrong)
 
     assert "sesame" not in caught.value.render()
@@ -114,4 +114,4 @@ def test_a_server_that_has_stopped_is_not_taken_for_one_that_runs(tmp_path, post
     shutil.copyfile(postgres.cluster.data / "postmaster.pid", data / "postmaster.pid")
     beside(tmp_path)
     assert main(command) == 1
-    assert "There is no database." in capsys.readouterr().err
+    assert "No database is configured." in capsys.readouterr().err

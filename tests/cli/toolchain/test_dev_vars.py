@@ -49,7 +49,7 @@ def test_a_malformed_secret_is_refused_and_not_shown(tmp_path, secret):
 def test_a_secret_that_is_a_pattern_is_refused(tmp_path, secret):
     path = tmp_path / ".dev.vars"
     path.write_text(f"KONTRACT_SECRET={secret}\n")
-    with pytest.raises(Problem, match="a pattern that can be guessed") as caught:
+    with pytest.raises(Problem, match="a guessable pattern") as caught:
         dev_vars.ensure(path)
     assert secret not in caught.value.render()
 
@@ -96,5 +96,5 @@ def test_a_line_is_read_as_it_was_meant(value):
 
 @pytest.mark.parametrize("value", ["two\r\nlines", "'\"`#"])
 def test_a_value_that_no_line_can_hold_is_refused(value):
-    with pytest.raises(Problem, match="cannot hold it"):
+    with pytest.raises(Problem, match="cannot hold"):
         dev_vars.line("NAME", value)

@@ -280,7 +280,7 @@ def test_the_rest_is_left_to_the_conversion(hint, sent):
 
 def test_what_is_sent_as_an_array_is_counted_from_behind_the_tag():
     """A field has the same place there as in the decoder."""
-    with pytest.raises(PermissionDeniedError, match="argument x: the field 'sent_by' cannot be set"):
+    with pytest.raises(PermissionDeniedError, match="argument x: callers cannot set the field 'sent_by'"):
         refuse(Signal, ["signal", "s", "1234", "eve"], "argument x")
 
 
@@ -297,9 +297,9 @@ def test_a_call_names_the_field():
 
     signature = Signature(save, "save", Ctx)
     assert signature.read(b'[1, {"id": "a", "name": "x", "pin": "2"}]').take(None)["member"].pin == "2"
-    with pytest.raises(PermissionDeniedError, match="save: argument member: the field 'joined' cannot be set"):
+    with pytest.raises(PermissionDeniedError, match="save: argument member: callers cannot set the field 'joined'"):
         signature.read(b'[1, {"id": "a", "name": "x", "joined": 1}]').take(None)
-    with pytest.raises(PermissionDeniedError, match="save: argument member: the field 'joined' cannot be set"):
+    with pytest.raises(PermissionDeniedError, match="save: argument member: callers cannot set the field 'joined'"):
         signature.read(b'{"n": 1, "member": {"id": "a", "name": "x", "joined": 1}}', Passing.BY_NAME).take(None)
 
 
@@ -327,15 +327,15 @@ def test_a_mark_counts_wherever_it_stands_around_the_type_of_a_field():
 @pytest.mark.parametrize(
     ("hint", "says"),
     [
-        (Pin, "perm() is not on a field"),
-        (list[Pin], "perm() is not on a field"),
-        (dict[str, Annotated[Card, perm(0)]], "perm() is not on a field"),
-        (Annotated[Card, perm(perms.R__)] | None, "perm() is not on a field"),
-        (Box[Pin], "perm() is not on a field"),
-        (Marked, "field pins of Marked: perm() is not on a field"),
-        (list[Marked], "field pins of Marked: perm() is not on a field"),
-        (MarkedDict, "perm() of MarkedDict.pin cannot be kept"),
-        (Box[list[MarkedDict]], "perm() of MarkedDict.pin cannot be kept"),
+        (Pin, "perm() can only be enforced on a field"),
+        (list[Pin], "perm() can only be enforced on a field"),
+        (dict[str, Annotated[Card, perm(0)]], "perm() can only be enforced on a field"),
+        (Annotated[Card, perm(perms.R__)] | None, "perm() can only be enforced on a field"),
+        (Box[Pin], "perm() can only be enforced on a field"),
+        (Marked, "field pins of Marked: perm() can only be enforced on a field"),
+        (list[Marked], "field pins of Marked: perm() can only be enforced on a field"),
+        (MarkedDict, "perm() of MarkedDict.pin cannot be enforced"),
+        (Box[list[MarkedDict]], "perm() of MarkedDict.pin cannot be enforced"),
     ],
 )
 def test_a_mark_that_cannot_be_kept_is_an_error(hint, says):
@@ -361,7 +361,7 @@ def test_a_table_that_could_not_keep_a_mark_is_an_error():
         id: Annotated[str, primkey]
         pins: list[Pin] = []
 
-    with pytest.raises(TypeError, match=r"table 'marked': field pins of Row: perm\(\) is not on a field"):
+    with pytest.raises(TypeError, match=r"table 'marked': field pins of Row: perm\(\) can only be enforced on a field"):
         row_type(Row)
 
 

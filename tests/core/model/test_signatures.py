@@ -45,7 +45,7 @@ def test_the_number_of_arguments():
     """Too few and too many are told with the names."""
     for arguments in ([], [1, 2, [], 4]):
         with pytest.raises(
-            InvalidRequestError, match=rf"f takes \(a, \[b\], \[tags\]\), but {len(arguments)} argument"
+            InvalidRequestError, match=rf"f takes 1 to 3 arguments \(a, \[b\], \[tags\]\) but got {len(arguments)}"
         ):
             bind(add, *arguments)
 
@@ -92,7 +92,7 @@ def test_a_function_without_arguments():
     async def f(): ...
 
     assert bind(f) == {}
-    with pytest.raises(InvalidRequestError, match=r"f takes \(\), but 1 argument came"):
+    with pytest.raises(InvalidRequestError, match=r"f takes no arguments but got 1"):
         bind(f, 1)
 
 
@@ -138,9 +138,9 @@ def test_arguments_by_name():
         (b'{"a": 1, "c": 2}', "f has no argument 'c'; it takes a, b, tags"),
         (b'{"a": "1"}', "f: argument a: Expected `int`, got `str`"),
         (b'{"a": 1, "tags": ["x", 2]}', r"f: argument tags\[1\]: Expected `str`"),
-        (b"[1]", "f: the request body must be an object with the arguments by their names"),
-        (b"null", "f: the request body must be an object with the arguments by their names"),
-        (b'{"a": 1, "a": 2}', "the name 'a' twice"),
+        (b"[1]", "f: the request body must be an object of arguments by name"),
+        (b"null", "f: the request body must be an object of arguments by name"),
+        (b'{"a": 1, "a": 2}', "the duplicate name 'a'"),
     ],
 )
 def test_wrong_arguments_by_name_are_named(body, words):
@@ -204,7 +204,7 @@ def test_no_number_is_rounded():
     assert msgspec.json.encode(bound["c"], enc_hook=hook) == b"[1.5," + long + b"]"
     assert signature.read(b"[[], [], null, 9007199254740993]").take(None)["d"] == 2**53 + 1
     for number in (b"90071992547409.93", b"9007199254740993", long, b"1e-400"):
-        with pytest.raises(InvalidRequestError, match=r"f: argument b\[1\]: a float does not hold all digits"):
+        with pytest.raises(InvalidRequestError, match=r"f: argument b\[1\]: a float cannot hold all digits"):
             signature.read(b"[[], [1.5, %s]]" % number).take(None)
 
 
@@ -234,9 +234,9 @@ async def of_decimals(
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        ('["NaN"]', "argument a is NaN, which is no number"),
-        ('["-snan12"]', "argument a is -sNaN12, which is no number"),
-        ('[null, ["1", "\\u0069nf"]]', "argument b[1] is Infinity, which is no number"),
+        ('["NaN"]', "argument a is NaN, which is not a number"),
+        ('["-snan12"]', "argument a is -sNaN12, which is not a number"),
+        ('[null, ["1", "\\u0069nf"]]', "argument b[1] is Infinity, which is not a number"),
         ("[1e999999999]", "argument a has more than 400 digits"),
         ('["-1E-999999999"]', "argument a has more than 400 digits"),
         ('["0e999999999"]', "argument a has more than 400 digits"),

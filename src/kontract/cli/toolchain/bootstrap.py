@@ -20,7 +20,7 @@ _NO_SPACE = ("no space left on device", "enospc", "disk quota exceeded")
 
 
 class Problem(Exception):  # noqa: N818 - it is shown to people
-    """What is wrong, what to do about it, and the tool's own words."""
+    """What is wrong, what to do about it, and the tool's output."""
 
     def __init__(self, what, fix, detail=""):
         super().__init__(what)
@@ -116,7 +116,7 @@ def step(text, command, root, failed, fix, more_env=None):
 
     def tick():
         while not done.wait(10):
-            print("    still at it: %s (%d s)" % (text, time.time() - started), flush=True)
+            print("    still running: %s (%d s)" % (text, time.time() - started), flush=True)
 
     threading.Thread(target=tick, daemon=True).start()
     try:

@@ -1,4 +1,4 @@
-"""Where things are in a checkout, and how its generated parts are replaced without ever being half there."""
+"""The paths of a checkout, and how its generated parts are replaced atomically."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ class Checkout:
 
     @contextmanager
     def replacing(self, target: Path, name: str, made_from: str) -> Iterator[Path]:
-        """Yield an empty folder that becomes `target` when the block ends well; otherwise nothing has changed.
+        """Yield an empty folder that becomes `target` when the block succeeds; otherwise nothing changes.
 
-        The stamp goes first and comes back last, so a run that is cut off anywhere leaves either the old folder, or
-        none with no stamp, and the next run makes it again.
+        The stamp is removed first and written last, so an interrupted run leaves either the old folder, or
+        none without a stamp, and the next run rebuilds it.
         """
         self.check_space()
         scratch = self.state / "tmp"
@@ -109,7 +109,7 @@ class Checkout:
 
     @contextmanager
     def setting_up(self, tell: Say = say) -> Iterator[None]:
-        """One set-up at a time in a checkout: `make test` beside `make dev` waits for it."""
+        """Allow one set-up at a time in a checkout: `make test` beside `make dev` waits for it."""
         with (self._lock_file("setup.lock")).open("a+") as file:
             if not _locked(file):
                 tell("  Waiting for another set-up of this checkout to finish ...")
@@ -119,7 +119,7 @@ class Checkout:
 
     @contextmanager
     def running(self) -> Iterator[int]:
-        """One `kontract dev` at a time in a checkout: it owns the database folder. Yields the lock's descriptor.
+        """Allow one `kontract dev` at a time in a checkout: it owns the database folder. Yields the lock's descriptor.
 
         The lock is free when every process that holds the descriptor has ended. The reaper holds it too, so after a
         `kill -9` the next run waits here until the reaper has cleaned up.
@@ -155,7 +155,7 @@ def _locked(file: IO[str]) -> bool:
 
 
 def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
-    """The file has either its old content or all of the new; with `mode` from its first moment on."""
+    """Write a file atomically; it has the permissions `mode` from the beginning."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -169,7 +169,7 @@ def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def digest(*parts: Path | str) -> str:
-    """A fingerprint of files' contents and of texts; a missing file counts as such."""
+    """Return a fingerprint of files and texts; a missing file changes it."""
     total = hashlib.sha256()
     for part in parts:
         content = part.encode() if isinstance(part, str) else part.read_bytes() if part.is_file() else b"<missing>"
@@ -178,7 +178,7 @@ def digest(*parts: Path | str) -> str:
 
 
 def out_of_space(error: OSError, where: Path) -> BaseException:
-    """`error` itself, or the sentence for a full disk (ENOSPC, or the quota's EDQUOT)."""
+    """Return `error` itself, or a Problem for a full disk (ENOSPC, or EDQUOT for a quota)."""
     import errno
 
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):

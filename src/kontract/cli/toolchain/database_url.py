@@ -1,4 +1,4 @@
-"""Which database a command is for, and the connection to it; every way in which that fails has its own sentence."""
+"""Finds the database of a command and connects to it; each kind of failure has its own message."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def find(option: str | None) -> str:
     running = Cluster.running(Checkout.find().state / "postgres")
     if running is None:
         return ""
-    say("  Using the database of the running `make dev` (set DATABASE_URL, or give --database-url, for another one).")
+    say("  Using the database of the running `make dev` (to use another, set DATABASE_URL or pass --database-url).")
     return running.url()
 
 
 def required(option: str | None) -> str:
-    """Return the URL that a command was given, or that of a running `make dev`; a Problem when there is neither."""
+    """Return the URL that a command was given, or that of a running `make dev`; raise Problem when there is neither."""
     url = find(option)
     if not url:
         raise Problem(
-            "There is no database.",
-            "Set DATABASE_URL, give --database-url postgresql://user@host/db, or start `make dev`.",
+            "No database is configured.",
+            "Set DATABASE_URL, pass --database-url postgresql://user@host/db, or start `make dev`.",
         )
     return url
 
 
 def read(url: str) -> DatabaseUrl:
-    """Read a URL; a Problem for one that cannot be used."""
+    """Parse a URL; raise Problem when it cannot be used."""
     try:
         return database_url.read(url)
     except DatabaseUrlError as error:
@@ -51,7 +51,7 @@ def read(url: str) -> DatabaseUrl:
 
 
 def check_form(url: str) -> tuple[str, int]:
-    """Return host and port of a URL that workerd can use; a Problem for one that it cannot."""
+    """Return host and port of a URL; raise Problem when workerd cannot use it."""
     try:
         return read(url).only_host("workerd")
     except DatabaseUrlError as error:
@@ -59,7 +59,7 @@ def check_form(url: str) -> tuple[str, int]:
 
 
 async def check(url: str) -> tuple[str, int]:
-    """Connect once, and return host and port; a Problem when workerd could not use the URL, or nobody answers."""
+    """Connect once, and return host and port; raise Problem when workerd cannot use the URL or the server is down."""
     host, port = check_form(url)
     connection = await connect(url, instead=" Unset DATABASE_URL to use the embedded PostgreSQL.")
     await connection.close()
@@ -67,7 +67,7 @@ async def check(url: str) -> tuple[str, int]:
 
 
 async def connect(url: str, instead: str = "") -> Any:
-    """Open a connection (asyncpg's); a Problem when that fails. The password is in none of its sentences.
+    """Open an asyncpg connection; raise Problem when that fails. No message contains the password.
 
     ``instead``: what the command could do without that database.
     """
@@ -81,7 +81,7 @@ async def connect(url: str, instead: str = "") -> Any:
     try:
         return await connecting.connect(url, seconds=_CONNECT_SECONDS, statement_cache_size=0)
     except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
-        raise Problem(f"{who} refused the login.", "Check user and password in DATABASE_URL.", str(error)) from None
+        raise Problem(f"{who} rejected the login.", "Check user and password in DATABASE_URL.", str(error)) from None
     except asyncpg.InvalidCatalogNameError as error:
         raise Problem(
             f"{who} has no such database.", "Create it (`createdb`), or name one that exists.", str(error)
@@ -93,20 +93,20 @@ async def connect(url: str, instead: str = "") -> Any:
             str(error) or f"no answer within {target.connect_seconds or _CONNECT_SECONDS:.0f} s",
         ) from None
     except asyncpg.PostgresError as error:
-        raise Problem(f"{who} refused the connection.", "Correct what it says.", str(error)) from None
+        raise Problem(f"{who} refused the connection.", "Correct the error that it reports.", str(error)) from None
     except (ValueError, asyncpg.InterfaceError) as error:
         raise Problem(
-            "DATABASE_URL cannot be used: its settings of TLS do not fit.",
-            "With sslmode=verify-full add sslrootcert=system, or the file of the authority's certificate.",
+            "DATABASE_URL cannot be used: its TLS settings are wrong.",
+            "With sslmode=verify-full add sslrootcert=system, or the path of the CA certificate.",
             str(error),
         ) from None
 
 
 @asynccontextmanager
 async def connected(url: str, lost: str = "") -> AsyncIterator[Any]:
-    """Connect, and close at the end; what goes wrong in between is a Problem, too.
+    """Connect, and close at the end; database errors in between become a Problem.
 
-    ``lost``: what to know and do when the connection breaks.
+    ``lost``: what to do when the connection breaks.
     """
     import asyncpg
 
@@ -116,7 +116,7 @@ async def connected(url: str, lost: str = "") -> AsyncIterator[Any]:
     except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError, OSError) as error:
         raise Problem(
             f"The connection to the database was lost: {error}.",
-            lost or "PostgreSQL has undone what was under way. Run the command again.",
+            lost or "PostgreSQL rolled back what was running. Run the command again.",
         ) from error
     except asyncpg.UndefinedTableError as error:
         raise Problem(f"The schema is missing: {error}.", "Run: kontract migrate") from error
@@ -128,7 +128,7 @@ async def connected(url: str, lost: str = "") -> AsyncIterator[Any]:
         ) from error
     except asyncpg.PostgresError as error:
         raise Problem(
-            f"The database refused: {error} (SQLSTATE {error.sqlstate}).", "Nothing of this step was kept."
+            f"The database reported an error: {error} (SQLSTATE {error.sqlstate}).", "This step was rolled back."
         ) from error
     finally:
         if connection.is_closed():

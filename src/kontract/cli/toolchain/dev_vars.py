@@ -36,18 +36,18 @@ def line(name: str, value: str, *, expanded: bool = False) -> str:
         if parse(text + after) == {name: written, f"{name}_": ""}:
             return text
     raise Problem(
-        f"The value of {name} has all kinds of quotes, or a carriage return: a .dev.vars file cannot hold it.",
+        f"The value of {name} has all kinds of quotes or a carriage return, which a .dev.vars file cannot hold.",
         "Encode it, for example as base64, and decode it in the application.",
     )
 
 
 def write(path: Path) -> None:
-    """A new file with a new secret, readable by its owner alone."""
+    """Write a new file with a new secret, readable only by its owner."""
     write_atomically(path, _TEMPLATE.format(secret=new_secret()), 0o600)
 
 
 def ensure(path: Path) -> bool:
-    """Write the file if it is absent; check the one that is there. True if it was written."""
+    """Write the file if it is missing, else check it. Return True if it was written."""
     if not path.exists():
         write(path)
         return True
@@ -56,7 +56,7 @@ def ensure(path: Path) -> bool:
 
 
 def check(path: Path) -> None:
-    """Raise `Problem` unless KONTRACT_SECRET is there and well formed. The value itself is never shown."""
+    """Raise `Problem` unless KONTRACT_SECRET is set and well formed. The message never shows the value."""
     renew = (
         f"Put the line that `.venv/bin/kontract keygen` prints into {path.name}, or delete the file to get a fresh "
         "one (tokens made with the old secret stop working)."
@@ -66,9 +66,9 @@ def check(path: Path) -> None:
         raise Problem(f"{path.name} has no KONTRACT_SECRET.", renew)
     if not SECRET_FORM.fullmatch(secret):
         raise Problem(
-            f"KONTRACT_SECRET in {path.name} is malformed: it must be 64 hexadecimal digits (32 random bytes), and has "
+            f"KONTRACT_SECRET in {path.name} is malformed: it must be 64 hexadecimal digits (32 random bytes) but has "
             f"{len(secret)} characters.",
             renew,
         )
     if keys.is_guessable(bytes.fromhex(secret)):
-        raise Problem(f"KONTRACT_SECRET in {path.name} is a pattern that can be guessed, not a secret.", renew)
+        raise Problem(f"KONTRACT_SECRET in {path.name} is a guessable pattern, not a secret.", renew)

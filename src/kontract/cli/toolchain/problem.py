@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 class Problem(Exception):  # noqa: N818 - it is shown to people: "Problem: the port is taken", not an error of the code
-    """Something outside this code is wrong, and the person at the terminal can put it right.
+    """Something outside this code is wrong, and the person at the terminal can fix it.
 
-    `what` says what was found, in one sentence; `fix` says what to do about it. `detail` is the output of the tool that
+    `what` says what is wrong, in one sentence; `fix` says what to do about it. `detail` is the output of the tool that
     failed, shown in full below them, because the reason is often only there.
     """
 
@@ -17,7 +17,7 @@ class Problem(Exception):  # noqa: N818 - it is shown to people: "Problem: the p
         self.detail = detail.strip()
 
     def render(self) -> str:
-        """The text for stderr: what, then what to do, then the tool's own words."""
+        """Return the text for stderr: what is wrong, what to do, then the tool's output."""
         lines = [f"Problem: {self.what}", f"What to do: {self.fix}"]
         if self.detail:
             lines += ["", *(f"  | {line}" for line in self.detail.splitlines()[-40:])]

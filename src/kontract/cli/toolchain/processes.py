@@ -78,11 +78,11 @@ def advice(output: str, otherwise: str) -> str:
     """What to do about a tool's failure, read from its output."""
     text = output.lower()
     if any(sign in text for sign in _NO_SPACE):
-        return "The disk is full: free some space and run the command again; nothing half-made was kept."
+        return "The disk is full: free some space and run the command again; partial results were removed."
     if any(sign in text for sign in _OFFLINE):
         return (
-            "The package registry could not be reached: check the network (or the proxy settings) and run the "
-            "command again; nothing half-made was kept."
+            "The package registry could not be reached: check the network (or the proxy settings) and run the command "
+            "again; partial results were removed."
         )
     return otherwise
 

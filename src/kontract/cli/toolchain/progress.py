@@ -1,4 +1,4 @@
-"""Says what is happening while it happens: one line per step, and a sign of life on the long ones."""
+"""Progress in the terminal: one line per step, and a sign of life during long ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TICK_SECONDS = 10.0  # long enough to keep a log short, short enough that nobod
 
 
 def say(text: str) -> None:
-    """One line to the person at the terminal. stdout is flushed: it may be a pipe."""
+    """Print one line and flush it: stdout may be a pipe."""
     print(text, flush=True)
 
 
@@ -27,7 +27,7 @@ def step(text: str, tell: Say = say) -> Iterator[None]:
 
     def tick() -> None:
         while not done.wait(_TICK_SECONDS):
-            tell(f"    still at it: {text} ({time.monotonic() - started:.0f} s)")
+            tell(f"    still running: {text} ({time.monotonic() - started:.0f} s)")
 
     ticker = threading.Thread(target=tick, name="progress", daemon=True)
     ticker.start()
@@ -41,5 +41,5 @@ def step(text: str, tell: Say = say) -> Iterator[None]:
 
 
 def warn(text: str) -> None:
-    """A line that belongs to errors: visible even where stdout is redirected."""
+    """Print one line to stderr, visible even when stdout is redirected."""
     print(text, file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""Ends what a command started, when the command itself was killed too hard to do it.
+"""Stops what a command started when the command was killed and could not do so itself.
 
-`kontract dev` and the tests start this as a small process of its own and tell it, line by line on its stdin, what they
-run: `group 123` for a process group, `postgres 456` for a server, `folder /tmp/x` for files that are worthless then.
+`kontract dev` and the tests start this as a separate small process and tell it, line by line on its stdin, what they
+run: `group 123` for a process group, `postgres 456` for a server, `folder /tmp/x` for temporary files.
 `forget ...` takes a line back. When the pipe closes and something is left, its owner has died, whatever the signal, and
 this process stops the rest.
 """

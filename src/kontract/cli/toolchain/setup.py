@@ -1,4 +1,4 @@
-"""The set-up that `kontract dev`, `kontract setup` and the tests share. Doing it again is cheap and changes nothing."""
+"""The set-up that `kontract dev`, `kontract setup` and the tests share. Repeating it is cheap and changes nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_python(found: tuple[int, ...] = sys.version_info[:3]) -> None:
 def prepare(checkout: Checkout, tell: Say = say, *, run: bool = True) -> mode.Runtime:
     """Everything but the database: node_modules, python_modules, the Python runtime of workerd.
 
-    `run`: the Worker will run here, and is to start quickly.
+    `run`: the Worker will run here and should start fast.
     """
     check_python()
     with checkout.setting_up(tell):

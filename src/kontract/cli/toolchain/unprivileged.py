@@ -52,14 +52,14 @@ def run_as(*needed: Path) -> RunAs:
         return RunAs(nobody.pw_uid, nobody.pw_gid, {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []})
     if not sys.platform.startswith("linux"):
         raise Problem(
-            "PostgreSQL does not run as root, and this folder is closed to every other user.",
+            "PostgreSQL does not run as root, and other users cannot enter this folder.",
             "Run the command as an ordinary user.",
         )
     return RunAs(nobody.pw_uid, nobody.pw_gid, {"preexec_fn": _drop_all_but_looking(nobody.pw_uid, nobody.pw_gid)})
 
 
 def open_to_others(path: Path) -> bool:
-    """True if a user without rights of its own can reach the path: every folder above lets others through."""
+    """Return True if an unprivileged user can reach the path: every folder above lets others through."""
     resolved = path.resolve()
     here = bool(resolved.stat().st_mode & (stat.S_IXOTH if resolved.is_dir() else stat.S_IROTH))
     return here and all(parent.stat().st_mode & stat.S_IXOTH for parent in resolved.parents)
@@ -75,7 +75,7 @@ def _drop_all_but_looking(uid: int, gid: int) -> Callable[[], None]:
     kept_now = 0 if failed else kept & current[1]  # [1] is "permitted"; a container may lack some
     if not kept_now:
         raise Problem(
-            "PostgreSQL does not run as root, and this folder is closed to every other user.",
+            "PostgreSQL does not run as root, and other users cannot enter this folder.",
             "Run the command as an ordinary user, or move the checkout to a folder that others may enter.",
         )
     wanted = (ctypes.c_uint32 * 6)(kept_now, kept_now, kept_now, 0, 0, 0)

@@ -116,8 +116,8 @@ def _pin(package: dict[str, Any]) -> Pin:
             return Pin(package["name"], package.get("version", ""), name, wheel["hashes"]["sha256"])
     raise Problem(
         f"The package {package['name']} {package.get('version', '')} has no wheel that runs in a Python Worker.",
-        f"Wheels that work are pure ones (py3-none-any) and those for {_ABI}-{_ABI}-{PLATFORM}. Take it out of "
-        "pyproject.toml, [project] dependencies or the extra `worker`, or replace it by a package that has one.",
+        f"Wheels that work are pure ones (py3-none-any) and those for {_ABI}-{_ABI}-{PLATFORM}. Remove it from "
+        "pyproject.toml ([project] dependencies or the extra `worker`), or replace it by a package that has one.",
         f"Wheels in uv.lock: {', '.join(names[:6]) or 'none'}{' ...' if len(names) > 6 else ''}",
     )
 
@@ -154,5 +154,5 @@ def uv() -> Path:
     """The uv of this environment, as `make` installed it."""
     path = Path(sys.executable).with_name("uv")
     if not path.is_file():
-        raise Problem("uv is not installed in .venv.", "Run `make dev`, which puts it there.")
+        raise Problem("uv is not installed in .venv.", "Run `make dev`, which installs it.")
     return path

@@ -40,7 +40,7 @@ Listener = Callable[[str], None]
 
 
 def environment(runtime: Runtime, database_url: str, state: Path, node_bin: Path) -> dict[str, str]:
-    """What wrangler is told through the environment; it asks nobody and reports to nobody."""
+    """Return wrangler's environment variables: no prompts, no telemetry."""
     return {
         **node.environment(node_bin),
         **runtime.environment,
@@ -100,7 +100,7 @@ class DevServer:
         ]
 
     def start(self) -> None:
-        """Start and return once GET /health answers 200. `Problem` with the log if it cannot.
+        """Start and return once GET /health answers 200. Raises `Problem` with the log if it does not.
 
         If the published Python runtime is to blame, the assembled one takes its place.
         """
@@ -187,7 +187,7 @@ class DevServer:
             if answer is not None or self.has_failed:
                 self._wait_for_silence(mark)
                 raise self._failed(
-                    f"The gateway does not start (GET /health answers {answer})."
+                    f"The gateway does not start (GET /health returns {answer})."
                     if answer
                     else "The gateway does not start.",
                     mark,
@@ -196,7 +196,7 @@ class DevServer:
         raise self._failed(f"The gateway did not answer within {READY_SECONDS:.0f} s.", mark)
 
     def _wait_for_silence(self, mark: int) -> None:
-        """Until nothing more is printed: what went wrong is told after the answer, line by line."""
+        """Wait until nothing more is printed: the traceback comes after the answer, line by line."""
         seen, since, end = -1, time.monotonic(), time.monotonic() + _SILENCE_AT_MOST
         while time.monotonic() < min(since + _SILENCE_SECONDS, end):
             told = len(list(self._lines)[mark:])
@@ -218,6 +218,6 @@ class DevServer:
     def _failed(self, what: str, mark: int) -> Problem:
         return Problem(
             what,
-            "The lines below are from wrangler and the Worker; correct what they name and start again.",
+            "The lines below are from wrangler and the Worker; correct the error and start again.",
             "\n".join(list(self._lines)[mark:][-60:]),
         )

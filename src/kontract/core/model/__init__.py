@@ -1,1 +1,1 @@
-"""The application's model: what it declares, and what its rows, fields and arguments mean."""
+"""The application's model: its declarations, and the meaning of rows, fields and arguments."""

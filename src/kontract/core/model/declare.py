@@ -1,7 +1,7 @@
 """What the application declares: ``@backend`` functions, ``@table`` rows, ``@middleware``, field permissions.
 
-A decorator only attaches what it was given to the object; checking signatures, composing chains and finding duplicates
-is the work of ``kontract build`` and of :mod:`kontract.core.model.signatures`.
+A decorator only attaches its arguments to the object; ``kontract build`` and :mod:`kontract.core.model.signatures`
+check signatures, compose chains and find duplicates.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ primkey = _PrimaryKey()
 
 
 RowId = Annotated[str, Meta(min_length=1, max_length=limits.ROW_ID_BYTES // 4, pattern=r"^[^\x00\x01]")]
-"""The id of a row, as an argument: text that every table takes, whatever its characters."""
+"""The id of a row as an argument: text that every table accepts as an id."""
 
 
 class FieldPerm(Struct, frozen=True):
@@ -43,12 +43,12 @@ class FieldPerm(Struct, frozen=True):
 
 
 def perm(bits: int) -> FieldPerm:
-    """Mark what callers may do with a field; one with ``perm(perms.R__)`` can be read and not written."""
+    """Mark what callers may do with a field: with ``perm(perms.R__)`` they can read but not write it."""
     return FieldPerm(int(bits))
 
 
 class BackendMeta(Struct, frozen=True):
-    """What ``@backend`` was given."""
+    """The arguments of ``@backend``."""
 
     name: str | None
     ugroup: str | None
@@ -60,7 +60,7 @@ class BackendMeta(Struct, frozen=True):
 
 
 class TableMeta(Struct, frozen=True):
-    """What ``@table`` was given. ``rows``: "all" or "own" (only the rows one created)."""
+    """The arguments of ``@table``. ``rows``: "all" or "own" (only the rows that the user created)."""
 
     name: str
     rows: str
@@ -68,7 +68,7 @@ class TableMeta(Struct, frozen=True):
 
 
 class MiddlewareMeta(Struct, frozen=True):
-    """What ``@middleware`` was given."""
+    """The arguments of ``@middleware``."""
 
     prefixurl: str | None
     egroup: str | None
@@ -89,7 +89,8 @@ def backend(
 
     ``perm``: what the function may do; without the W or X bit it runs read-only and never conflicts. ``public``:
     callable without a token. ``isolation="snapshot"`` gives up serializability for fewer conflicts. ``max_attempts``:
-    how often it runs before a conflict is reported. Its docstring becomes its API documentation.
+    how many attempts a call gets before the conflict is reported (409). The function's docstring is its API
+    documentation.
     """
     meta = BackendMeta(name, ugroup, int(perm), egroup, public, isolation, max_attempts)
 
@@ -103,8 +104,8 @@ def backend(
 def table(name: str, *, rows: Literal["all", "own"] = "all", stream: bool = True) -> Callable[[S], S]:
     """Declare the rows of the logical table ``name``: a msgspec Struct with one ``primkey`` field of type str.
 
-    ``rows="own"``: each user sees and changes only the rows that it created. ``stream=False``: callers cannot listen to
-    its changes with ``GET /stream``, which shows every row that these rules let them see.
+    ``rows="own"``: users see and change only the rows that they created. ``stream=False``: callers cannot stream its
+    changes with ``GET /stream``, which shows every row that these rules let them see.
     """
     meta = TableMeta(name, rows, stream)
 
@@ -118,7 +119,7 @@ def table(name: str, *, rows: Literal["all", "own"] = "all", stream: bool = True
 def middleware(
     *, prefixurl: str | None = None, egroup: str | None = None, endpoints: list[str] | None = None
 ) -> Callable[[F], F]:
-    """Run ``async def f(ctx, call_next)`` around the functions that it names by URL prefix, group or name."""
+    """Run ``async def f(ctx, call_next)`` around the functions that match the given URL prefix, group and names."""
     meta = MiddlewareMeta(prefixurl, egroup, tuple(endpoints) if endpoints is not None else None)
 
     def mark(function: F) -> F:

@@ -1,4 +1,4 @@
-"""What may be stored in a row: JSON objects that PostgreSQL's jsonb takes and gives back unchanged."""
+"""What may be stored in a row: JSON objects that PostgreSQL's jsonb stores and returns unchanged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOO_DEEP = f"? is nested deeper than {limits.JSON_DEPTH} levels"
 
 
 def check(value: Any, what: str) -> None:
-    """Raise InvalidRequestError if jsonb would refuse or change ``value`` (decoded JSON). ``what`` names it."""
+    """Raise InvalidRequestError if jsonb would reject or change ``value`` (decoded JSON). ``what`` names it."""
     normal(value, what)
 
 
@@ -44,11 +44,11 @@ def normal(value: Any, what: str) -> Any:
 
 
 PATH_STEPS = 8
-"""How many steps of the way to a flaw are told: names are as long as the caller makes them."""
+"""How many steps of the path to a flaw a message shows: callers can make names long."""
 
 
 class _FlawError(Exception):
-    """What is wrong; the way to it is noted on the way back, since most documents have no flaw."""
+    """A flaw; its path is collected while the exception propagates, because most documents have none."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -97,7 +97,7 @@ def _normal(value: Any, digits: dict[int, str], depth: int) -> Any:
 
 
 _FEW = 8
-"""Up to so many values are looked at one by one, which is quicker than to begin with all of them."""
+"""Up to so many values are checked one by one, which is faster than checking them all at once."""
 
 _FIXED = frozenset({bool, int, str, type(None)})
 _is_float = partial(type.__instancecheck__, float)
@@ -105,10 +105,10 @@ _is_str = partial(type.__instancecheck__, str)
 
 
 def _flat(items: Sequence[Any], digits: dict[int, str]) -> list[Any] | None:
-    """Return scalars in normal form; None where something has to be looked at by itself.
+    """Return scalars in normal form; None if some need a check of their own.
 
-    In compiled code, but for what has to be spelled: a caller may send thousands, which must not keep a process from
-    answering others.
+    It runs in compiled code except for values with a special spelling: a caller may send thousands, which must not
+    block the process.
     """
     kinds = set(map(type, items))
     if not kinds <= values.SCALARS or (str in kinds and not _is_text("".join(filter(_is_str, items)))):
@@ -154,11 +154,11 @@ def _check_text(text: str, where: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise _FlawError(f"{where} contains half of a surrogate pair, which is not text") from None
+        raise _FlawError(f"{where} contains an unpaired surrogate, which is not valid text") from None
 
 
 def check_text(text: str, where: str) -> None:
-    """Raise InvalidRequestError for text that PostgreSQL cannot store: NUL, or half of a surrogate pair."""
+    """Raise InvalidRequestError for text that PostgreSQL cannot store: NUL, or an unpaired surrogate."""
     check(text, where)
 
 
@@ -182,7 +182,7 @@ def encode(document: dict[str, Any], what: str) -> str:
     try:
         text = _encode(document).decode()
     except ValueError:
-        message = f"{what} holds an integer of more than 4,300 digits; store it as a string"
+        message = f"{what} has an integer of more than 4,300 digits; store it as a string"
         raise InvalidRequestError(message) from None
     if len(text) > limits.WRITE_SET_BYTES:
         message = f"{what} is larger than {limits.WRITE_SET_BYTES} bytes"
@@ -196,7 +196,7 @@ def encode_json(value: Any) -> str:
 
 
 def parts(text: str) -> dict[str, msgspec.Raw]:
-    """Return the fields of an encoded row, each as it stands there, digit for digit."""
+    """Return the fields of an encoded row as JSON text, digit for digit."""
     return _decode_parts(text)
 
 

@@ -1,8 +1,8 @@
-"""Field permissions: what callers may see and set of the fields of a struct.
+"""Field permissions: which fields of a struct callers may see and set.
 
-``secret: Annotated[str, perm(perms._W_)]`` can be sent and is never shown; ``created_by: Annotated[str,
-perm(perms.R__)]`` is shown and cannot be sent. They count in every class with named fields whose values know their
-class: structs of tables, of arguments and results and inside of them, dataclasses, named tuples. The rules hold between
+``secret: Annotated[str, perm(perms._W_)]`` can be sent but is never shown; ``created_by: Annotated[str,
+perm(perms.R__)]`` is shown but cannot be sent. They apply to every class with named fields whose values know their
+class: structs of tables, arguments and results, and inside these, dataclasses and named tuples. The rules hold between
 callers and functions: functions themselves set and read every field. They are enforced wherever a value crosses that
 line:
 
@@ -12,7 +12,7 @@ line:
   and ``exec`` (:mod:`kontract.core.transaction.select.shown`);
 - in ``update``, whose names often come from callers (:class:`kontract.core.model.rows.RowType`).
 
-Where a ``perm(...)`` could not be kept it is an error, never ignored (:func:`check`).
+A ``perm(...)`` that could not be enforced is an error, never ignored (:func:`check`).
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def without(kind: type, bit: int) -> frozenset[str]:
 
 
 def check(hint: Any, what: str) -> None:
-    """Raise TypeError for a ``perm(...)`` in a type that no value could carry to the line to callers.
+    """Raise TypeError for a ``perm(...)`` in a type whose values could not carry it.
 
-    It belongs to a field. In ``list[Annotated[str, perm(..)]]``, on a parameter or in the parameters of a generic type
-    nothing is left of it at run time; and the values of a TypedDict are dicts, which know nothing of their type.
+    It can only mark a field. In ``list[Annotated[str, perm(..)]]``, on a parameter or in the parameters of a generic
+    type it is lost at run time; and the values of a TypedDict are dicts, which do not know their type.
     """
     _check(hint, what, set(), is_field=False)
 
@@ -59,7 +59,7 @@ def check(hint: Any, what: str) -> None:
 def _check(hint: Any, what: str, seen: set[type], *, is_field: bool) -> None:
     inner, bits = _unwrapped(hint)
     if bits and not is_field:
-        message = f"{what}: perm() is not on a field of a struct, where alone it can be kept; mark the field"
+        message = f"{what}: perm() can only be enforced on a field of a struct; mark the field"
         raise TypeError(message)
     if inner:
         for part in inner:
@@ -74,15 +74,15 @@ def _check(hint: Any, what: str, seen: set[type], *, is_field: bool) -> None:
     for name, of in _hints(kind).items():
         if is_typeddict(kind) and any(_bits(of)):
             message = (
-                f"{what}: perm() of {kind.__name__}.{name} cannot be kept, because the values of a TypedDict are plain "
-                "dicts; make it a Struct"
+                f"{what}: perm() of {kind.__name__}.{name} cannot be enforced, because the values of a TypedDict are "
+                "plain dicts; make it a Struct"
             )
             raise TypeError(message)
         _check(of, f"{what}: field {name} of {kind.__name__}", seen, is_field=True)
 
 
 def _bits(hint: Any) -> Iterator[int]:
-    """The bits of each ``perm(...)`` that a field of this type has, wherever around its type it stands."""
+    """Yield the bits of each ``perm(...)`` on a field of this type, at any level around it."""
     inner, bits = _unwrapped(hint)
     yield from bits
     for part in inner:
@@ -90,12 +90,12 @@ def _bits(hint: Any) -> Iterator[int]:
 
 
 def _unwrapped(hint: Any) -> tuple[tuple[Any, ...], list[int]]:
-    """What an annotation stands for when it is not a type itself, and the permissions that are noted on it."""
+    """Return what an annotation stands for when it is not a type itself, and the permissions on it."""
     origin = get_origin(hint)
     if origin is Annotated:
         inner, *marks = get_args(hint)
         if any(mark is perm for mark in marks):
-            message = "perm takes one permission: write perm(perms.R__), for example"
+            message = "perm takes one permission: write, for example, perm(perms.R__)"
             raise TypeError(message)
         return (inner,), [mark.bits for mark in marks if isinstance(mark, FieldPerm)]
     if origin in (Union, types.UnionType):
@@ -161,7 +161,7 @@ def _json_names(kind: type) -> dict[str, str]:
 
 
 def redact(value: Any) -> Any:
-    """Return ``value`` without the fields that callers may not read; the very same object when there are none."""
+    """Return ``value`` without the fields that callers may not read; the same object if there are none."""
     if type(value) in _PLAIN:
         return value
     if isinstance(value, Struct):
@@ -203,7 +203,7 @@ def _redact_object(value: Any, names: list[str]) -> Any:
 def _redact_struct(row: Struct) -> Any:
     kind = type(row)
     hidden = without(kind, READ)
-    # What a field holds is looked at, not what its annotation says: nobody checks that when a struct is made.
+    # This checks the value of a field, not its annotation: constructing a struct checks nothing.
     values = msgspec.structs.astuple(row)
     seen = [item if type(item) in _PLAIN else redact(item) for item in values]
     if not hidden and all(new is old for new, old in zip(seen, values, strict=True)):
@@ -231,7 +231,7 @@ _PLAIN = SCALARS | {bytes, UUID}
 
 @cache
 def guarded(hint: Any) -> bool:
-    """Whether a value of this type may hold fields that callers may not write."""
+    """Return whether a value of this type may have fields that callers may not write."""
     return _guarded(kind_of(hint), ())
 
 
@@ -246,13 +246,13 @@ def _guarded(kind: Kind, within: tuple[Kind, ...]) -> bool:
 def refuse(hint: Any, sent: Any, where: str) -> None:
     """Raise PermissionDeniedError when ``sent`` (decoded JSON for a parameter of this type) sets an unwritable field.
 
-    Called before the value is converted: afterwards nobody knows which fields were sent and which are defaults.
+    Called before the value is converted: afterwards sent fields and defaults look the same.
     """
     refuse_in(kind_of(hint), sent, where)
 
 
 def refuse_in(kind: Kind, sent: Any, where: str) -> None:
-    """Do the same for a kind. Values that are no JSON, such as structs that a function has made, are passed over."""
+    """Do the same for a kind. Values that are not JSON, such as structs made by a function, are skipped."""
     match kind:
         case inspect.Metadata() | inspect.UnionType():
             for part in parts(kind):
@@ -284,7 +284,7 @@ def _refuse_fields(kind: Record, sent: Any, where: str) -> None:
     if not isinstance(sent, dict):
         return
     for name in sorted(without(class_of(kind), WRITE) & sent.keys()):
-        message = f"{where}: the field {name!r} cannot be set by callers; leave it out"
+        message = f"{where}: callers cannot set the field {name!r}; leave it out"
         raise PermissionDeniedError(message)
     for field in kind.fields:
         if field.encode_name in sent:

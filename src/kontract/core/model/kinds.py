@@ -1,4 +1,4 @@
-"""What types are made of, as msgspec reads them: aliases, generics and annotations resolved, as in its decoder."""
+"""The structure of types as msgspec reads them: aliases, generics and annotations resolved, as in its decoder."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ Record: TypeAlias = inspect.StructType | inspect.DataclassType | inspect.TypedDi
 RECORDS = (inspect.StructType, inspect.DataclassType, inspect.TypedDictType, inspect.NamedTupleType)
 
 ANYTHING = (inspect.AnyType, inspect.RawType)
-"""Kinds that say nothing of what they hold."""
+"""Kinds that do not declare what they hold."""
 
 
 OPEN = (*ANYTHING, inspect.CustomType)
-"""Kinds within which a decoder chooses the types of values: those, and classes that it does not know."""
+"""Kinds in which the decoder chooses the types of values: those, and classes that it does not know."""
 
 
 @cache
 def kind_of(hint: Any) -> Kind:
-    """What msgspec takes for a value of this type; a type that contains itself is a kind that contains itself."""
+    """Return msgspec's description of a type; a type that contains itself is a kind that contains itself."""
     return inspect.type_info(hint)
 
 
 def parts(kind: Kind) -> Sequence[Kind]:
-    """Return the kinds that a kind is made of."""
+    """Return the kinds that a kind consists of."""
     match kind:
         case inspect.Metadata():
             return (kind.type,)
@@ -48,7 +48,7 @@ def parts(kind: Kind) -> Sequence[Kind]:
 
 
 def holds(kind: Kind, which: tuple[type[Kind], ...], within: tuple[Kind, ...] = ()) -> bool:
-    """Whether a value of a type may hold, or be, one of these kinds."""
+    """Return whether a value of a type may be or hold one of these kinds."""
     if isinstance(kind, which):
         return True
     if any(kind is one for one in within):
@@ -57,7 +57,7 @@ def holds(kind: Kind, which: tuple[type[Kind], ...], within: tuple[Kind, ...] = 
 
 
 def alternatives(kind: Kind) -> Sequence[Kind]:
-    """Return the kinds of which a value has one, without what is written around them."""
+    """Return the alternatives of a kind, unwrapped: a value has one of them."""
     if isinstance(kind, inspect.Metadata):
         return alternatives(kind.type)
     if isinstance(kind, inspect.UnionType):
@@ -66,21 +66,21 @@ def alternatives(kind: Kind) -> Sequence[Kind]:
 
 
 def class_of(kind: Record) -> type:
-    """Return the class whose fields a kind has; of a generic one, without its parameters."""
+    """Return the class of a kind; of a generic class without its parameters."""
     found: type = get_origin(kind.cls) or kind.cls
     return found
 
 
 def is_array(kind: Record) -> bool:
-    """Whether it is an array in JSON: its fields by place."""
+    """Return whether it is an array in JSON, with fields by position."""
     return isinstance(kind, inspect.NamedTupleType) or (isinstance(kind, inspect.StructType) and kind.array_like)
 
 
 def tag_field(kind: Record) -> str:
-    """Return the name under which the tag stands in an object; empty for a kind without a tag."""
+    """Return the name of the tag field; empty for a kind without a tag."""
     return (kind.tag_field or "") if isinstance(kind, inspect.StructType) else ""
 
 
 def tag_of(kind: Record) -> str | int | None:
-    """Return what says in JSON that a value is of this kind; None for one without a tag."""
+    """Return the tag that marks a value of this kind in JSON; None for a kind without a tag."""
     return kind.tag if isinstance(kind, inspect.StructType) else None

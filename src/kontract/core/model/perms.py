@@ -21,7 +21,7 @@ class Perms:
     RWX: Final = ALL
 
     def __getattr__(self, name: str) -> int:
-        """Answer ``__X``, also as Python mangles it inside a class: ``_Task__X``."""
+        """Return ``__X``, also as Python mangles it inside a class: ``_Task__X``."""
         if name.endswith("__X") and name.startswith("_"):
             return EXECUTE
         message = f"there is no permission {name!r}; choose one of {', '.join(NAMES)}"
@@ -34,10 +34,10 @@ NAMES: Final = {"R__": 4, "_W_": 2, "__X": 1, "RW_": 6, "R_X": 5, "_WX": 3, "RWX
 
 
 def name_of(bits: int) -> str:
-    """Return the bits as they are written: ``RW_``; three underscores for none."""
+    """Return the name of the bits: ``RW_``; three underscores for none."""
     return "".join(letter if bits & bit else "_" for letter, bit in (("R", READ), ("W", WRITE), ("X", EXECUTE)))
 
 
 def may_write(bits: int) -> bool:
-    """Whether a function with these bits may change rows: it has the W or the X bit."""
+    """Return whether a function with these bits may change rows: it has the W or the X bit."""
     return bool(bits & (WRITE | EXECUTE))

@@ -26,7 +26,7 @@ ANY = inspect.AnyType()
 
 
 class RowType:
-    """How the rows of one logical table look to the application.
+    """The type of the rows of one logical table.
 
     Rows of a declared table are instances of its struct; others are dicts with the id under ``"id"``. The stored JSON
     never repeats the id.
@@ -55,7 +55,7 @@ class RowType:
             self._names = {field.name: field.encode_name for field in msgspec.structs.fields(struct)}
             self.key = self._names[_key_field(struct)]
             if self.key in self._unreadable:
-                message = f"{struct.__name__}.{self.key} is the id of its rows, which callers see: it cannot be hidden"
+                message = f"{struct.__name__}.{self.key} is the id of its rows: callers see ids, so it cannot be hidden"
                 raise TypeError(message)
             kind = kind_of(struct)
             assert isinstance(kind, inspect.StructType)
@@ -73,14 +73,14 @@ class RowType:
         self._check_remembered(value)
         given = document.pop(self.key, None)
         if row_id is not None and given not in (None, "", row_id):
-            message = f"the row says its {self.key} is {given!r:.100}, but it is written as {row_id!r:.100}"
+            message = f"the row has the {self.key} {given!r:.100} but is written as {row_id!r:.100}"
             raise InvalidRequestError(message)
         if self.struct is None:
             return self._encode(self._normal(document))
         self._check_held(document)
         try:
-            # Structs check nothing when they are made by hand: only a conversion applies the constraints.
-            if values.has_numbers(document):  # whose digits are kept by JSON alone
+            # Constructing a struct checks nothing: only a conversion applies the constraints.
+            if values.has_numbers(document):  # only JSON keeps its digits
                 valid = self._read(self._encode(self._normal(document)), row_id or "")
             else:
                 valid = msgspec.convert({**document, self.key: row_id or ""}, self.struct, str_keys=True)
@@ -104,7 +104,7 @@ class RowType:
             if stored_as in self._unwritable:
                 message = (
                     f"field {name!r} of table {self.name!r} cannot be changed with update, because callers may not "
-                    "write it; a function that means to change it writes the whole row with set"
+                    "write it; to change it in a function, write the whole row with set"
                 )
                 raise PermissionDeniedError(message)
             if stored_as == self.key:
@@ -120,7 +120,7 @@ class RowType:
         return self._encode(document if self.struct is None else self._merged(document, changed.keys(), row_id))
 
     def _merged(self, document: dict[str, Any], changed: Collection[str], row_id: str) -> dict[str, Any]:
-        """Validate a changed row. Fields that were not changed keep every digit that the database has of them."""
+        """Validate a changed row. Unchanged fields keep every digit that the database has."""
         try:
             valid = self._read(documents.encode(document, self._what), row_id)
         except msgspec.ValidationError as error:
@@ -131,12 +131,12 @@ class RowType:
         return document
 
     def _check_remembered(self, value: Any) -> None:
-        """Raise InvalidRequestError for an object whose hidden fields the table would show: it has no type for it."""
+        """Raise InvalidRequestError for an object whose hidden fields the table would show, lacking a type for it."""
         place = typed.forgotten(self.record or ANY, value, "row") if self._has_anything else None
         if place is not None:
             message = (
-                f"{place} of table {self.name!r} holds an object with fields that callers may not read, and has no "
-                "type that remembers them; declare its struct there, or store what callers may see"
+                f"{place} of table {self.name!r} holds an object with fields that callers may not read, but its "
+                "declared type does not know them; declare its struct there, or store only what callers may see"
             )
             raise InvalidRequestError(message)
 
@@ -147,18 +147,18 @@ class RowType:
         for name in document.keys() & self._fields.keys():
             place = typed.rounded(self._fields[name], document[name], name)
             if place is not None:
-                message = f"{place}: a float does not hold all digits of this number; round it, or declare a Decimal"
+                message = f"{place}: a float cannot hold all digits of this number; round it, or declare a Decimal"
                 raise InvalidRequestError(self._told(f"{self._what} is not valid: {message}"))
 
     def _is_respelled(self, name: str, raw: msgspec.Raw) -> bool:
-        """Whether a stored field takes the spelling of its type: it has one, and no number in it would be rounded."""
+        """Return whether a stored field can get its type's spelling: it has one, and no number would be rounded."""
         kind = self._fields.get(name)
         return kind is not None and typed.is_spelled(kind) and typed.rounded(kind, values.decode(raw), "") is None
 
     def respelled(self, data: str, row_id: str) -> str | None:
-        """Return a stored row in the spelling of its types, None when it has that already.
+        """Return a stored row in the spelling of its types; None if it already has it.
 
-        Raises msgspec.ValidationError for a row that is not of its type, or whose values have no such spelling.
+        Raises msgspec.ValidationError for a row that does not match its type, or whose values have no such spelling.
         """
         fields = documents.parts(data)
         try:
@@ -181,19 +181,19 @@ class RowType:
         return self._read(version.data, version.id)
 
     def _read(self, data: str, row_id: str) -> Any:
-        # Of a name that comes twice the last counts: JSON written by others may have one for the id.
+        # The last of duplicate names counts: JSON written by others may have the id's name.
         comma = "" if data == "{}" else ","
         return self._decode(f"{data[:-1]}{comma}{_encode(self.key)}:{_encode(row_id)}}}")
 
     def shown(self, version: Version) -> dict[str, Any]:
-        """Return what callers see of a stored row, also of one that is too old to be decoded."""
+        """Return what callers see of a stored row, even one too old to be decoded."""
         document = values.decode(version.data)
         if self.record is not None:
             document = shown(self.record, document)
         return {self.key: version.id, **document, self.key: version.id}  # the row's id, whatever is stored
 
     def filter(self, wanted: Any) -> Filter:
-        """Return what a query's filter means: fields by name, the id apart."""
+        """Parse the filter of a query: fields by name, and the id separately."""
         if wanted is None:
             return Filter()
         if not isinstance(wanted, dict):
@@ -205,7 +205,7 @@ class RowType:
         what = f"the filter of table {self.name!r}"
         asked_for = self._plain(wanted, what)
         if incoming.count(msgspec.json.encode(asked_for, enc_hook=str)) > limits.FILTER_VALUES:
-            message = f"{what} has more than {limits.FILTER_VALUES} values; ask for fewer, and compare the rows found"
+            message = f"{what} has more than {limits.FILTER_VALUES} values; filter by fewer, and check the rows found"
             raise InvalidRequestError(message)
         for name, value in asked_for.items():
             stored_as = self.stored_name(name)
@@ -219,7 +219,7 @@ class RowType:
         return self._filter(asked, row_id, what)
 
     def _filter(self, asked: list[tuple[str, str, Any]], row_id: str | None, what: str) -> Filter:
-        """Return a filter whose values are spelled as values of their fields are stored."""
+        """Return a filter with its values in the stored spelling of their fields."""
         for question in asked:
             self._check_question(*question)
         contains: dict[str, Any] = {}
@@ -227,7 +227,7 @@ class RowType:
             try:
                 contains[stored_as] = typed.wanted(self._fields[stored_as], value, name)
             except msgspec.ValidationError as error:
-                message = f"{what} can find nothing: {error}"
+                message = f"{what} cannot match any row: {error}"
                 raise InvalidRequestError(message) from None
         compared = [
             (name, order)
@@ -238,23 +238,23 @@ class RowType:
         return Filter(documents.normal(contains, what) or None, row_id, tuple(compared), spelled)
 
     def stored_name(self, field: str) -> str:
-        """Return the JSON name of a field that a query asks for.
+        """Return the JSON name of a field that a query names.
 
-        Raises InvalidRequestError for an unknown field of a declared table, and likewise for one that callers may not
-        read: whoever may ask for its value can find it out.
+        Raises InvalidRequestError for an unknown field of a declared table, and for one that callers may not read: a
+        caller who may query its value can find it out.
         """
         if self.struct is None:
             return field
         stored_as = self._names.get(field)
         if stored_as is None or stored_as in self._unreadable:
-            message = f"table {self.name!r} has no field {field!r} to ask for; it has {self._known()}"
+            message = f"table {self.name!r} has no field {field!r} to query; it has {self._known()}"
             raise InvalidRequestError(message)
         return stored_as
 
     def order(self, field: str) -> tuple[str | None, Order | None]:
-        """Return what a query orders by: the JSON name of a field (None: the id), and how its values compare.
+        """Return the order of a query: the JSON name of a field (None: the id), and how its values are compared.
 
-        Where no type is declared nobody knows what the values are, and they compare as JSON. Raises
+        Without a declared type values are compared as JSON. Raises
         InvalidRequestError as :meth:`stored_name` does, and for a field whose values have no order.
         """
         stored_as = self.stored_name(field)
@@ -266,7 +266,8 @@ class RowType:
         if not typed.has_order(kind):
             without = frozenset(name for name, kind in self._fields.items() if not typed.has_order(kind))
             message = (
-                f"table {self.name!r} cannot be ordered by {field!r}, whose type has no order; it can be ordered by "
+                f"table {self.name!r} cannot be ordered by {field!r}, whose type has no order; it can be ordered "
+                "by "
                 f"{self._known(without=without)}"
             )
             raise InvalidRequestError(message)
@@ -280,13 +281,13 @@ class RowType:
         except UnknownFieldError as unknown:
             if unknown.known:
                 known = ", ".join(unknown.known)
-                message = f"table {self.name!r} has no field {unknown.path!r} to ask for; there are {known}"
+                message = f"table {self.name!r} has no field {unknown.path!r} to query; known fields: {known}"
             else:
-                message = f"a row of table {self.name!r} holds nothing like what the filter asks of {unknown.path!r}"
+                message = f"no row of table {self.name!r} can hold what the filter wants of {unknown.path!r}"
             raise InvalidRequestError(message) from None
 
     def _known(self, *, without: frozenset[str] = frozenset()) -> str:
-        """Return the names of the fields that callers may know of."""
+        """Return the names of the fields that callers may know."""
         hidden = self._unreadable | without
         return ", ".join(sorted(name for name, stored in self._names.items() if stored not in hidden))
 
@@ -317,7 +318,7 @@ class RowType:
         return document
 
     def _stored(self, valid: Any) -> dict[str, Any]:
-        """Return a valid row as it is stored, without its id."""
+        """Return a valid row in its stored form, without its id."""
         if self._has_defaults:
             typed.completed(valid)
         document = self._normal(valid)
@@ -331,25 +332,23 @@ class RowType:
         return InvalidRequestError(self._told(f"{self._what} is not valid: {error}"))
 
     def _told(self, message: str) -> str:
-        """Return what callers are told of a row that is not valid: neither value nor name of a field hidden from them.
+        """Return the message for an invalid row, without values or names of hidden fields.
 
-        A row has fields that its function has set, and those that were there before an update.
+        The row has fields that its function has set, and older ones that an update kept.
         """
         for name in self._hidden:
             if re.search(rf"[.`]{re.escape(name[:_STEP])}(?=[.`\[ ]|$)", message):
-                return (
-                    f"{self._what} is not valid: a field that callers may not read does not hold what its type asks for"
-                )
+                return f"{self._what} is not valid: a field that callers may not read does not match its type"
         return message
 
 
 def _is_same(value: Any, raw: msgspec.Raw) -> bool:
-    """Whether a stored field is this value, in normal form, to the letter."""
+    """Return whether a stored field is exactly this value, in normal form."""
     return bool(values.decode(documents.encode_json(value)) == values.decode(raw))
 
 
 _STEP = 40
-"""Characters of a name that a message about a flaw repeats at most (kontract.core.model.documents)."""
+"""Most characters of a name that a message about a flaw repeats (kontract.core.model.documents)."""
 
 
 def _key_field(struct: type[msgspec.Struct]) -> str:

@@ -1,10 +1,10 @@
-"""What callers see of stored JSON: one rule for rows that have no Python value.
+"""What callers see of stored JSON: one rule for rows without a Python value.
 
-A row may be older than its struct: stored before a field was removed, hidden or given another type. So what is shown is
-not what is left when hidden fields are taken away, but what the struct knows: fields that it has, that callers may
-read, and that hold what their type holds in JSON (an object, an array, something else). It is the rule for change
-events and ``history`` of rows that cannot be decoded. :mod:`kontract.core.transaction.select.shown` says the same in
-SQL for ``exec``. Filters and orders follow it as well (:mod:`kontract.core.model.asked`).
+A row may be older than its struct: stored before a field was removed, hidden or given another type. So callers see not
+the rest after hidden fields are removed, but what the struct knows: fields that it has, that callers may read, and
+whose value matches their type in JSON (an object, an array, something else). The rule applies to change events and
+``history`` of rows that cannot be decoded; :mod:`kontract.core.transaction.select.shown` is the same rule in SQL for
+``exec``. Filters and orders follow it as well (:mod:`kontract.core.model.asked`).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from kontract.core.model.perms import READ
 from kontract.core.model.values import are_scalars
 
 LEFT_OUT = object()
-"""In place of what callers do not see."""
+"""Stands for what callers do not see."""
 
 
 def shown(kind: Kind, value: Any) -> Any:
-    """Return what callers see of a JSON value that is stored as a ``kind``; LEFT_OUT for nothing."""
+    """Return what callers see of a JSON value stored as a ``kind``; LEFT_OUT for nothing."""
     kinds = alternatives(kind)
     if value is None or any(isinstance(one, ANYTHING) for one in kinds):
         return value
@@ -89,13 +89,13 @@ def _placed(kind: Kind | None, item: Any) -> Any:
 
 
 def readable(kind: Record) -> Iterator[tuple[str, Kind]]:
-    """Return the fields that callers may read, by their names in JSON."""
+    """Return the fields that callers may read, by JSON name."""
     hidden = without(class_of(kind), READ)
     return ((field.encode_name, field.type) for field in kind.fields if field.encode_name not in hidden)
 
 
 def is_scalar(kind: Kind) -> bool:
-    """Whether values of this kind are neither objects nor arrays in JSON; null is shown of every kind."""
+    """Return whether values of this kind are neither objects nor arrays in JSON; null is shown for every kind."""
     return not isinstance(kind, (*RECORDS, *_CONTAINERS, inspect.NoneType))
 
 
@@ -103,12 +103,12 @@ _CONTAINERS = (inspect.CollectionType, inspect.TupleType, inspect.DictType, insp
 
 
 def holds_records(kind: Kind) -> bool:
-    """Whether there are named fields somewhere in values of this kind."""
+    """Return whether values of this kind have named fields at any depth."""
     return any(isinstance(one, RECORDS) for one in _within(kind))
 
 
 def hides(kind: Kind) -> bool:
-    """Whether something in values of this kind is hidden from callers."""
+    """Return whether values of this kind have anything hidden from callers."""
     return bool(hidden_names(kind))
 
 

@@ -20,7 +20,7 @@ from kontract.core.model.fields import check, guarded, refuse
 from kontract.core.model.kinds import holds, kind_of
 
 _INTEGER_DIGITS = 20
-"""Of an integer that was written as a float: more than 64 bits have."""
+"""Digits of an integer written as a float: more than 64 bits have."""
 
 _STRING_OR_FLOAT = re.compile(
     rb'"(?:[^"\\]++|\\.)*+"|(?<![\d.])-?\d++(?:\.\d++(?:[eE][+-]?\d++)?|[eE][+-]?\d++)', re.DOTALL
@@ -37,10 +37,10 @@ class Passing(Enum):
     """How the body of a call carries its arguments."""
 
     BY_POSITION = "position"
-    """An array of them, or one that is no array by itself: ``POST /rpc/<function>``."""
+    """An array of arguments, or a single one that is not an array: ``POST /rpc/<function>``."""
 
     BY_NAME = "name"
-    """An object: ``POST /call/<function>``."""
+    """An object of arguments by name: ``POST /call/<function>``."""
 
 
 class Arguments:
@@ -63,10 +63,10 @@ class Arguments:
 
 
 class Signature:
-    """What a backend function takes: its RPC parameters in order, and where the context goes."""
+    """The parameters of a backend function: those of calls in order, and the one for the context."""
 
     def __init__(self, function: Callable[..., Any], name: str, context_type: type) -> None:
-        """Read the annotations; raises TypeError with a sentence for what cannot be called over RPC."""
+        """Read the annotations; raises TypeError for a function that cannot be called over HTTP."""
         self.name = name
         self._context_at: str | None = None
         hints = get_type_hints(function, include_extras=True)
@@ -86,8 +86,8 @@ class Signature:
             self.fields.append((parameter.name, hint, parameter.default))
             if parameter.default is inspect.Parameter.empty and any(len(field) == 3 for field in fields):
                 message = (
-                    f"{name}: parameter {parameter.name} has no default but follows one that has; the arguments of a "
-                    "call have an order, so put it first"
+                    f"{name}: parameter {parameter.name} has no default but follows one that has; callers can pass "
+                    "arguments by position, so put it first"
                 )
                 raise TypeError(message)
             if parameter.default is inspect.Parameter.empty:
@@ -113,8 +113,8 @@ class Signature:
     def read(self, body: bytes, passing: Passing = Passing.BY_POSITION) -> Arguments:
         """Return the arguments of a call, checked. An empty body has none.
 
-        Raises InvalidRequestError naming the argument at fault, PermissionDeniedError for a field of a row that callers
-        may not write.
+        Raises InvalidRequestError naming the wrong argument, PermissionDeniedError for a field that callers may not
+        write.
         """
         joints = incoming.check(body)
         odd = self._unheld(joints, passing)
@@ -163,25 +163,25 @@ class Signature:
         except msgspec.ValidationError as error:
             if "got `float`" not in str(error):
                 raise
-            # In JSON 5 and 5.0 are one number, and some callers write the second where an integer is asked for.
+            # In JSON 5 and 5.0 are the same number, and some callers send 5.0 for an integer.
             return incoming.parse(_STRING_OR_FLOAT.sub(_as_integer, text), decoder)
 
     def _check_digits(self, text: bytes, joints: bytes, odd: tuple[str, ...]) -> None:
-        """Refuse a number that a float would not hold where a float is declared."""
-        for some in (odd[:1], odd):  # most often it is the first, and the others need not be made
+        """Refuse a number that a float cannot hold where a float is declared."""
+        for some in (odd[:1], odd):  # usually the first one fails, and the others need not be built
             sent = _anything.decode_with(text, joints, some)
             named = sent.items() if isinstance(sent, dict) else zip(self.parameters, sent, strict=False)
             for name, value in named:
                 place = typed.rounded(self._kinds[name], value, name)
                 if place is not None:
                     message = (
-                        f"{self.name}: argument {place}: a float does not hold all digits of this number; round it, or "
+                        f"{self.name}: argument {place}: a float cannot hold all digits of this number; round it, or "
                         "declare a Decimal"
                     )
                     raise InvalidRequestError(message)
 
     def _refuse(self, text: bytes) -> None:
-        """Refuse fields that callers may not write. Once they are decoded nobody knows which of them were sent."""
+        """Refuse fields that callers may not write, before decoding hides which fields were sent."""
         if not self._guarded:
             return
         sent = incoming.parse(text, _decode_any)
@@ -196,12 +196,12 @@ class Signature:
             message = f"{self.name}: a backend function cannot take *{parameter.name}; name its parameters"
             raise TypeError(message)
         if hint is None:
-            message = f"{self.name}: parameter {parameter.name} needs a type annotation; arguments are validated by it"
+            message = f"{self.name}: parameter {parameter.name} needs a type annotation to validate arguments"
             raise TypeError(message)
 
     def _explain(self, error: str, text: bytes, passing: Passing) -> str:
-        """Return a sentence for what msgspec says, with the name of the argument."""
-        # A decoder stops at the first wrong type; what is no JSON behind it is the greater mistake.
+        """Return msgspec's error as a sentence, with the name of the argument."""
+        # A decoder stops at the first wrong type; invalid JSON after it is the greater mistake.
         with contextlib.suppress(msgspec.ValidationError):
             incoming.parse(text, _decode_any)
         what, _, path = error.partition(" - at `$")
@@ -219,13 +219,17 @@ class Signature:
         names = ", ".join(
             name if position < self.required else f"[{name}]" for position, name in enumerate(self.parameters)
         )
-        return f"{self.name} takes ({names}), but {given} argument{'' if given == 1 else 's'} came"
+        if not names:
+            return f"{self.name} takes no arguments but got {given}"
+        most, least = len(self.parameters), self.required
+        count = f"{most} argument{'' if most == 1 else 's'}" if least == most else f"{least} to {most} arguments"
+        return f"{self.name} takes {count} ({names}) but got {given}"
 
     def _wrong_names(self, text: bytes) -> str:
         try:
             sent = _decode_names(text)
         except msgspec.ValidationError:
-            return f"{self.name}: the request body must be an object with the arguments by their names"
+            return f"{self.name}: the request body must be an object of arguments by name"
         takes = f"it takes {', '.join(self.parameters)}" if self.parameters else "it takes no arguments"
         unknown = [name for name in sent if name not in self.parameters]
         if unknown:
@@ -235,18 +239,18 @@ class Signature:
 
 
 def _array(body: bytes) -> bytes:
-    """Return the array of arguments; a single value becomes one."""
+    """Return the array of arguments; a single value becomes an array of one."""
     text = body.strip()
     if not text:
         return b"[]"
     if text.startswith(b"["):
         return text
-    incoming.parse(text, _decode_one)  # it is one: `1, 2` must not become two
+    incoming.parse(text, _decode_one)  # it is a single value: `1, 2` must not become two
     return b"[" + text + b"]"
 
 
 def _as_integer(found: re.Match[bytes]) -> bytes:
-    """Return a float as an integer where it is one; everything else as it is."""
+    """Return a whole float as an integer; everything else unchanged."""
     token = found[0]
     if token.startswith(b'"'):
         return token

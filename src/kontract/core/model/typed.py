@@ -1,4 +1,4 @@
-"""What a declared type means for stored values: how they are ordered, and what a caller's spelling is stored as."""
+"""What a declared type means for stored values: their order, and the stored form of a caller's spelling."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _ORDERS: dict[type[Kind], Order] = {
 
 
 def order_of(kind: Kind) -> Order | None:
-    """How values of a type are ordered, None and nothing first; None: they have no order."""
+    """Return how values of a type are ordered, null and missing first; None if they have no order."""
     orders = {_order(one) for one in alternatives(kind) if not isinstance(one, inspect.NoneType)}
     return orders.pop() if len(orders) == 1 else None
 
 
 def has_order(kind: Kind) -> bool:
-    """Whether rows can be ordered by a field of this type; where anything may stand, JSON has an order of its own."""
+    """Return whether rows can be ordered by a field of this type; for untyped fields JSON has its own order."""
     return order_of(kind) is not None or isinstance(kind, inspect.AnyType)
 
 
@@ -60,15 +60,15 @@ _SPELLED = (inspect.DecimalType, inspect.DateTimeType, inspect.TimeType)
 
 
 def compared_by(kind: Kind) -> Order | None:
-    """How a filter compares a field whose values may stand there in several spellings; None: by containment.
+    """Return how a filter compares a field whose values may have several spellings; None: by containment.
 
-    Rows of older releases, and those that others write, hold what they hold.
+    Rows from older releases and other programs may have any spelling.
     """
     return order_of(kind) if any(isinstance(one, _SPELLED) for one in alternatives(kind)) else None
 
 
 def is_spelled(kind: Kind) -> bool:
-    """Whether values of this type hold something that has several spellings in JSON."""
+    """Return whether values of this type hold something that has several spellings in JSON."""
     return holds(kind, (*_SPELLED, inspect.UUIDType, inspect.TimeDeltaType, inspect.BytesType))
 
 
@@ -98,10 +98,10 @@ _ARRAYS = (inspect.CollectionType, inspect.TupleType, inspect.NamedTupleType)
 
 
 def wanted(kind: Kind, value: Any, where: str) -> Any:
-    """Return part of a filter as it is stored in a field of this type; natives are left for ``documents.normal``.
+    """Return part of a filter in the stored form of this type; native values are left to ``documents.normal``.
 
     A filter asks for containment, so objects may lack fields and lists may lack items. Raises msgspec.ValidationError
-    for what no value of the type can contain. Constraints do not matter: nothing that breaks them is stored.
+    for what no value of the type can contain. Constraints do not matter: no stored value breaks them.
     """
     if value is None:
         return None
@@ -132,7 +132,7 @@ def _wanted_scalar(kinds: Sequence[Kind], value: Any, where: str) -> Any:
         except msgspec.ValidationError:
             continue
     if all(isinstance(one, _NATURAL) for one in kinds):
-        return value  # JSON has it as it is; rows that are older than the type may hold it
+        return value  # JSON has it unchanged; rows older than the type may hold it
     raise _mismatch(where, kinds, repr(value)[:100])
 
 
@@ -186,13 +186,13 @@ def _name(kind: Kind) -> str:
 
 
 def rounded(kind: Kind, value: Any, where: str) -> str | None:
-    """Return the place of a number that a float of this type would not hold; ``value`` is of :data:`values.decode`."""
+    """Return the place of a number that a float of this type cannot hold; ``value`` is from :data:`values.decode`."""
     steps = _rounded(alternatives(kind), value)
     return None if steps is None else where + "".join(reversed(steps))
 
 
 def _rounded(kinds: Sequence[Kind], value: Any) -> list[str] | None:
-    """Return the way to such a number, from its end."""
+    """Return the path to such a number, in reverse."""
     if isinstance(value, dict):
         if values.are_held(value.values()):
             return None
@@ -236,7 +236,7 @@ def _places(kind: Kind) -> Sequence[Kind]:
 
 
 _NO_NUMBERS = frozenset({str, bool, type(None), float})
-"""What no float is asked to hold, or a float already."""
+"""Values that no float has to hold, or that are floats already."""
 
 
 def _is_rounded(kinds: Sequence[Kind], value: Any) -> bool:
@@ -259,7 +259,7 @@ _NO_DECIMALS = frozenset({str, int, float, bool, bytes, type(None)})
 
 
 def check_decimals(value: Any, where: str) -> None:
-    """Raise values.UnspeakableError for a Decimal in ``value`` that no field of a row may hold, with its place."""
+    """Raise values.UnspeakableError for a Decimal in ``value`` that no row field can hold, with its place."""
     if type(value) in _NO_DECIMALS:
         return
     if isinstance(value, Decimal):
@@ -284,7 +284,7 @@ def check_decimals(value: Any, where: str) -> None:
 
 
 def _are_fine(found: Collection[Any]) -> bool:
-    """Whether compiled code sees that nothing is wrong with any of them."""
+    """Return whether compiled code finds nothing wrong with any of them."""
     types = set(map(type, found))
     return types <= _NO_DECIMALS or (types == {Decimal} and values.are_short(found))
 
@@ -293,9 +293,9 @@ def _are_fine(found: Collection[Any]) -> bool:
 
 
 def forgotten(kind: Kind, value: Any, where: str) -> str | None:
-    """Return the place of an object with hidden fields where the type says nothing of it, so that they would be shown.
+    """Return the place of an object whose hidden fields would be shown because the type does not know them.
 
-    Its class is what knows of them, and a stored row has no classes but those that its types name.
+    Its class knows them, but a stored row has no classes other than those of its types.
     """
     kinds = alternatives(kind)
     if any(isinstance(one, ANYTHING) for one in kinds):
@@ -330,7 +330,7 @@ def forgotten(kind: Kind, value: Any, where: str) -> str | None:
 def completed(value: Any) -> Any:
     """Return ``value`` after giving its dataclasses the defaults that msgspec left to their class.
 
-    It writes the attributes of an object, so what it does not set when it reads one is missing when it writes it.
+    msgspec writes the attributes of an object, so what it does not set when reading would be missing when writing.
     """
     if isinstance(value, (dict, list, tuple, set, frozenset)):
         items = value.values() if isinstance(value, dict) else value

@@ -3,7 +3,7 @@
 Equal values are stored as equal text, so that ``@>`` finds them and an index orders them:
 
 - Decimal: a string with all digits, no exponent, no zeros at its end ("10.5"; 10.50 and 1.05E+1 are the same);
-- datetime: UTC with six decimals and ``Z``; one without an offset is refused, because nobody knows which instant it is;
+- datetime: UTC with six decimals and ``Z``; one without an offset is refused, because its instant is unknown;
 - time: six decimals; one with an offset is refused, because such times have no order without a date;
 - float: never -0.0, and whole ones keep a decimal point, so that jsonb gives back a float.
 """
@@ -33,7 +33,7 @@ _encode = msgspec.json.Encoder().encode
 _decode_floats = msgspec.json.Decoder(list[float]).decode
 
 NATIVE = (Decimal, datetime, time)
-"""What :func:`plain` leaves as it is, for :func:`spell`."""
+"""What :func:`plain` leaves unchanged, for :func:`spell`."""
 
 _LONG = re.compile(rb"[0-9](?:[0-9.]{15}|[eE])")
 """Found in every JSON text that has a number which a float may be unable to hold (and in others)."""
@@ -49,7 +49,7 @@ _WHOLE_WITH_EXPONENT = 1e16
 class Number(float):
     """A JSON number with more digits than a float holds, where no type was declared for it.
 
-    It computes as the nearest float, and is written with the digits that it came with.
+    It computes as the nearest float, and is written with its original digits.
     """
 
     __slots__ = ("text",)
@@ -73,12 +73,12 @@ SCALARS = frozenset({bool, int, float, str, type(None), Number, *NATIVE})
 
 
 def are_scalars(items: Iterable[Any]) -> bool:
-    """Whether there is nothing to look into, without looking at each in Python."""
+    """Return whether all values are scalars, without a loop in Python."""
     return SCALARS.issuperset(map(type, items))
 
 
 def are_held(items: Collection[Any]) -> bool:
-    """Whether these are scalars that a float holds as far as they are numbers, likewise; False: perhaps not."""
+    """Return whether all are scalars, and floats can hold all numbers among them; False: perhaps not."""
     kinds = set(map(type, items))
     if not kinds <= SCALARS or Number in kinds:
         return False
@@ -95,16 +95,16 @@ _EXACT = 2**53
 
 
 def is_held(value: float, text: str) -> bool:
-    """Whether the float that ``text`` was read as, written with as many digits, is ``text`` again."""
+    """Return whether the float read from ``text``, written with as many digits, is ``text`` again."""
     return (len(text) <= 15 and "e" not in text and "E" not in text) or not _unheld([text.encode()], [value])
 
 
 def unheld(joints: bytes, *, integers: bool = False) -> tuple[str, ...]:
-    """Return the numbers of a JSON text that a float does not hold; ``joints`` is what is outside of strings.
+    """Return the numbers of a JSON text that a float cannot hold; ``joints`` is the text outside strings.
 
-    ``integers``: whether they count, because they may stand for a float.
+    ``integers``: whether integers count, because they may stand for a float.
 
-    All of them are looked at in compiled code: many of them must not keep a process from answering others.
+    Compiled code checks all of them: many numbers must not block the process.
     """
     if not _LONG.search(joints):
         return ()
@@ -127,7 +127,7 @@ def unheld(joints: bytes, *, integers: bool = False) -> tuple[str, ...]:
 
 
 def _unheld(tokens: Sequence[bytes], found: Sequence[float]) -> list[bytes]:
-    """Return those of the texts that are not what their float is when it is written with as many digits."""
+    """Return the texts that differ from their float written with as many digits."""
     wanted = _digits(tokens)
     written = "%.*g " * len(found) % tuple(chain.from_iterable(zip(map(len, wanted), found, strict=True)))
     return list(compress(tokens, map(ne, wanted, _digits(written.encode().split()))))
@@ -153,10 +153,10 @@ def check_finite(value: Any) -> None:
 
 
 class Decoder(Generic[T]):
-    """Decodes JSON to a type; where that says nothing, numbers that a float does not hold become Numbers."""
+    """Decodes JSON to a type; in untyped places, numbers that a float cannot hold become Numbers."""
 
     def __init__(self, hint: Any = Any) -> None:
-        """Make what can be made beforehand."""
+        """Prepare what can be prepared."""
         self._hint = hint
         self._decode: Callable[[bytes | str], T] = msgspec.json.Decoder(hint).decode
         self.is_open = _is_open(hint)
@@ -173,7 +173,7 @@ class Decoder(Generic[T]):
         return self.decode_with(raw, joints, unheld(joints))
 
     def decode_with(self, text: bytes, joints: bytes, odd: Sequence[str], at_most: int | None = None) -> T:
-        """Return the value of a text whose numbers that a float does not hold are known.
+        """Return the value of a text for which the numbers that a float cannot hold are known.
 
         Raises TooManyNumbersError for more than ``at_most`` Numbers.
         """
@@ -193,11 +193,11 @@ def _is_open(hint: Any) -> bool:
 
 
 class TooManyNumbersError(Exception):
-    """There are more numbers of no declared type that a float does not hold than may be."""
+    """There are too many untyped numbers that a float cannot hold."""
 
 
 class _Reader(dict[str, float]):
-    """What the numbers of a text are read as. Python code runs only for those that a float does not hold."""
+    """Converts the numbers of a text. Python code runs only for those that a float cannot hold."""
 
     def __init__(self, joints: bytes, odd: Sequence[str], at_most: int | None) -> None:
         held = set(map(bytes.decode, _FLOAT.findall(joints))).difference(odd)
@@ -213,20 +213,21 @@ class _Reader(dict[str, float]):
 
 
 decode = Decoder[Any]().decode
-"""Decode JSON of no declared type; no number loses a digit."""
+"""Decodes JSON without a declared type; no number loses a digit."""
 
 
 def plain(value: Any) -> tuple[Any, dict[int, str]]:
     """Return ``value`` as dicts, lists, scalars and :data:`NATIVE`, and the digits of Numbers in it.
 
-    msgspec lets no class of ours through, so a float stands for each Number, known by its ``id`` while that lives.
+    msgspec passes none of our classes through, so a float stands for each Number, recognized by its ``id`` while it
+    lives.
     """
     digits: dict[int, str] = {}
 
     def stand_in(one: Any) -> Any:
         if type(one) is not Number:
             return hook(one)
-        instead = float(one) * 1.0  # one of its own, whose id nothing else has
+        instead = float(one) * 1.0  # a new one, whose id nothing else has
         digits[id(instead)] = one.text
         return instead
 
@@ -234,7 +235,7 @@ def plain(value: Any) -> tuple[Any, dict[int, str]]:
 
 
 def with_numbers(value: Any, digits: dict[int, str]) -> Any:
-    """Return what :func:`plain` made with the Numbers themselves in place of what stands for them."""
+    """Return the result of :func:`plain` with the Numbers put back."""
     if not digits:
         return value
     if isinstance(value, dict):
@@ -245,12 +246,12 @@ def with_numbers(value: Any, digits: dict[int, str]) -> Any:
 
 
 def has_numbers(value: Any) -> bool:
-    """Whether there is a Number in a value of dicts, lists and scalars."""
+    """Return whether a value of dicts, lists and scalars has a Number."""
     return _has((Number,), value)
 
 
 def has_spellings(value: Any) -> bool:
-    """Whether a value as :func:`plain` returns it holds something that others may spell otherwise in JSON."""
+    """Return whether a result of :func:`plain` has something with several spellings in JSON."""
     return _has(NATIVE, value)
 
 
@@ -263,7 +264,7 @@ def _has(wanted: tuple[type, ...], value: Any) -> bool:
 
 
 class UnspeakableError(ValueError):
-    """A value that has no normal form; the sentence says why, with a question mark for its place."""
+    """A value without a normal form; the message says why, with a question mark for its place."""
 
 
 def spell(value: Decimal | datetime | time) -> str:
@@ -291,7 +292,7 @@ def check_decimal(value: Decimal) -> str:
     """Return the text of a Decimal; raises UnspeakableError for NaN, infinity and as :func:`check_digits`."""
     text = str(value)
     if not value.is_finite():
-        message = f"? is {text:.20}, which is no number"
+        message = f"? is {text:.20}, which is not a number"
         raise UnspeakableError(message)
     if len(text) > limits.NUMBER_DIGITS or "E" in text:
         check_digits(value)
@@ -299,7 +300,7 @@ def check_decimal(value: Decimal) -> str:
 
 
 def are_short(decimals: Collection[Decimal]) -> bool:
-    """Whether all of them are surely fine, which compiled code says of thousands."""
+    """Return whether all of them are certainly fine; compiled code checks thousands at once."""
     found = list(map(str, decimals))
     return max(map(len, found)) <= limits.NUMBER_DIGITS // 2 and _FAR.search(",".join(found)) is None
 
@@ -318,17 +319,19 @@ def check_digits(value: Decimal) -> None:
 
 def _datetime(value: datetime) -> str:
     if value.utcoffset() is None:
-        message = "? is a datetime without an offset, so nobody knows which instant it is; send 2026-01-31T12:00:00Z"
+        message = (
+            "? is a datetime without an offset, so its instant is unknown; send, for example, 2026-01-31T12:00:00Z"
+        )
         raise UnspeakableError(message)
     try:
         return value.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
     except OverflowError:
-        message = "? is outside of the years 1 to 9999 in UTC"
+        message = "? is outside the years 1 to 9999 in UTC"
         raise UnspeakableError(message) from None
 
 
 def are_plain(floats: Sequence[float]) -> bool:
-    """Whether all of these are stored as msgspec writes them."""
+    """Return whether all of these are stored as msgspec writes them."""
     return (
         all(map(math.isfinite, floats))
         and min(floats) > -_WHOLE_WITH_EXPONENT
@@ -338,7 +341,7 @@ def are_plain(floats: Sequence[float]) -> bool:
 
 
 def written(value: float) -> float | msgspec.Raw:
-    """Return a finite float as it is stored."""
+    """Return the stored text of a finite float."""
     if abs(value) >= _WHOLE_WITH_EXPONENT:
         digits, _, exponent = repr(value).partition("e+")
         whole, _, fraction = digits.partition(".")

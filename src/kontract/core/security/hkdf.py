@@ -9,7 +9,7 @@ HASH_BYTES = 32
 
 
 def hmac_sha256(key: bytes, message: bytes) -> bytes:
-    """Return the authenticator, 32 bytes."""
+    """Return the HMAC, 32 bytes."""
     return hmac.digest(key, message, hashlib.sha256)
 
 

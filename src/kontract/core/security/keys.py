@@ -1,4 +1,4 @@
-"""The keys of a deployment. All come from KONTRACT_SECRET, each by a label of its own, so no key serves two purposes.
+"""The keys of a deployment. All are derived from KONTRACT_SECRET, each with its own label, so no key has two purposes.
 
 ::
 
@@ -11,13 +11,13 @@ label                           use
 ``kontract/v1/token``           HMAC key of session tokens (JWT HS256)
 ``kontract/v1/raystream/static``  X25519 private key of the server in raystream handshakes
 ``kontract/v1/raystream/ticket``  AEAD key of raystream tickets
-``kontract/v1/place``           HMAC key of network addresses that are kept with sessions and accounts
+``kontract/v1/place``           HMAC key of network addresses stored with sessions and accounts
 ``kontract/v1/counter``         HMAC key of the names of counters of throttles and rate limits
-``kontract/v1/id``              8 bytes that name the secret in public, to find it again while it is rotated
+``kontract/v1/id``              8 bytes that identify the secret in public, to find it during a rotation
 =============================== ============================================================================
 
 A new use gets a new label here. Changing a label or the version ends every token and ticket, and clients that pin the
-raystream key must be told.
+raystream key need the new one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SALT = b"kontract/v1"
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What one secret gives. Its text form shows the id alone."""
+    """The keys derived from one secret. Its text form shows only the id."""
 
     id: bytes
     token: bytes = field(repr=False)
@@ -48,27 +48,27 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class KeyRing:
-    """The keys to make things with, and those of the secret before, to go on accepting what was made with it."""
+    """The current keys, and those of the previous secret, whose tokens and tickets are still accepted."""
 
     current: Keys
     previous: Keys | None = None
 
     def __iter__(self) -> Iterator[Keys]:
-        """Every set of keys that is accepted, the current one first."""
+        """Yield every accepted set of keys, the current one first."""
         yield self.current
         if self.previous is not None:
             yield self.previous
 
 
 def is_guessable(secret: bytes) -> bool:
-    """Whether a secret is a pattern: few different bytes, one half twice, or even steps. Chance makes no such thing."""
+    """Return whether a secret is a pattern, never random: few different bytes, equal halves, or even steps."""
     steps = {(after - before) % 256 for before, after in pairwise(secret)}
     half = len(secret) // 2
     return len(set(secret)) < half or secret[:half] == secret[half:] or len(steps) == 1
 
 
 def derive(secret: bytes) -> Keys:
-    """Return the keys of a secret; ValueError unless it has 32 bytes."""
+    """Return the keys of a secret; raises ValueError unless it has 32 bytes."""
     if len(secret) != SECRET_BYTES:
         message = f"a secret has {SECRET_BYTES} bytes"
         raise ValueError(message)

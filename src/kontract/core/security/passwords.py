@@ -1,7 +1,7 @@
 """Passwords: scrypt hashes as PHC strings, ``$scrypt$ln=15,r=8,p=3$<salt>$<hash>``.
 
-The parameters are those that OWASP's password storage cheat sheet gives for 32 MiB of memory. A hash says its own
-parameters, so that they can be raised: what was made with the old ones goes on to be accepted.
+The parameters are those of OWASP's password storage cheat sheet for 32 MiB of memory. A hash contains its parameters,
+so that they can be raised: older hashes are still accepted.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Hash(Struct, frozen=True):
 
 
 def check(password: object, name: str = "") -> str:
-    """Return the password in the form that is hashed (NFKC); raises InvalidRequestError for one that is no good.
+    """Return the password in the form that is hashed (NFKC); raises InvalidRequestError for an unacceptable one.
 
-    Spaces count as one between two words, and what cannot be seen does not count. ``name``: of the account.
+    Consecutive spaces count as one, and invisible characters do not count. ``name``: of the account.
     """
     if not isinstance(password, str):
-        message = "password must be a text"
+        message = "password must be a string"
         raise InvalidRequestError(message)
     normal = _normal(password)
     _bytes(normal)
@@ -57,18 +57,18 @@ def check(password: object, name: str = "") -> str:
     seen = " ".join("".join(character for character in normal if not _is_invisible(character)).split())
     if len(seen) < limits.PASSWORD_LEAST:
         message = (
-            f"password must have at least {limits.PASSWORD_LEAST} visible characters, where spaces in a row count as "
-            "one; a few words are easy to remember"
+            f"password must have at least {limits.PASSWORD_LEAST} visible characters, where consecutive spaces count "
+            "as one; a few words are easy to remember"
         )
         raise InvalidRequestError(message)
     if name and seen.casefold() == name.casefold():
-        message = "password must not be the name"
+        message = "password must differ from the name"
         raise InvalidRequestError(message)
     return normal
 
 
 def _is_invisible(character: str) -> bool:
-    """Whether a character has no width and no ink: format characters, fillers, variation selectors."""
+    """Return whether a character is invisible: format characters, fillers, variation selectors."""
     return unicodedata.category(character) in _INVISIBLE_CATEGORIES or character in _FILLERS
 
 
@@ -79,7 +79,7 @@ async def make(crypto: Crypto, password: str, salt: bytes) -> str:
 
 
 async def matches(crypto: Crypto, password: object, stored: str | None) -> bool:
-    """Whether ``password`` is the one of the PHC string ``stored``. None costs the same, and is nobody's."""
+    """Return whether ``password`` matches the PHC string ``stored``. None takes the same time and matches nothing."""
     wanted = parse(stored) if stored is not None else _NOBODY
     try:
         given = _bytes(_normal(password) if isinstance(password, str) else "")
@@ -90,7 +90,7 @@ async def matches(crypto: Crypto, password: object, stored: str | None) -> bool:
 
 
 def parse(stored: str) -> Hash:
-    """Take a PHC string apart; raises ValueError for what is none."""
+    """Parse a PHC string; raises ValueError if it is not one."""
     found = _PHC.fullmatch(stored)
     if found is None:
         message = "not a PHC string of scrypt"
@@ -100,7 +100,7 @@ def parse(stored: str) -> Hash:
 
 
 def _normal(password: str) -> str:
-    # Looked at before it is normalized: sorting a long row of accents takes the square of its length. Each character
+    # Checked before normalization: sorting many accents takes quadratic time. Each character
     # becomes a byte at least.
     if len(password) > limits.PASSWORD_BYTES:
         raise _too_long()
@@ -115,7 +115,7 @@ def _bytes(password: str) -> bytes:
     try:
         data = password.encode()
     except UnicodeEncodeError:
-        message = "password is not text"
+        message = "password is not valid text"
         raise InvalidRequestError(message) from None
     if len(data) > limits.PASSWORD_BYTES:
         raise _too_long()
@@ -143,4 +143,4 @@ _FILLERS = frozenset(
 )
 
 _NOBODY = Hash(LOG_N, R, P, bytes(SALT_BYTES), bytes(HASH_BYTES))
-"""Compared with when there is no such account, so that the answer takes as long."""
+"""Compared with if the account does not exist, so that the answer takes as long."""

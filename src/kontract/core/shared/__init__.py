@@ -1,1 +1,1 @@
-"""State outside of transactions: shared values and counters."""
+"""State outside transactions: shared values and counters."""

@@ -1,8 +1,8 @@
-"""Counters of events within a window of time: what throttles and rate limits count with.
+"""Counters of events within a window of time, for throttles and rate limits.
 
-They have a room of their own, beside the values of ``ctx.shared``, and a full one refuses nobody: it forgets. What goes
-first has ended; then come the counters that have counted least. So a flood of new keys drives out other new keys, and
-what has come near its limit stays.
+They have their own space beside the values of ``ctx.shared``. When it is full, it drops counters instead of refusing
+new ones: first expired counters, then those with the lowest counts. So a flood of new keys displaces other new keys,
+and counters near their limit stay.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from kontract.core import limits
 
 
 class CounterRows(Protocol):
-    """Where the counters of one owner are kept. Synchronous: nothing comes between a read and the write after it."""
+    """Where the counters of one owner are kept. Synchronous: nothing runs between a read and the write after it."""
 
     def get(self, key: str) -> tuple[int, int] | None:
-        """Return (how many, when the window ends in ms since the epoch), None when there is nothing."""
+        """Return (count, end of the window in ms since the epoch); None if there is no counter."""
         ...
 
     def put(self, key: str, count: int, until: int) -> None:
-        """Keep a counter in place of the one before."""
+        """Store a counter, replacing the previous one."""
         ...
 
     def expire(self, now: int) -> None:
-        """Forget what has ended by ``now``."""
+        """Remove what has expired by ``now``."""
         ...
 
     def evict(self, rows: int) -> None:
-        """Forget so many of those that have counted least; of equals those that end first."""
+        """Remove that many of the lowest counters; among equals those that expire first."""
         ...
 
     def size(self) -> int:
@@ -71,7 +71,7 @@ class Counters:
 
 
 def evicted_at_once(most: int) -> int:
-    """How many counters of a full room go together: looking for them means looking at all."""
+    """How many counters are removed together when full: finding them means a scan of all."""
     return max(1, most // 10)
 
 

@@ -1,9 +1,9 @@
-"""``ctx.shared``: small values that all requests of one owner see at once, outside of transactions.
+"""``ctx.shared``: small values that all requests of one owner see at once, outside transactions.
 
-Kept by the owner's Durable Object (or what stands for it), beside the coordinator and without its guarantees: a value
-is there as soon as ``set`` has answered, ``incr`` is atomic, and nothing is undone when a transaction fails.
+The owner's Durable Object (or its counterpart) stores them, beside the coordinator and without its guarantees: a value
+exists as soon as ``set`` has answered, ``incr`` is atomic, and nothing is rolled back when a transaction fails.
 
-The counters of throttles and rate limits (:class:`SharedCount`) are kept beside the values, in a room of their own.
+The counters of throttles and rate limits (:class:`SharedCount`) are kept beside the values, in their own space.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class SharedGet(Struct, frozen=True, tag="get"):
 
 
 class SharedSet(Struct, frozen=True, tag="set", omit_defaults=True):
-    """Keep ``value`` (JSON), for ``ttl_ms`` if that is given."""
+    """Store ``value`` (JSON), for ``ttl_ms`` if given."""
 
     key: str
     value: Raw
@@ -39,7 +39,7 @@ class SharedDelete(Struct, frozen=True, tag="delete"):
 
 
 class SharedIncr(Struct, frozen=True, tag="incr", omit_defaults=True):
-    """Add ``by`` to an integer; one that is not there counts as 0. ``ttl_ms`` counts from the first of them."""
+    """Add ``by`` to an integer; a missing one counts as 0. ``ttl_ms`` starts with the first increment."""
 
     key: str
     by: int = 1
@@ -47,21 +47,21 @@ class SharedIncr(Struct, frozen=True, tag="incr", omit_defaults=True):
 
 
 class SharedCount(Struct, frozen=True, tag="count"):
-    """Count an event in a window that begins with the first; the answer is how many, and for how long still."""
+    """Count an event in a window that begins with the first one; the answer is the count and the remaining time."""
 
     key: str
     window_ms: int
 
 
 class SharedValue(Struct, frozen=True, tag="value", omit_defaults=True):
-    """What ``key`` holds now: JSON, null when nothing; ``ttl_ms``: for how long still, if it ends."""
+    """The value of ``key``: JSON, null if there is none; ``ttl_ms``: the remaining time, if it expires."""
 
     value: Raw = NOTHING
     ttl_ms: int | None = None
 
 
 class SharedRefused(Struct, frozen=True, tag="refused"):
-    """It cannot be done, and why."""
+    """The request cannot be done; the message says why."""
 
     reason: str
 
@@ -90,11 +90,11 @@ class SharedRows(Protocol):
     """Where one owner's values are kept. All synchronous: nothing comes between a read and the write after it."""
 
     def get(self, key: str) -> tuple[str, int | None] | None:
-        """Return (JSON text, when it ends in ms since the epoch), None when there is nothing."""
+        """Return (JSON text, expiry in ms since the epoch); None if there is no value."""
         ...
 
     def put(self, key: str, value: str, until: int | None) -> None:
-        """Keep a value in place of the one before."""
+        """Store a value, replacing the previous one."""
         ...
 
     def delete(self, key: str) -> None:
@@ -144,7 +144,7 @@ class SharedState:
     def _incr(self, request: SharedIncr, found: tuple[str, int | None] | None, now: int) -> SharedAnswer:
         value: object = 0 if found is None else msgspec.json.decode(found[0])
         if not isinstance(value, int) or isinstance(value, bool):
-            return SharedRefused(f"incr: what {request.key!r} holds is not a whole number")
+            return SharedRefused(f"incr: the value of {request.key!r} is not an integer")
         until = _until(request.ttl_ms, now) if found is None else found[1]
         total = value + request.by
         if abs(total) >= limits.SHARED_INTEGER:
@@ -155,7 +155,7 @@ class SharedState:
         if self._rows.get(key) is None and self._rows.count() >= limits.SHARED_KEYS:
             self._rows.expire(now)
             if self._rows.count() >= limits.SHARED_KEYS:
-                return SharedRefused(f"there are {limits.SHARED_KEYS} shared values already; delete some, or set a ttl")
+                return SharedRefused(f"there are already {limits.SHARED_KEYS} shared values; delete some, or set a ttl")
         self._rows.put(key, value, until)
         return _answer((value, until), now)
 

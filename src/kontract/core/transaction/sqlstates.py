@@ -53,7 +53,7 @@ def _retry(message: str, code: Code = Code.UNAVAILABLE, *, ends_connection: bool
     return Meaning(Fix.RETRY, code, message, ends_connection)
 
 
-_DEFECT = _operator("something went wrong here; the log has it under this request id")
+_DEFECT = _operator("unexpected error; the log has the details under this request id")
 _TRIGGER = _caller("a trigger or function of the database refuses this")
 _BROKEN_TRIGGER = _operator("a trigger or function of the database failed; the log has its message")
 _CONSTRAINT = _caller("a constraint of the database refuses these values")
@@ -114,7 +114,7 @@ CLASSES: dict[str, Meaning] = {
     "F0": _BROKEN,  # configuration file error
     "HV": _DEFECT,  # foreign data wrapper error
     "P0": _BROKEN_TRIGGER,  # PL/pgSQL error
-    "XX": _retry("something went wrong here; the log has it under this request id", Code.INTERNAL),  # internal error
+    "XX": _retry("unexpected error; the log has the details under this request id", Code.INTERNAL),  # internal error
 }
 
 EXACT: dict[str, Meaning] = {

@@ -164,7 +164,7 @@ def test_the_one_that_is_there_can_be_kept(copy, calls, monkeypatch):
 
 def test_another_word_is_refused(copy, monkeypatch):
     monkeypatch.setenv("KONTRACT_SNAPSHOT", "maybe")
-    with pytest.raises(Problem, match="KONTRACT_SNAPSHOT is 'maybe'"):
+    with pytest.raises(Problem, match="KONTRACT_SNAPSHOT cannot be 'maybe'"):
         mode.take_snapshot(copy, Source.ONLINE)
 
 

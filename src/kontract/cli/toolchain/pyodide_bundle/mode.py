@@ -71,7 +71,9 @@ def forced() -> Source | None:
     try:
         return Source(text)
     except ValueError:
-        raise Problem(f"KONTRACT_PYODIDE is {text!r}.", "Set it to `online` or `offline`, or unset it.") from None
+        raise Problem(
+            f"KONTRACT_PYODIDE cannot be {text!r}.", "Set it to `online` or `offline`, or unset it."
+        ) from None
 
 
 def reachable(hosts: tuple[str, ...], seconds: float = _PROBE_SECONDS) -> bool:
@@ -109,8 +111,8 @@ def _answers(host: str, seconds: float) -> bool:
 def prepare(checkout: Checkout, source: Source, tell: Say = say) -> Runtime:
     """Make what the source needs and say how to start `wrangler dev` with it.
 
-    The published runtime is used where it ends in a Worker that answers; else the assembled one stands in, with a line.
-    Raises `Problem` for somebody who insists on the published one.
+    The published runtime is used if a Worker answers on it; otherwise the assembled one is used, and a line says so.
+    Raises `Problem` if KONTRACT_PYODIDE requires the published one.
     """
     folder = checkout.state / "pyodide"
     folder.mkdir(parents=True, exist_ok=True)
@@ -121,19 +123,19 @@ def prepare(checkout: Checkout, source: Source, tell: Say = say) -> Runtime:
             if forced():
                 raise Problem(
                     f"The Python runtime that Cloudflare publishes cannot be used: {error}",
-                    "KONTRACT_PYODIDE insists on it: unset it to go on with one that is assembled from npm's pyodide.",
+                    "KONTRACT_PYODIDE requires it: unset it to use a runtime assembled from npm's pyodide.",
                 ) from error
             warn(
-                f"  The Python runtime that Cloudflare publishes cannot be used ({error}): going on with one that is "
-                "assembled from npm's pyodide."
+                f"  The Python runtime that Cloudflare publishes cannot be used ({error}): using one assembled from "
+                "npm's pyodide."
             )
             source = Source.OFFLINE
             remember(checkout, source)  # and do not wait for the same failure at every start
             assemble(checkout.node_modules / "pyodide", folder)
     elif source is Source.OFFLINE:
         tell(
-            "  workerd's Python runtime is assembled from npm's pyodide: Cloudflare's download cannot be used here "
-            "(KONTRACT_PYODIDE=online insists on it)."
+            "  Using a Python runtime assembled from npm's pyodide: Cloudflare's download is not usable here "
+            "(KONTRACT_PYODIDE=online requires it)."
         )
         assemble(checkout.node_modules / "pyodide", folder)
     flags = tuple(_flags(checkout, source))
@@ -158,7 +160,7 @@ def instead_of(checkout: Checkout, runtime: Runtime, tell: Say = say) -> Runtime
 
 
 def take_snapshot(checkout: Checkout, source: Source, tell: Say = say) -> None:
-    """Make starts and reloads quick (snapshot.py): for those who run the Worker, not for those who only upload it."""
+    """Make starts and reloads fast (snapshot.py), for runs of the Worker, not for uploads."""
     if wants_snapshot(checkout, source):
         snapshot.take(subject(checkout, source), tell)
 
@@ -188,7 +190,7 @@ def _flags(checkout: Checkout, source: Source) -> list[str]:
 def _wrapper(checkout: Checkout, folder: Path) -> Path:
     """A program that miniflare starts in workerd's place: the real one, told where Python and its snapshot are.
 
-    miniflare starts it anew for every reload. A snapshot that is older than a file it was made of is left alone.
+    miniflare restarts it for every reload. A snapshot that is older than a file it was made of is left alone.
     """
     script = folder / "workerd"
     package = checkout.root / "src" / "kontract"
@@ -226,7 +228,7 @@ def _workerd(checkout: Checkout) -> Path:
     found = sorted((checkout.node_modules / "@cloudflare").glob("workerd-*/bin/workerd"))
     if not found:
         raise Problem(
-            "workerd is not in node_modules: npm found no build of it for this machine.",
+            "workerd is not in node_modules: npm has no build for this machine.",
             "workerd exists for Linux (glibc) and macOS on x64 and arm64; on another system use a container.",
         )
     return found[0]

@@ -53,7 +53,7 @@ def prepare(subject: Subject, tell: Say) -> None:
     """Download it and try it out, unless both were done; raises UnusableError."""
     if ready(subject):
         return
-    with step("Getting the Python runtime that Cloudflare publishes, and trying it out", tell):
+    with step("Downloading and testing the Python runtime that Cloudflare publishes", tell):
         try:
             _download(subject)
             try_out(subject)
@@ -153,7 +153,7 @@ def _fetch(url: str, target: Path) -> None:
             raise UnusableError(f"{host} has sent {received} of {expected} bytes.")
     except urllib.error.HTTPError as error:
         with contextlib.closing(error):
-            raise UnusableError(f"{host} answers {error.code}.") from error
+            raise UnusableError(f"{host} returned status {error.code}.") from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise UnusableError(f"{host} cannot be downloaded from: {reason}.") from error
+        raise UnusableError(f"the download from {host} failed: {reason}.") from error

@@ -73,7 +73,7 @@ def wish() -> Wish:
     try:
         return Wish(text)
     except ValueError:
-        raise Problem(f"KONTRACT_SNAPSHOT is {text!r}.", "Set it to `keep` or `off`, or unset it.") from None
+        raise Problem(f"KONTRACT_SNAPSHOT cannot be {text!r}.", "Set it to `keep` or `off`, or unset it.") from None
 
 
 Module = tuple[str, Path, str]
@@ -115,7 +115,7 @@ def take(subject: Subject, tell: Say) -> None:
     scratch = checkout.state / "tmp"
     scratch.mkdir(parents=True, exist_ok=True)
     with (
-        step("Taking a snapshot of the Python runtime, for quick starts and reloads", tell),
+        step("Taking a snapshot of the Python runtime, for faster starts and reloads", tell),
         tempfile.TemporaryDirectory(prefix="snapshot-", dir=scratch) as work,
     ):
         made = Path(work)
@@ -127,7 +127,7 @@ def take(subject: Subject, tell: Say) -> None:
             os.utime(made / NAME, (started, started))  # what is edited from now on is newer (mode.py compares)
             (made / NAME).replace(snapshot)
         except NoAnswerError as error:
-            tell(f"    No snapshot: {error} Starts and reloads take some seconds longer; nothing else is different.")
+            tell(f"    No snapshot: {error} Starts and reloads take a few seconds longer; nothing else changes.")
             return
     checkout.mark(_STAMP, made_from)
 

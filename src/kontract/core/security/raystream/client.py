@@ -1,4 +1,4 @@
-"""The client's side: one handshake, then requests that are numbered and may be repeated byte for byte."""
+"""The client's side: one handshake, then numbered requests that may be repeated byte for byte."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from kontract.ports import Crypto, CryptoError
 
 
 class Sealed(Struct, frozen=True):
-    """A request ready to be sent. To send it again means to send these bytes again."""
+    """A request ready to be sent. A retry sends these same bytes again."""
 
     sequence: int
     message: bytes
 
 
 class ClientHandshake:
-    """The way to a session: ``hello`` goes out, ``finish`` takes the answer."""
+    """A handshake: send ``hello``, pass the answer to ``finish``."""
 
     def __init__(self, crypto: Crypto, server_public: bytes, ephemeral: bytes, suite: Suite = Suite.CHACHAPOLY) -> None:
-        """``server_public`` is the pinned key; ``ephemeral`` is 32 random bytes, used for this handshake alone."""
+        """``server_public`` is the pinned key; ``ephemeral`` is 32 random bytes for this handshake only."""
         self._crypto = crypto
         self._suite = suite
         self._initiator = Initiator(crypto, suite, PROLOGUE, server_public, ephemeral)
 
     def hello(self, token: bytes) -> bytes:
-        """Return the first message. The token is readable for the holder of the server's private key alone."""
+        """Return the first message. Only the holder of the server's private key can read the token."""
         payload = bytes([self._suite.code]) + self._initiator.write(token)
         return frames.header(FrameType.HELLO, 0, len(payload)) + payload
 
@@ -43,7 +43,7 @@ class ClientHandshake:
 
 
 class SealedSession:
-    """Numbers and seals requests, opens responses. ``lifetime``: milliseconds for which the ticket was good."""
+    """Numbers and seals requests, opens responses. ``lifetime``: of the ticket, in milliseconds."""
 
     def __init__(self, crypto: Crypto, suite: Suite, secret: bytes, ticket: bytes, lifetime: int) -> None:
         """Begin with request 1."""
@@ -65,7 +65,7 @@ class SealedSession:
         return self._last == frames.MAX_SEQUENCE
 
     def seal(self, call: SealedCall) -> Sealed:
-        """Give the call the next number and seal it; ValueError for what cannot be sent, RaystreamError at the end."""
+        """Number and seal a call; ValueError if it cannot be sent, RaystreamError when no number is left."""
         plaintext = payloads.encode_call(call)
         if self.exhausted:
             raise RaystreamError

@@ -1,4 +1,4 @@
-"""The frame: a header of 16 bytes, and what it is the associated data of.
+"""The frame: a header of 16 bytes, which is the associated data of the rest.
 
 =======  =====  ==========  ========================================================================
 offset   bytes  field       value
@@ -11,8 +11,8 @@ offset   bytes  field       value
 12       4      reserved    0
 =======  =====  ==========  ========================================================================
 
-Numbers are big-endian. A frame with anything else in it is refused: what is not defined yet can be defined later only
-if nobody sends it now.
+Numbers are big-endian. A frame with any other value is refused: undefined values can be defined later only if
+nobody sends them now.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ TICKET_LENGTH_BYTES = 2
 
 
 class Frame(Struct, frozen=True):
-    """A frame taken apart: the header's bytes, the one field that says something, and what follows."""
+    """A parsed frame: the header's bytes, its sequence number, and the rest."""
 
     header: bytes
     sequence: int
@@ -62,7 +62,7 @@ def header(kind: FrameType, sequence: int, length: int) -> bytes:
 
 
 def parse(message: bytes, kind: FrameType) -> Frame:
-    """Take a frame of the expected type apart; raises RaystreamError."""
+    """Parse a frame of the expected type; raises RaystreamError."""
     if len(message) < HEADER_BYTES:
         raise RaystreamError
     version, found, flags, sequence, length, reserved = _HEADER.unpack_from(message)

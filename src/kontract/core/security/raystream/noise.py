@@ -9,8 +9,7 @@
       <- e, ee
 
 Names are those of the specification, sections 5.1 to 5.3, so that the code can be read beside it. Each side writes one
-message and reads one. What is left out is what NK never does: it has no static key of the initiator and no
-pre-shared key.
+message and reads one. Left out is what NK never uses: a static key of the initiator and a pre-shared key.
 """
 
 from __future__ import annotations
@@ -139,7 +138,7 @@ class Handshake:
         return public
 
     def _read_e(self, message: bytes) -> tuple[bytes, bytes]:
-        """Take the ephemeral key off a message; the rest of it is the payload."""
+        """Read the ephemeral key from a message; the rest is the payload."""
         if not KEY_BYTES + TAG_BYTES <= len(message) <= MAX_MESSAGE:
             raise RaystreamError
         public = message[:KEY_BYTES]

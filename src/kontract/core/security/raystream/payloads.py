@@ -109,7 +109,7 @@ def decode_call(data: bytes) -> SealedCall:
 def encode_reply(reply: Reply) -> bytes:
     """Return a reply's bytes; ValueError for one that cannot be sent."""
     if not 100 <= reply.status <= 599:
-        message = f"{reply.status} is not a status"
+        message = f"{reply.status} is not a valid status"
         raise ValueError(message)
     return b"".join((reply.status.to_bytes(2, "big"), _headers(reply.headers), reply.body))
 
@@ -148,7 +148,7 @@ def decode_verdict(data: bytes) -> Verdict:
 
 def _headers(headers: Mapping[str, str]) -> bytes:
     if len(headers) > limits.RAYSTREAM_HEADERS:
-        message = f"{len(headers)} headers are more than {limits.RAYSTREAM_HEADERS}"
+        message = f"{len(headers)} headers are more than the limit of {limits.RAYSTREAM_HEADERS}"
         raise ValueError(message)
     parts = [bytes([len(headers)])]
     names = set()

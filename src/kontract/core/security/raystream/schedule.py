@@ -1,4 +1,4 @@
-"""The keys of a session: each is for one message, so no nonce can be used twice under one.
+"""The keys of a session: each key is for one message, so no nonce is used twice under one key.
 
 ::
 
@@ -11,9 +11,9 @@
 ``k1, k2`` are what the Noise function Split returns, ``h`` is the handshake's hash after the token ``ee`` of the second
 message and before its payload: that payload is the ticket, which carries the secret.
 
-Labels are ``kontract/raystream/v1/`` and the name shown, sequences 4 bytes big-endian. The nonce is always zero. One
-request key is used once because a client gives a sequence to one request and repeats that one byte for byte. Two
-servers may answer the same request, each with another answer: so each answer brings 32 random bytes, its salt.
+Labels are ``kontract/raystream/v1/`` and the name shown, sequences 4 bytes big-endian. The nonce is always zero. A
+request key is used once because a client gives a sequence to one request and repeats that request byte for byte. Two
+servers may answer the same request differently, so each answer has its own salt of 32 random bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def session_secret(binding: bytes, keys: tuple[bytes, bytes]) -> bytes:
 
 
 def session_id(secret: bytes) -> bytes:
-    """Return 16 bytes that name the session, in logs for example; they say nothing about the secret."""
+    """Return 16 bytes that identify the session, for example in logs; they reveal nothing about the secret."""
     return hkdf.expand(secret, _LABEL + b"id", 16)
 
 

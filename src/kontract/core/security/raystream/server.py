@@ -1,4 +1,4 @@
-"""The server's side. It remembers nothing: a session is in its ticket, so any server that has the secret may answer."""
+"""The server's side. It is stateless: a session is in its ticket, so any server with the secret can answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kontract.ports import Crypto, CryptoError
 
 
 class Randoms(Struct, frozen=True):
-    """What a welcome needs of randomness: the ephemeral private key and the ticket's salt, 32 bytes each."""
+    """The random bytes for a welcome: the ephemeral private key and the ticket's salt, 32 bytes each."""
 
     ephemeral: bytes
     salt: bytes
@@ -33,7 +33,7 @@ class HandshakeServer:
 
     @property
     def public_keys(self) -> list[bytes]:
-        """The keys that a handshake may be addressed to, the current one first."""
+        """The public keys that a handshake may use, the current one first."""
         return [public for _, public in self._statics]
 
     def begin(self, message: bytes) -> Greeting:
@@ -72,7 +72,7 @@ class Greeting:
     """A client's first message, opened. One of ``grant`` and ``deny`` answers it, once."""
 
     def __init__(self, crypto: Crypto, keys: KeyRing, suite: Suite, responder: Responder, token: bytes) -> None:
-        """``token``: what the client presents; nobody has looked at it yet."""
+        """``token``: from the client, not yet verified."""
         self._crypto = crypto
         self._keys = keys
         self._suite = suite
@@ -82,8 +82,8 @@ class Greeting:
     def grant(self, principal: bytes, now: int, expires: int, randoms: Randoms) -> bytes:
         """Return the welcome with a ticket for ``principal``.
 
-        It ends at ``expires`` (milliseconds since the epoch, as ``now``), or earlier: after RAYSTREAM_TICKET_MS.
-        Raises ValueError when the ticket would be too large.
+        The ticket ends at ``expires`` (milliseconds since the epoch, as ``now``) or after RAYSTREAM_TICKET_MS,
+        whichever is earlier. Raises ValueError when the ticket would be too large.
         """
         self._responder.agree(randoms.ephemeral)
         secret = schedule.session_secret(self._responder.binding, self._responder.split())
@@ -96,7 +96,7 @@ class Greeting:
         return self._welcome(SealedGrant(max(0, expires - now), sealed))
 
     def deny(self, reply: Reply, ephemeral: bytes) -> bytes:
-        """Return the welcome to a client whose token was not accepted: why, for its eyes only."""
+        """Return the welcome for a client whose token was rejected: the reason, sealed."""
         self._responder.agree(ephemeral)
         return self._welcome(reply)
 
@@ -106,10 +106,10 @@ class Greeting:
 
 
 class Opened:
-    """A request that was sealed by the client to whom its ticket was given."""
+    """A request that was sealed by the client that got the ticket."""
 
     def __init__(self, crypto: Crypto, suite: Suite, ticket: Ticket, sequence: int, call: SealedCall) -> None:
-        """``call`` is what it asks for."""
+        """``call``: the requested call."""
         self._crypto = crypto
         self._suite = suite
         self._ticket = ticket
@@ -118,7 +118,7 @@ class Opened:
 
     @property
     def principal(self) -> bytes:
-        """Who calls, as ``grant`` was told."""
+        """Who calls, as given to ``grant``."""
         return self._ticket.principal
 
     @property

@@ -10,14 +10,14 @@ VERSION = 1
 """First byte of every frame and every ticket."""
 
 PROLOGUE = b"kontract/raystream/v1"
-"""What both sides mix into the handshake: a transcript of another protocol or version cannot be one of this."""
+"""Both sides mix this into the handshake: transcripts of other protocols and versions are then different."""
 
 KEY_BYTES = 32
 TAG_BYTES = 16
 
 
 class RaystreamError(Exception):
-    """Bytes that were not made for this place by who should have made them. There is no detail, on purpose."""
+    """Bytes that the expected sender did not make for this place. It has no detail, on purpose."""
 
 
 class Suite(Enum):

@@ -1,4 +1,4 @@
-"""Tickets: the server's memory of a session, sealed and kept by the client, so that any server can go on with it.
+"""Tickets: the server's memory of a session, sealed and kept by the client, so that any server can continue it.
 
 ::
 
@@ -6,9 +6,9 @@
     key    = HKDF-Expand(ticket key of KONTRACT_SECRET, label || salt, 32)
     cipher = ChaCha20-Poly1305, nonce zero, associated data: label || version
 
-The label is ``kontract/raystream/v1/ticket``. A random salt of 32 bytes in place of a random nonce of 12: nonces of one
-key would begin to repeat after some 2^32 tickets, and one repetition betrays both. What is sealed is nobody's business
-but the server's: MessagePack, :class:`Ticket`.
+The label is ``kontract/raystream/v1/ticket``. A random salt of 32 bytes replaces a random nonce of 12: nonces of one
+key would begin to repeat after some 2^32 tickets, and one repetition reveals both. The content is internal to the
+server: :class:`Ticket` as MessagePack.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def seal(crypto: Crypto, keys: KeyRing, ticket: Ticket, salt: bytes) -> bytes:
 
 
 def open_ticket(crypto: Crypto, keys: KeyRing, sealed: bytes, now: int) -> Ticket:
-    """Return a ticket that is valid ``now``, under the current key or the one before; raises RaystreamError."""
+    """Return a ticket that is valid ``now``, under the current or the previous key; raises RaystreamError."""
     if len(sealed) < MIN_BYTES or sealed[:1] != _VERSION:
         raise RaystreamError
     salt, rest = sealed[1 : 1 + SALT_BYTES], sealed[1 + SALT_BYTES :]
@@ -61,7 +61,7 @@ def open_ticket(crypto: Crypto, keys: KeyRing, sealed: bytes, now: int) -> Ticke
         except CryptoError:
             continue
         except msgspec.DecodeError:
-            # The tag says that it is ours, so it comes from another release of this program.
+            # The tag proves that it is ours, so it comes from another release of this program.
             raise RaystreamError from None
         if now >= ticket.expires:
             raise RaystreamError
