@@ -1,4 +1,4 @@
-"""What callers may ask of stored JSON: what they are shown of it, since whoever may ask for a value can find it out."""
+"""What callers may query in stored JSON: what they see of it, because a value that can be queried can be found out."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from kontract.core.model.shown import is_scalar
 
 
 class UnknownFieldError(Exception):
-    """A question names what callers do not see. ``path``: its name; ``known``: what there is, if anything is named."""
+    """A query names something that callers do not see. ``path``: its name; ``known``: the names that exist."""
 
     def __init__(self, path: str, known: Sequence[str] = ()) -> None:
-        """Say what, and what else there is."""
+        """Keep the path and the known names."""
         super().__init__(path)
         self.path = path
         self.known = known
 
 
 def check_question(kind: Kind, wanted: Any, path: str) -> None:
-    """Raise UnknownFieldError when a filter's value (decoded JSON) asks for something that callers do not see.
+    """Raise UnknownFieldError when a filter (decoded JSON) queries something that callers do not see.
 
-    ``wanted`` is compared by containment, so a list asks for its elements wherever they stand.
+    ``wanted`` is compared by containment, so the elements of a list may be in any place.
     """
     _ask(alternatives(kind), wanted, path)
 

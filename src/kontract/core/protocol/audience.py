@@ -1,4 +1,4 @@
-"""The subscribers of one owner, found by what they listen to: whoever has nothing to hear is not looked at."""
+"""The subscribers of one owner, indexed by what they listen to: a commit does not touch the others."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from kontract.core.messages import Write
 
 
 class Subscriber(Protocol):
-    """A connection to somebody who listens."""
+    """The connection of a stream."""
 
     subscription: Subscription
 
     def send(self, text: str) -> None:
-        """Send a frame; never raises, a connection that is gone says so elsewhere."""
+        """Send a frame. It never raises: a lost connection is reported elsewhere."""
         ...
 
     def keep(self) -> None:
-        """Keep ``subscription`` where it survives the process, if the connection does."""
+        """Store ``subscription`` where it survives the process, if the connection does."""
         ...
 
     def close(self) -> None:
@@ -29,10 +29,10 @@ class Subscriber(Protocol):
 
 
 class Audience:
-    """Subscribers by number, table, user and session. What a subscription listens to does not change while it is in."""
+    """Subscribers by number, table, user and session. A subscription's tables do not change while it is here."""
 
     def __init__(self) -> None:
-        """Nobody listens yet."""
+        """Begin without subscribers."""
         self._all: dict[int, Subscriber] = {}
         self._users: Counter[str] = Counter()
         self._sessions: defaultdict[str, dict[int, Subscriber]] = defaultdict(dict)
@@ -55,14 +55,14 @@ class Audience:
         return list(self._sessions.get(session, {}).values())
 
     def of(self, writes: list[Write]) -> list[Subscriber]:
-        """Return those who listen to one of these changes, each once and in the order of their numbers."""
+        """Return the subscribers that listen to one of these changes, each once, in the order of their numbers."""
         found: dict[int, Subscriber] = {}
         for key in {key for write in writes for key in ((write.table, None), (write.table, write.owner or ""))}:
             found.update(self._listeners.get(key, {}))
         return [found[number] for number in sorted(found)]
 
     def add(self, subscriber: Subscriber) -> None:
-        """Take one in, under its number."""
+        """Add a subscriber under its number."""
         subscription = subscriber.subscription
         self._all[subscription.number] = subscriber
         self._users[subscription.user] += 1
@@ -75,7 +75,7 @@ class Audience:
         return self._all.get(number)
 
     def remove(self, number: int) -> None:
-        """Forget one, if it is there."""
+        """Remove a subscriber, if it is there."""
         subscriber = self._all.pop(number, None)
         if subscriber is None:
             return
@@ -89,7 +89,7 @@ class Audience:
 
 
 def _keys(subscription: Subscription) -> list[tuple[str, str | None]]:
-    """Return under what a subscription is found: a table, or a table and the owner of its rows."""
+    """Return the index keys of a subscription: a table, or a table and the owner of its rows."""
     return [
         (table, subscription.user if place in subscription.own else None)
         for place, table in enumerate(subscription.tables)

@@ -1,17 +1,17 @@
-"""When dead versions and old fences may go, as a pure state machine.
+"""When dead versions and old fences may be removed, as a pure state machine.
 
-Rows carry no time. So while an owner works, the coordinator's watermark is noted together with the time: a *mark*.
-Everything at or below the watermark of a mark had finished when the mark was made; once the mark is
+Rows carry no time. So while an owner is active, the coordinator's watermark is recorded together with the time: a
+*mark*. Everything at or below the watermark of a mark had finished when the mark was made; once the mark is
 :data:`~kontract.core.limits.RETENTION_MS` old, versions that were dead by then have been dead for at least that long.
-A version that ended at ``D`` is seen by snapshots below ``D`` only, so it may go when ``D`` is not above the mark's
+Only snapshots below ``D`` see a version that ended at ``D``, so it may be removed when ``D`` is not above the mark's
 watermark and not above the oldest snapshot in use.
 
-A mark is worked off twice, for versions and, a day later, for fences, and then dropped. The newest one is kept even
-then: it says up to where everything has been done, so that an idle owner has nothing due and is not woken.
+A mark is used twice, for versions and, a day later, for fences, and then dropped. The newest one is kept even then: it
+says up to where everything is done, so that an idle owner has nothing due and is not woken.
 
 The statements (:func:`kontract.core.transaction.fences.collect_versions`,
 :func:`~kontract.core.transaction.fences.collect_fences`) delete nothing unless the epoch is theirs: a superseded
-coordinator has an idea of its own of the oldest snapshot.
+coordinator does not know the oldest snapshot in use.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Collection:
     """The marks of one owner."""
 
     def __init__(self, marks: Iterable[Mark] = ()) -> None:
-        """Go on with the marks of a journal."""
+        """Continue with the marks of a journal."""
         self.marks = sorted(marks, key=lambda mark: mark.watermark)
         self.not_before = 0
 
@@ -69,7 +69,7 @@ class Collection:
         return mark
 
     def due(self, watermark: int) -> int | None:
-        """When there is something to do, in milliseconds; None while nothing happens."""
+        """Return when there is something to do, in milliseconds; None for an idle owner."""
         times = [mark.time + AGE[stage] for stage in AGE for mark in self._open(stage)[:1]]
         next_mark = self._next_mark(watermark)
         if next_mark is not None:
@@ -92,7 +92,7 @@ class Collection:
         return None
 
     def done(self, job: Job) -> list[Mark]:
-        """Take note that a job is finished; returns the marks that changed, to be kept in the journal."""
+        """Note that a job is finished; return the marks that changed, to be kept in the journal."""
         changed = []
         for index, mark in enumerate(self.marks):
             if mark.watermark <= job.up_to and mark.stage < job.stage:
@@ -102,7 +102,7 @@ class Collection:
         return changed
 
     def postpone(self, until: int) -> None:
-        """Have nothing to do until then."""
+        """Do nothing until then."""
         self.not_before = until
 
     def _open(self, stage: CollectionStage) -> list[Mark]:

@@ -1,4 +1,4 @@
-"""What stands in the shared log: batches of commands, as JSON."""
+"""The entries of the shared log: batches of commands, as JSON."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ VERSION = 1
 """Of the state machine. Nodes replay each other's entries, so all of them must come to the same state.
 
 Raise it with every change that lets a coordinator decide otherwise than before; ``tests/core/protocol/test_machine.py``
-fails when that was forgotten. Then the first new node starts the owner anew (its epoch is raised), and old ones stop.
+fails when that was forgotten. Then the first new node restarts the owner in a higher epoch, and old nodes stop.
 """
 
 
 class Start(Struct, frozen=True, tag="start"):
-    """A node has raised the epoch in PostgreSQL: begin, or go on, in it, above ``last_txid``.
+    """A node has raised the epoch in PostgreSQL: begin or continue in it, above ``last_txid``.
 
     ``generation`` names the event log that begins here. ``order``: the rows' numbers, by table; None from a node of a
     release that does not know them. ``left_behind``: the database has gone back in time, was reset or replaced; nothing
-    that was remembered of calls holds any more.
+    remembered of calls holds any more.
     """
 
     epoch: int
@@ -39,7 +39,7 @@ class Start(Struct, frozen=True, tag="start"):
 
 
 class Ask(Struct, frozen=True, tag="ask"):
-    """A message of one of the node's callers, who waits under ``ticket``."""
+    """A message from one of the node's callers, who waits under ``ticket``."""
 
     ticket: int
     request: Request
@@ -52,14 +52,14 @@ class Forget(Struct, frozen=True, tag="forget"):
 
 
 class Resolved(Struct, frozen=True, tag="resolved"):
-    """What the fence of ``txid`` holds; None: the database did not answer."""
+    """The content of the fence of ``txid``; None: the database did not answer."""
 
     txid: int
     fence: int | None
 
 
 class EpochRead(Struct, frozen=True, tag="epoch_read"):
-    """What the epoch row holds; None: the database did not answer."""
+    """The content of the epoch row; None: the database did not answer."""
 
     current: int | None
 
@@ -69,11 +69,11 @@ class Tick(Struct, frozen=True, tag="tick"):
 
 
 class Claim(Struct, frozen=True, tag="claim"):
-    """The node wants to do what the collection has due; whoever is first does it."""
+    """The node wants to do the due work of the collection; the first claim wins."""
 
 
 class Collected(Struct, frozen=True, tag="collected"):
-    """What was due up to ``up_to`` has been removed (``stage`` 0: nothing was). ``rest``: that is all for now."""
+    """What was due up to ``up_to`` has been removed (``stage`` 0: nothing was). ``rest``: nothing more is due."""
 
     stage: int
     up_to: int
@@ -84,7 +84,7 @@ Command: TypeAlias = Start | Ask | Forget | Resolved | EpochRead | Tick | Claim 
 
 
 class CommandBatch(Struct, frozen=True):
-    """Commands of one node, in their order. ``number``: of the node's batches; one that comes again is passed over."""
+    """Commands of one node, in order. ``number``: of the node's batches; a repeated number is skipped."""
 
     node: str
     number: int

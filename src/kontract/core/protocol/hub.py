@@ -1,11 +1,11 @@
-"""Who listens to an owner's changes, and what each has been sent: a pure state machine beside the coordinator.
+"""The streams of an owner and their positions: a pure state machine beside the coordinator.
 
 A subscriber first catches up, page by page and at its own pace (:meth:`Hub.page`), out of the event log, which is the
 journal. When a page reaches the present it goes *live*: from then on it is sent each transaction as it becomes visible,
-in txid order. What was sent last is kept with the subscription (on Cloudflare in the attachment of a hibernating
-WebSocket), so that an object which starts again goes on exactly there.
+in txid order. The last position is stored with the subscription (on Cloudflare in the attachment of a hibernating
+WebSocket), so that a restarted object continues exactly there.
 
-A commit visits those who listen to what it changed, and nobody else (:class:`Audience`).
+A commit touches only subscribers that listen to what it changed (:class:`Audience`).
 
 Publishing follows the watermark. After a start the coordinator does not know in detail what had finished before, so the
 hub waits until it serves and then reads the log from each live subscriber's last transaction on.
@@ -55,16 +55,16 @@ class EventLog(Protocol):
         ...
 
     def published(self) -> int:
-        """Return up to which transaction all lines were up to date; 0 when that is not known."""
+        """Return up to which transaction all streams were up to date; 0 if unknown."""
         ...
 
     def write_published(self, txid: int) -> None:
-        """Keep that, for as long as lines may live; a journal that starts over forgets it."""
+        """Store that for as long as streams may live; a new journal does not have it."""
         ...
 
 
 PUBLISHED_EVERY = 64
-"""Transactions after which it is written down that they were published: an object that wakes reads so many at most."""
+"""Transactions after which the published position is stored: an object that wakes reads at most this many."""
 
 
 class Hub:
@@ -87,14 +87,14 @@ class Hub:
         return self._audience.of_user(user) < limits.STREAMS_PER_USER and len(self) < limits.STREAMS
 
     def add(self, subscriber: Subscriber) -> None:
-        """Take a new subscriber."""
+        """Add a new subscriber."""
         self._last_number += 1
         subscriber.subscription.number = self._last_number
         self._audience.add(subscriber)
         subscriber.keep()
 
     def restore(self, subscribers: Iterable[Subscriber]) -> None:
-        """Take subscribers whose connections have outlived an earlier life of this object."""
+        """Add subscribers whose connections have outlived an earlier life of this object."""
         for subscriber in subscribers:
             self._audience.add(subscriber)
             self._last_number = max(self._last_number, subscriber.subscription.number)
@@ -108,16 +108,16 @@ class Hub:
         return self._audience.find(number)
 
     def page(self, subscriber: Subscriber, since: str | None, watermark: int) -> Page:
-        """Return what comes after ``since`` (None: nothing, only what comes later), and go live at its end."""
+        """Return the transactions after ``since`` (None: only future ones), and go live at the end."""
         subscription, head = subscriber.subscription, self._log.log_head()
         if since is None:
             return self._live(subscriber, Page(position(head.generation, watermark), live=True), watermark)
         parsed = parse_position(since)
         if parsed is None or parsed[0] != head.generation or parsed[1] > watermark:
-            return self._reset(subscriber, "this position is not of this log", watermark)
+            return self._reset(subscriber, "this position is not from this log", watermark)
         after = parsed[1]
         if after < head.floor:
-            return self._reset(subscriber, "what came after this position is not kept any more", watermark)
+            return self._reset(subscriber, "the events after this position are no longer stored", watermark)
         records = self._log.committed(after, watermark)
         if not records:
             return self._live(subscriber, Page(position(head.generation, watermark), live=True), watermark)
@@ -135,7 +135,7 @@ class Hub:
             self.note(watermark)
 
     def interrupt(self) -> None:
-        """Prepare for another coordinator, which starts from the journal: publish nothing until it serves."""
+        """Prepare for a new coordinator, which starts from the journal: publish nothing until it serves."""
         self._caught_up = False
 
     def end_session(self, session: str) -> None:
@@ -144,7 +144,7 @@ class Hub:
             self._end(subscriber, "session")
 
     def cut(self) -> None:
-        """Close every stream without a word: whoever listens comes back, and resumes where it was."""
+        """Close every stream without an end event: clients reconnect and resume where they were."""
         for subscriber in self._audience:
             self._close(subscriber)
 
@@ -154,9 +154,9 @@ class Hub:
             self._end(subscriber, reason)
 
     def note(self, watermark: int) -> None:
-        """Write down that all lines are up to date: before the log forgets what did not concern them, and now and then.
+        """Store that all streams are up to date: before the log drops what did not concern them, and regularly.
 
-        It is one mark for all of them. What was sent to a line after that stands with its subscription.
+        It is one mark for all streams. What was sent to a stream after that is stored with its subscription.
         """
         if self._caught_up and watermark > self._noted:
             self._noted = watermark
@@ -188,7 +188,7 @@ class Hub:
         self.remove(subscriber.subscription.number)
 
     def _catch_up(self, watermark: int) -> None:
-        """Send what was missed between two lives of this object. The log is read once, for all lines together."""
+        """Send what was missed between two lives of this object. The log is read once for all streams."""
         floor, published = self._log.log_head().floor, self._log.published()
         after = watermark
         for subscriber in self._audience:
@@ -197,7 +197,7 @@ class Hub:
                 continue
             last = max(subscription.last, published)
             if last < floor or last > watermark:
-                self._end(subscriber, "restart")  # it comes back with its own position
+                self._end(subscriber, "restart")  # the client reconnects with its own position
             else:
                 subscription.last = last
                 after = min(after, last)

@@ -1,4 +1,4 @@
-"""What a coordinator holds in memory of transactions under way, and of callers who wait."""
+"""What a coordinator keeps in memory of running transactions and waiting callers."""
 
 from __future__ import annotations
 

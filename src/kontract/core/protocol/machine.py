@@ -1,10 +1,10 @@
-"""What the log of an owner adds up to: a pure state machine that every node runs, in the same state at each position.
+"""The state of an owner's log: a pure state machine that every node runs, in the same state at each position.
 
-Beside the coordinator it has an index of the log: where the prepare message of each transaction stands whose events may
-still be asked for, and of each idempotent call. The values themselves stay in the log.
+Beside the coordinator it has an index of the log: the place of the prepare message of each transaction whose events may
+still be needed, and of each idempotent call. The values themselves stay in the log.
 
-A contradiction must not stop all nodes at the same entry for ever: the coordinator starts again from what a journal
-would hold, on all of them alike (:meth:`~kontract.core.protocol.replicated.ReplicatedCoordinator.start_again`).
+A contradiction must not stop all nodes at the same entry forever: on all nodes alike the coordinator restarts from what
+a journal would hold (:meth:`~kontract.core.protocol.replicated.ReplicatedCoordinator.start_again`).
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from kontract.core.protocol.replicated import ReplicatedCoordinator, State
 from kontract.ports.shared_log import Checkpoint, Entry, Last
 
 NODE_MS = 600_000
-"""How long the number of a node's newest batch is remembered: far longer than an append can be on its way."""
+"""How long the number of a node's newest batch is remembered: far longer than an append can take."""
 
 CLAIM_MS = 60_000
-"""How long a node has for the collection before another one may do it."""
+"""How long a node has for the collection before another node may do it."""
 
 
 class NewerVersionError(Exception):
-    """Nodes with a newer version have begun to coordinate this owner: this one must not guess what they mean."""
+    """Nodes with a newer version coordinate this owner now: this one must not guess what their commands mean."""
 
 
 class LogPlace(Struct):
@@ -72,7 +72,7 @@ class Seen(Struct):
 
 
 class MachineState(Struct):
-    """All of it, for a checkpoint."""
+    """The complete state, for a checkpoint."""
 
     version: int
     now: int
@@ -90,11 +90,11 @@ class MachineState(Struct):
 
 
 class Step(Struct):
-    """What an entry led to. Who carries out ``resolve`` and ``check_epoch``: the node whose entry it is.
+    """The result of an entry. The node that appended it carries out ``resolve`` and ``check_epoch``.
 
-    ``number``: of the node's batch. ``failed``: tickets that get no answer, because the coordinator had to start again.
-    ``ended``: sessions. ``claimed``: the node has the collection's work. ``anew``: another event log begins.
-    ``left_behind``: because the database is not the one that it was.
+    ``number``: of the node's batch. ``failed``: tickets that get no answer, because the coordinator had to restart.
+    ``ended``: sessions. ``claimed``: the node got the collection's work. ``anew``: a new event log begins.
+    ``left_behind``: because the database is no longer the same.
     """
 
     node: str = ""
@@ -124,7 +124,7 @@ class Machine:
     """One owner, replayed up to ``position``."""
 
     def __init__(self, position: int = 0) -> None:
-        """Start with an empty log, or behind a checkpoint that cannot be used."""
+        """Start with an empty log, or after a checkpoint that cannot be used."""
         self.position = position
         self.at: int | None = None  # when the entry at this position was appended; None: not known
         self.now = 0
@@ -141,7 +141,7 @@ class Machine:
 
     @property
     def last(self) -> Last:
-        """Up to which entry this is replayed."""
+        """The position of the last replayed entry."""
         return Last(self.position, self.at)
 
     def apply(self, entry: Entry) -> Step:
@@ -156,7 +156,7 @@ class Machine:
         self.position, self.at = entry.position, entry.at
         self._version = max(self._version, version)
         if version < commands.VERSION:
-            self.coordinator = None  # decided by other rules than ours: this owner has to be started anew
+            self.coordinator = None  # decided by other rules than ours: this owner has to be restarted
             return Step(anew=True)
         self.now = max(self.now, entry.at)
         step = Step(node=batch.node, number=batch.number)
@@ -199,7 +199,7 @@ class Machine:
                 case EpochRead():
                     self._take(step, coordinator.epoch_read(command.current, self.now))
                 case Tick():
-                    pass  # the entry's time is all there is to it
+                    pass  # only the entry's time matters
                 case Claim():
                     if self.now - self._claimed_at >= CLAIM_MS:
                         self._claimed_by, self._claimed_at = batch.node, self.now
@@ -229,7 +229,7 @@ class Machine:
             self._take(step, effects)
 
     def _begin_anew(self, step: Step, command: Start, coordinator: ReplicatedCoordinator) -> None:
-        """Begin another event log: between this epoch and the one before somebody else may have committed."""
+        """Begin a new event log: others may have committed between the previous epoch and this one."""
         step.anew = True
         self.head = LogHead(command.generation, command.last_txid)
         coordinator.since = began_at(command.generation)
@@ -306,7 +306,7 @@ class Machine:
         )
 
     def committed(self, after: int, up_to: int) -> list[LogPlace]:
-        """Return where the first committed transactions above ``after`` up to ``up_to`` stand: a page of events."""
+        """Return the places of the first committed transactions above ``after`` up to ``up_to``: a page of events."""
         page: list[LogPlace] = []
         size = 0
         for txid in sorted(txid for txid in self._places if after < txid <= up_to):
@@ -319,16 +319,16 @@ class Machine:
         return page
 
     def knows(self, txid: int) -> bool:
-        """Whether the events of a transaction may still be asked for."""
+        """Return whether the events of a transaction may still be needed."""
         return txid in self._places
 
     def result_of(self, answer: Replayed, call: str) -> LogPlace | None:
-        """Return where the result of a call stands that has been applied before."""
+        """Return the place of the result of a call that has already been applied."""
         known = self._calls.get(call)
         return known.place if known is not None and known.place.txid == answer.txid else None
 
     def needed(self) -> tuple[int, list[int]]:
-        """Return which entries below the present may still be asked for: all from a position on, and single ones."""
+        """Return which earlier entries may still be needed: all from a position on, and single ones."""
         floor = min((place.position for place in self._places.values()), default=self.position + 1)
         kept = {known.place.position for known in self._calls.values()}
         return floor, sorted(position for position in kept if position < floor)
@@ -336,7 +336,7 @@ class Machine:
     # --- without a trace ---------------------------------------------------------------------------------------------
 
     def look(self, request: Request, now: int) -> Answer | None:
-        """Answer what leaves no trace; None: it has to go through the log. The node must have replayed all there is."""
+        """Answer a message that leaves no trace; None: it has to go through the log. The node must be caught up."""
         coordinator = self.coordinator
         if coordinator is None or not isinstance(request, (Begin, CheckSession)):
             return None
@@ -349,14 +349,14 @@ class Machine:
     # --- collection --------------------------------------------------------------------------------------------------
 
     def collection_due(self) -> int | None:
-        """When the collection has something to do that nobody is at, in the log's milliseconds."""
+        """Return when the collection has work that no node has claimed, in the log's milliseconds."""
         if self.coordinator is None:
             return None
         due = self._collection.due(self.coordinator.watermark)
         return None if due is None else max(due, self._claimed_at + CLAIM_MS if self._claimed_by else 0)
 
     def job(self) -> Job | None:
-        """Return what may be removed now. Only the node that asks knows of it, so it leaves no trace here."""
+        """Return what may be removed now. This leaves no trace here: only the asking node uses it."""
         if self.coordinator is None:
             return None
         collection = Collection(self._collection.marks)
@@ -373,7 +373,7 @@ class Machine:
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
     def dump(self) -> bytes:
-        """Write down everything."""
+        """Return the complete state."""
         coordinator = self.coordinator
         return _encode_state(
             MachineState(
@@ -395,7 +395,7 @@ class Machine:
 
     @classmethod
     def restore(cls, checkpoint: Checkpoint) -> Machine:
-        """Return a machine in the state that was written down; raises NewerVersionError."""
+        """Return a machine in a dumped state; raises NewerVersionError."""
         self = cls(checkpoint.position)
         version = commands.version_of(checkpoint.state)
         if version > commands.NEWEST:
@@ -413,7 +413,7 @@ class Machine:
         self._places = {place.txid: place for place in state.places}
         self._calls = state.calls
         for known in self._calls.values():
-            known.place = self._places.get(known.place.txid, known.place)  # they share what will be settled
+            known.place = self._places.get(known.place.txid, known.place)  # they share the records that will be settled
         self._collection = Collection(state.marks)
         self._collection.postpone(state.not_before)
         self._claimed_by, self._claimed_at = state.claimed_by, state.claimed_at

@@ -18,7 +18,7 @@ The coordinator itself::
     RECOVERING/SERVING --SUPERSEDED--> FENCED   the epoch row in PostgreSQL is not ours: stop for good
 
 A pair that is not in a table is a contradiction (the fence said never, and somebody read a commit): this coordinator
-ends rather than guess, and the shell starts another one from the journal and the fences.
+stops rather than guess, and the shell starts a new one from the journal and the fences.
 ``docs/explanation/transactions.md`` shows these tables; ``tests/core/protocol/test_phases.py`` walks every pair.
 """
 
@@ -28,11 +28,11 @@ from enum import Enum
 
 
 class ProtocolError(Exception):
-    """Two facts that exclude each other were reported, or a message came that the state does not allow."""
+    """Contradictory facts were reported, or a message arrived that the state does not allow."""
 
 
 class Phase(Enum):
-    """Where a transaction stands."""
+    """The phase of a transaction."""
 
     PREPARED = "prepared"
     DOUBTED = "doubted"
@@ -41,7 +41,7 @@ class Phase(Enum):
 
 
 class PhaseEvent(Enum):
-    """What can be learnt about a transaction."""
+    """What a coordinator can learn about a transaction."""
 
     APPLIED = "applied"
     FAILED = "failed"
@@ -61,7 +61,7 @@ TRANSACTION: dict[tuple[Phase, PhaseEvent], Phase] = {
     (Phase.DOUBTED, PhaseEvent.FENCE_OURS): Phase.COMMITTED,
     (Phase.DOUBTED, PhaseEvent.FENCE_VOID): Phase.ABORTED,
     (Phase.DOUBTED, PhaseEvent.FENCE_UNREADABLE): Phase.DOUBTED,
-    # Messages are repeated and overtake each other: news that agrees with the outcome changes nothing.
+    # Messages are repeated and reordered: an event that agrees with the outcome changes nothing.
     (Phase.COMMITTED, PhaseEvent.APPLIED): Phase.COMMITTED,
     (Phase.COMMITTED, PhaseEvent.FAILED): Phase.COMMITTED,
     (Phase.COMMITTED, PhaseEvent.OVERDUE): Phase.COMMITTED,
@@ -75,7 +75,7 @@ TRANSACTION: dict[tuple[Phase, PhaseEvent], Phase] = {
 
 
 class CoordinatorStage(Enum):
-    """Where the coordinator stands."""
+    """The stage of the coordinator."""
 
     RECOVERING = "recovering"
     SERVING = "serving"
@@ -83,7 +83,7 @@ class CoordinatorStage(Enum):
 
 
 class Turn(Enum):
-    """What moves the coordinator."""
+    """What changes the stage."""
 
     SETTLED = "settled"
     SUPERSEDED = "superseded"

@@ -16,7 +16,7 @@ from typing import Any
 
 
 def may_contain(document: Any, wanted: Any) -> bool:
-    """Whether ``document @> wanted`` may hold. Both are decoded JSON values."""
+    """Return whether ``document @> wanted`` may hold. Both are decoded JSON values."""
     if isinstance(wanted, dict):
         return isinstance(document, dict) and all(
             key in document and may_contain(document[key], value) for key, value in wanted.items()
@@ -29,7 +29,7 @@ def may_contain(document: Any, wanted: Any) -> bool:
 
 
 def _may_contain_items(document: list[Any], wanted: list[Any]) -> bool:
-    """Whether each wanted item is among the others. Order and repetition do not matter: [2, 1] contains [1, 1]."""
+    """Return whether each wanted item is among the others, in any order and number: [2, 1] contains [1, 1]."""
     inner = (item for element in document if isinstance(element, list) for item in element)
     there = set(map(_scalar, chain(document, inner)))
     containers = [element for element in document if isinstance(element, (dict, list))]
@@ -42,7 +42,7 @@ def _may_contain_items(document: list[Any], wanted: list[Any]) -> bool:
 
 
 def _scalar(value: Any) -> tuple[str, Any] | None:
-    """Return what is the same for scalars that may be the same; None for what is no scalar."""
+    """Return a key that is equal for scalars that may be equal; None for other values."""
     if isinstance(value, (dict, list)):
         return None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -53,5 +53,5 @@ def _scalar(value: Any) -> tuple[str, Any] | None:
 def _as_float(number: float) -> float:
     try:
         return float(number)
-    except OverflowError:  # an integer beyond the range of floats: let all of them match each other
+    except OverflowError:  # an integer beyond the range of floats: all of them match each other
         return float("inf") if number > 0 else float("-inf")

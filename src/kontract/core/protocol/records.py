@@ -1,4 +1,4 @@
-"""What a coordinator writes down and asks for: its journal entries and the effects of a step.
+"""The output of a coordinator: its journal entries and the effects of a step.
 
 A record is both the memory of a transaction and its change events: the new values are in it from prepare on.
 """
@@ -37,7 +37,7 @@ class Record(Struct):
 
 
 def is_kept(record: Record) -> bool:
-    """Whether a settled record is kept for its call, to answer a repetition of it for FENCE_RETENTION_MS."""
+    """Whether a settled record is kept to answer repetitions of its call, for FENCE_RETENTION_MS."""
     return record.idempotent and not record.call.startswith(BRIEF)
 
 

@@ -1,4 +1,4 @@
-"""What a caller is told when the coordinator says no, and no other attempt can change that."""
+"""Errors for callers when the coordinator refuses and no other attempt can change that."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ def refusal(answer: Answer) -> HttpError:
         return went_back()
     if isinstance(answer, Fenced):
         message = (
-            "another deployment coordinates this owner's tables now (its epoch is "
-            f"{answer.epoch}); send calls there, or stop it and start this one again (`make dev`, `make serve`, "
+            f"another deployment coordinates this owner's tables now (its epoch is {answer.epoch}); send calls there, "
+            "or stop it and restart this one (`make dev`, `make serve`, "
             "`kontract serve`; for a Worker on Cloudflare see the FAQ)"
         )
         return UnavailableError(message, code=Code.FENCED)
     reason = answer.reason if isinstance(answer, Unready) else f"unexpected answer {type(answer).__name__}"
-    return UnavailableError(f"the coordinator cannot work now: {reason}", headers={"Retry-After": "1"})
+    return UnavailableError(f"the coordinator is unavailable: {reason}", headers={"Retry-After": "1"})
 
 
 def went_back() -> HttpError:
-    """Return the error for a call that met a database from which acknowledged commits are gone."""
+    """Return the error for a call that met a database that has lost acknowledged commits."""
     message = (
-        "the database has gone back to an earlier state: commits that had been acknowledged are gone. Nothing of this "
-        "call was written. Read again what it depends on, then repeat it; operators find more with: kontract doctor"
+        "the database has gone back to an earlier state and acknowledged commits are lost. This call wrote nothing. "
+        "Read again what it depends on, then repeat it; operators find details with: kontract doctor"
     )
     return UnavailableError(message, code=Code.DATABASE_WENT_BACK)
 
 
 def _session_ended() -> HttpError:
-    """Return the error for a call in a session that was ended: the same as for a token that is not valid."""
+    """Return the error for a call in an ended session: the same as for an invalid token."""
     return UnauthorizedError("the token is not valid", headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})

@@ -1,9 +1,9 @@
-"""The coordinator as several nodes run it: each replays the same log of commands, so all of them are in the same state.
+"""The coordinator as several nodes run it: all replay the same log of commands, so all are in the same state.
 
 What the state depends on is the log alone, never on what one node was asked besides: snapshots that nodes hand out on
-their own (:meth:`ReplicatedCoordinator.look`) leave no trace. So every watermark counts as handed out for as long as it
-was the newest, and is kept for LEASE_MS after that. What a node was to find out, and died over, is found out by another
-one after :data:`LOST_MS`. The whole state can be written down (:meth:`ReplicatedCoordinator.dump`) for nodes that join.
+their own (:meth:`ReplicatedCoordinator.look`) leave no trace. So every watermark counts as given while it was the
+newest, and is kept for LEASE_MS after that. If a node dies before it answers a question to the database, another node
+asks it after :data:`LOST_MS`. The whole state can be dumped (:meth:`ReplicatedCoordinator.dump`) for nodes that join.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from kontract.core.protocol.write_log import WriteLog
 from kontract.core.types import Epoch
 
 LOST_MS = 8_000
-"""After this a question to the database that was not answered is asked again, perhaps by another node. Longer than a
-statement and its connection take."""
+"""When an unanswered question to the database is asked again, perhaps by another node: longer than a statement and its
+connection take."""
 
 TRIM_MS = 5_000
-"""How often what is not needed any more is forgotten, if anything happens at all."""
+"""How often outdated state is dropped, if anything happens at all."""
 
 
 class State(Struct):
@@ -55,10 +55,10 @@ class State(Struct):
 
 
 class ReplicatedCoordinator(Coordinator):
-    """A coordinator whose calls come from a log. Time is the log's, and never goes back."""
+    """A coordinator whose calls come from a log. Time comes from the log and never goes back."""
 
     def __init__(self, epoch: int, last_txid: int, *, in_charge: bool = True) -> None:
-        """Start above ``last_txid``. ``in_charge``: the epoch has just been raised; else it is about to be."""
+        """Start above ``last_txid``. ``in_charge``: the epoch has just been raised; otherwise it is about to be."""
         super().__init__(epoch, last_txid, in_charge=in_charge)
         self._shown = self._watermark()
         self._last_tick = 0
@@ -66,7 +66,7 @@ class ReplicatedCoordinator(Coordinator):
     # --- without a trace ---------------------------------------------------------------------------------------------
 
     def look(self, request: Begin | CheckSession, now: int) -> Answer | None:
-        """Answer what leaves no trace, on a node that has replayed all there is; None: it has to go through the log."""
+        """Answer a message that leaves no trace, on a node that is caught up; None: it has to go through the log."""
         if self.stage is not CoordinatorStage.SERVING:
             return None
         if request.session in self._ended:
@@ -81,18 +81,18 @@ class ReplicatedCoordinator(Coordinator):
         return self._began(request, watermark, now)
 
     def under_way(self, call: str) -> bool:
-        """Whether an idempotent call has been prepared and is not visible yet."""
+        """Return whether an idempotent call has been prepared but is not visible yet."""
         return call in self._by_call
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether something is unfinished, or somebody waits for it: then the log has to be followed."""
+        """Return whether something is unfinished or waited for: then the node has to follow the log."""
         return bool(self._unfinished or self._held or self._live)
 
     # --- with the log's time -----------------------------------------------------------------------------------------
 
     def advance(self, now: int) -> Effects:
-        """Do what is due by now. Called with every entry of the log, before its commands."""
+        """Do what is due. Called for every entry of the log, before its commands."""
         due = self.next_tick()
         if (due is None or due > now) and now - self._last_tick < TRIM_MS:
             return Effects()
@@ -105,7 +105,7 @@ class ReplicatedCoordinator(Coordinator):
         return self.tick(now)
 
     def next_tick(self) -> int | None:
-        """As for every coordinator; what was asked and not answered is due again after LOST_MS."""
+        """As for every coordinator; an unanswered question is due again after LOST_MS."""
         if self.stage is CoordinatorStage.FENCED:
             return None
         times = [live.asked_at + LOST_MS for live in self._unfinished.values() if live.resolving]
@@ -119,13 +119,13 @@ class ReplicatedCoordinator(Coordinator):
     def take_over(
         self, epoch: int, last_txid: int, order: dict[str, int] | None, now: int, *, in_charge: bool = True
     ) -> Effects:
-        """Go on in a new epoch that a node has raised, above ``last_txid``. Older epochs than ours are ignored.
+        """Continue in a new epoch that a node has raised, above ``last_txid``. Epochs older than ours are ignored.
 
-        Not yet ``in_charge``: the database will be told of the epoch now. Until then, transactions of older ones may
-        still be applied, so nobody is shown anything.
+        Not yet ``in_charge``: the epoch is about to be written to the database. Until then, transactions of older
+        epochs may still be applied, so no snapshot is given.
 
-        Whoever waits goes on waiting; everything prepared is resolved first, as after a start. ``order``: the rows'
-        numbers in that epoch; None when the node is of a release that does not know them.
+        Waiting callers keep waiting; everything prepared is resolved first, as after a start. ``order``: the row
+        numbers in that epoch; None if the node's release does not know them.
         """
         if epoch <= self.epoch:
             return self._flush(now)
@@ -138,7 +138,7 @@ class ReplicatedCoordinator(Coordinator):
         return self._flush(now)
 
     def start_again(self, now: int) -> Effects:
-        """Forget everything but what a journal would hold: after a contradiction, on all nodes alike."""
+        """Drop everything that a journal would not hold: after a contradiction, on all nodes alike."""
         self._restart(self._next_txid - 1, now)
         return self._flush(now)
 
@@ -161,7 +161,7 @@ class ReplicatedCoordinator(Coordinator):
         effects = super()._flush(now)
         watermark = self._watermark()
         if watermark != self._shown:
-            # Any node may have handed it out until now.
+            # Any node may have given it until now.
             self._snapshots.pop(self._shown, None)
             self._snapshots[self._shown] = now
             self._shown = watermark
