@@ -15,7 +15,9 @@ import pytest_asyncio
 from kontract import Context, backend, middleware, perms
 from kontract.core import limits
 from kontract.core.messages import CheckSession, EndSession, Request, SessionAlive, SessionEnded
-from kontract.gateway.liveness import LiveSessions, SessionCoordinator
+from kontract.gateway.coordinator import RequestCoordinator
+from kontract.gateway.liveness import LiveSessions
+from kontract.gateway.meter import Meter
 from support.api import apis, check_error
 from support.auth import Auth, Clock, Note, answered_outside
 from support.cheap import CheapCrypto
@@ -234,7 +236,7 @@ class Line:
 async def test_an_answer_that_comes_after_the_end_is_not_believed():
     """A question that was answered before the session was ended, and arrives after it, on the node that ended it."""
     sessions, line, clock = LiveSessions(), Line(), Clock()
-    coordinator = SessionCoordinator(line, sessions, "tenant", clock)
+    coordinator = RequestCoordinator(line, "tenant", Meter(), sessions, clock, lambda: None)
     asking = asyncio.ensure_future(coordinator.ask(CheckSession("s")))
     await asyncio.sleep(0)
     await coordinator.ask(EndSession("s", 0))
@@ -246,7 +248,7 @@ async def test_an_answer_that_comes_after_the_end_is_not_believed():
 async def test_trust_counts_from_the_question_not_from_the_answer():
     """An answer that took long says what was true when it was asked for, or later: nobody knows when."""
     sessions, line, clock = LiveSessions(), Line(), Clock()
-    coordinator = SessionCoordinator(line, sessions, "tenant", clock)
+    coordinator = RequestCoordinator(line, "tenant", Meter(), sessions, clock, lambda: None)
     asking = asyncio.ensure_future(coordinator.ask(CheckSession("s")))
     await asyncio.sleep(0)
     clock.later_ms += limits.SESSION_TRUST_MS

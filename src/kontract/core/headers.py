@@ -33,7 +33,8 @@ def encode(name: str, value: str) -> tuple[bytes, bytes]:
 
 def put(headers: dict[str, str], name: str, value: str) -> None:
     """Set a field and replace any of that name in any case: names are case-insensitive (section 5.1)."""
-    for known in [known for known in headers if known.lower() == name.lower()]:
+    lowered = name.lower()
+    for known in [known for known in headers if known.lower() == lowered]:
         del headers[known]
     headers[name] = value
 
@@ -61,11 +62,17 @@ def add(headers: dict[str, str], name: str, values: str) -> None:
 
 
 def _name_in(headers: Mapping[str, str], name: str) -> str | None:
-    return next((known for known in headers if known.lower() == name.lower()), None)
+    lowered = name.lower()
+    for known in headers:
+        if known.lower() == lowered:
+            return known
+    return None
 
 
 def check(headers: Mapping[str, str]) -> None:
     """Raise ValueError unless a function may return these headers."""
+    if not headers:
+        return
     if len(headers) > limits.HANDLER_HEADERS:
         message = f"{len(headers)} headers are more than the limit of {limits.HANDLER_HEADERS}"
         raise ValueError(message)

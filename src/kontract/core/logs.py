@@ -9,7 +9,9 @@ import msgspec
 
 def line(level: str, event: str, fields: dict[str, Any]) -> str:
     """Return a line without fields that are None. It never fails: logging must not break a request."""
-    said = {"level": level, "event": event, **{name: value for name, value in fields.items() if value is not None}}
+    said = {"level": level, "event": event, **fields}
+    if None in fields.values():
+        said = {name: value for name, value in said.items() if value is not None}
     try:
         return msgspec.json.encode(said, enc_hook=repr).decode()
     except (TypeError, ValueError, RecursionError):

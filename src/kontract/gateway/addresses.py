@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 
 
+@lru_cache(maxsize=4_096)
 def subscriber(client: str) -> str:
     """Return the subscriber's part of an address: for IPv6 the first 64 bits. Empty if it is not an address.
 

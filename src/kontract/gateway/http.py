@@ -25,22 +25,24 @@ OCTETS = "application/octet-stream"
 encode_json = msgspec.json.Encoder(enc_hook=values.hook).encode
 
 
-READ_HEADERS = (
-    "authorization",
-    "cf-connecting-ip",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "host",
-    "idempotency-key",
-    "if-none-match",
-    "last-event-id",
-    "origin",
-    "traceparent",
-    "upgrade",
-    "x-forwarded-for",
-    "x-kontract-arguments",
-    "x-request-id",
+READ_HEADERS = frozenset(
+    (
+        "authorization",
+        "cf-connecting-ip",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "host",
+        "idempotency-key",
+        "if-none-match",
+        "last-event-id",
+        "origin",
+        "traceparent",
+        "upgrade",
+        "x-forwarded-for",
+        "x-kontract-arguments",
+        "x-request-id",
+    )
 )
 """Request headers that the gateway reads, on every platform."""
 
@@ -50,12 +52,16 @@ UNREADABLE = "\ufffd"
 _VALUE = re.compile(r"[\t\x20-\x7e]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+class Request(msgspec.Struct, frozen=True):
     """One request. Header names are in lower case; ``body`` reads at most the given number of bytes and one more.
 
     ``client``: the caller's network address as the platform knows it, empty if it does not; never
-    taken from a header that a caller can set.
+    taken from a header that a caller can set. ``commits``: called when the request begins to commit. From then on its
+    work is not ended when its caller leaves.
     """
 
     method: str
@@ -64,6 +70,7 @@ class Request:
     body: Callable[[int], Awaitable[bytes]]
     query: str = ""
     client: str = ""
+    commits: Callable[[], None] = _nothing
 
     def check_headers(self) -> None:
         """Raise InvalidRequestError for a value that is not visible ASCII, of a header that the gateway reads.
@@ -71,9 +78,8 @@ class Request:
         Servers and proxies differ in what they make of other bytes: one drops the header, the next takes them for
         Latin-1 or UTF-8. A call without the key, or from another address, must not be what its sender gets.
         """
-        for name in READ_HEADERS:
-            value = self.headers.get(name)
-            if value is not None and not _VALUE.fullmatch(value):
+        for name, value in self.headers.items():
+            if not _VALUE.fullmatch(value) and name in READ_HEADERS:
                 message = f"the header {name} has a character that is not visible ASCII; remove or encode it"
                 raise InvalidRequestError(message)
 

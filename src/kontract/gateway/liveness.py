@@ -26,7 +26,6 @@ from kontract.core.messages import (
     SessionAlive,
     SessionEnded,
 )
-from kontract.ports import Clock, CoordinatorStub
 
 _Session = tuple[str, str]  # owner, sid
 
@@ -44,6 +43,20 @@ class LiveSessions:
         asked_at = self._asked_at.get((owner, sid))
         return asked_at is not None and now - asked_at < limits.SESSION_TRUST_MS
 
+    def asking(self, owner: str, request: Request) -> None:
+        """Take that ``request`` is about to be sent to the coordinator of ``owner``."""
+        if type(request) is EndSession:
+            self.forget(owner, request.session)
+
+    def heard(self, owner: str, request: Request, answer: Answer, asked_at: float) -> None:
+        """Take what the coordinator of ``owner`` has answered, as far as it says something about a session."""
+        if not isinstance(request, (Begin, Prepare, CheckSession)) or not request.session:
+            return
+        if isinstance(answer, (Began, Prepared, Replayed, SessionAlive)):
+            self.found_live(owner, request.session, asked_at)
+        elif isinstance(answer, SessionEnded):
+            self.forget(owner, request.session)
+
     def found_live(self, owner: str, sid: str, asked_at: float) -> None:
         """Take that a question sent at ``asked_at`` found the session not ended."""
         key = (owner, sid)
@@ -59,30 +72,6 @@ class LiveSessions:
         self._ended[key] = None
         self._ended.move_to_end(key)
         _bound(self._ended)
-
-
-class SessionCoordinator:
-    """A coordinator whose answers are remembered, as far as they say something about a session."""
-
-    def __init__(self, inner: CoordinatorStub, sessions: LiveSessions, owner: str, clock: Clock) -> None:
-        """Pass everything on to ``inner``, the coordinator of ``owner``."""
-        self._inner = inner
-        self._sessions = sessions
-        self._owner = owner
-        self._clock = clock
-
-    async def ask(self, request: Request) -> Answer:
-        """Ask, and remember."""
-        asked_at = self._clock.elapsed()
-        if isinstance(request, EndSession):
-            self._sessions.forget(self._owner, request.session)
-        answer = await self._inner.ask(request)
-        if isinstance(request, (Begin, Prepare, CheckSession)) and request.session:
-            if isinstance(answer, SessionEnded):
-                self._sessions.forget(self._owner, request.session)
-            elif isinstance(answer, (Began, Prepared, Replayed, SessionAlive)):
-                self._sessions.found_live(self._owner, request.session, asked_at)
-        return answer
 
 
 def _bound(remembered: OrderedDict[_Session, float] | OrderedDict[_Session, None]) -> None:

@@ -8,9 +8,8 @@ from typing import Any, TypeVar
 
 from msgspec import structs
 
-from kontract.core.messages import Answer, Request
 from kontract.core.statements import Statement
-from kontract.ports import Clock, CoordinatorStub, Database
+from kontract.ports import Clock, Database
 
 T = TypeVar("T")
 
@@ -35,25 +34,6 @@ class Meter:
             f'db;dur={self.database_ms:.1f};desc="{self.statements} statements", '
             f'handler;dur={self.handler_ms:.1f}, attempts;desc="{self.attempts}"'
         )
-
-
-class MeteredCoordinator:
-    """A coordinator stub that counts."""
-
-    def __init__(self, inner: CoordinatorStub, meter: Meter, clock: Clock) -> None:
-        """Pass everything on to ``inner``."""
-        self._inner = inner
-        self._meter = meter
-        self._clock = clock
-
-    async def ask(self, request: Request) -> Answer:
-        """Ask, and count."""
-        self._meter.coordinator_calls += 1
-        started = self._clock.elapsed()
-        try:
-            return await self._inner.ask(request)
-        finally:
-            self._meter.coordinator_ms += self._clock.elapsed() - started
 
 
 class MeteredDatabase:

@@ -67,7 +67,9 @@ class Result:
         return self._respond(value, redact)
 
     def _respond(self, value: Any, prepare: Callable[[Any], Any]) -> Response:
-        answer = value if isinstance(value, HttpResp) else HttpResp.ok(value)
+        if not isinstance(value, HttpResp):
+            return Response(200, self._encoded(value, prepare), {"Content-Type": JSON})
+        answer = value
         if type(answer.status) is not int or not 200 <= answer.status <= 599:
             message = f"{self._where} returned status {answer.status!r:.50}, which is not a valid HTTP status"
             raise ResultError(message)
@@ -79,10 +81,13 @@ class Result:
             raise ResultError(message) from error
         if not answer.has_body:
             return Response(answer.status, b"", headers)
+        # The details of an error are not the declared result.
+        body = self._encoded(answer.value, prepare if answer.status < 300 else redact)
+        return Response(answer.status, body, headers | {"Content-Type": JSON})
+
+    def _encoded(self, value: Any, prepare: Callable[[Any], Any]) -> bytes:
         try:
-            # The details of an error are not the declared result.
-            shown = prepare(answer.value) if answer.status < 300 else redact(answer.value)
-            body = encode_json({"result": shown})
+            body = encode_json({"result": prepare(value)})
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             if isinstance(error, ResultError):
                 raise
@@ -94,7 +99,7 @@ class Result:
                 "example with limit= and after="
             )
             raise PayloadTooLargeError(message)
-        return Response(answer.status, body, headers | {"Content-Type": JSON})
+        return body
 
     def _checked(self, value: Any) -> Any:
         if type(value) is self.hint and self.hint in _EXACT:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from kontract.core.transaction.catalog import Catalog
 from kontract.gateway.config import Config
+from kontract.gateway.coordinator import RequestCoordinator
 from kontract.gateway.counters import CallCounters, LocalCounters
 from kontract.gateway.hashing import HashLine
 from kontract.gateway.http import Request
-from kontract.gateway.liveness import LiveSessions, SessionCoordinator
+from kontract.gateway.liveness import LiveSessions
 from kontract.gateway.log_line import LogLine
-from kontract.gateway.meter import Meter, MeteredCoordinator
+from kontract.gateway.meter import Meter
 from kontract.gateway.outbox import Holdings
 from kontract.gateway.routes import Registry
 from kontract.gateway.tokens import Tokens
@@ -52,8 +55,7 @@ class Deployment:
     writes: Writes = field(default_factory=Writes)
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(Struct, frozen=True):
     """One request. ``line``: its log line."""
 
     deployment: Deployment
@@ -69,9 +71,10 @@ class Scope:
 
     def coordinator(self, owner: str) -> CoordinatorStub:
         """Return the coordinator of ``owner``; its calls are counted, and its answers on sessions remembered."""
-        platform = self.platform
-        counted = MeteredCoordinator(platform.coordinator(owner), self.meter, platform.clock)
-        return SessionCoordinator(counted, self.deployment.sessions, owner, platform.clock)
+        platform, request = self.platform, self.request
+        return RequestCoordinator(
+            platform.coordinator(owner), owner, self.meter, self.deployment.sessions, platform.clock, request.commits
+        )
 
     def counters(self, owner: str) -> CallCounters:
         """Return the counters of throttles and limits of ``owner``."""

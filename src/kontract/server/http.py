@@ -12,12 +12,10 @@ from typing import Any
 from granian.rsgi import ProtocolClosed, ProtocolError  # type: ignore[attr-defined]  # granian says so to nobody
 
 from kontract.core.errors import UnavailableError
-from kontract.core.messages import Answer, Prepare
-from kontract.core.messages import Request as CoordinatorRequest
 from kontract.gateway.addresses import subscriber
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import UNREADABLE, Request, Response, error_response
-from kontract.ports import CoordinatorStub, Outlet, RuntimeAdapter, Socket
+from kontract.ports import Outlet, RuntimeAdapter, Socket
 from kontract.server import body as bodies
 from kontract.server.assets import Assets, Moved, not_modified
 from kontract.server.body import Body, BodyRoom
@@ -66,71 +64,16 @@ class Exchange:
         self.stream = ""  # its protocol, once the answer is a stream
         self.watcher: asyncio.Task[None] | None = None
 
+    def commits(self) -> None:
+        """Take that it begins to commit."""
+        self.committing = True
+
     async def watch(self) -> None:
         """End the work for a caller who leaves; a transaction that is being committed is left to finish."""
         await self.protocol.client_disconnect()
         if not self.committing:
             self.gone = True
             self.task.cancel()
-
-
-class WatchedCoordinator:
-    """A coordinator stub that notes when a request begins to commit."""
-
-    __slots__ = ("_exchange", "_inner")
-
-    def __init__(self, inner: CoordinatorStub, exchange: Exchange) -> None:
-        """Pass everything on to ``inner``."""
-        self._inner = inner
-        self._exchange = exchange
-
-    async def ask(self, request: CoordinatorRequest) -> Answer:
-        """Ask."""
-        if type(request) is Prepare:
-            self._exchange.committing = True
-        return await self._inner.ask(request)
-
-
-class RequestPlatform:
-    """The process's platform as one request sees it. Implements :class:`kontract.ports.RuntimeAdapter`."""
-
-    __slots__ = (
-        "_coordinator",
-        "_exchange",
-        "clock",
-        "crypto",
-        "environment",
-        "kv",
-        "log",
-        "mutex",
-        "open_database",
-        "open_feed",
-        "random",
-        "shared",
-        "spawn",
-        "within",
-    )
-
-    def __init__(self, platform: RuntimeAdapter, exchange: Exchange) -> None:
-        """Pass everything on to ``platform``."""
-        self._exchange = exchange
-        self._coordinator = platform.coordinator
-        self.clock = platform.clock
-        self.random = platform.random
-        self.crypto = platform.crypto
-        self.log = platform.log
-        self.environment = platform.environment
-        self.kv = platform.kv
-        self.shared = platform.shared
-        self.open_feed = platform.open_feed
-        self.open_database = platform.open_database
-        self.mutex = platform.mutex
-        self.spawn = platform.spawn
-        self.within = platform.within
-
-    def coordinator(self, owner: str) -> CoordinatorStub:
-        """Return the coordinator of ``owner``."""
-        return WatchedCoordinator(self._coordinator(owner), self._exchange)
 
 
 class Http:
@@ -236,8 +179,9 @@ class Http:
                 else:
                     protocol.response_bytes(200, list(asset.headers), asset.body)
                 return
-        body = Body(protocol, headers, exchange, self._room, subscriber(self._address(scope, headers)))
-        response = await self._handle(scope, method, path, headers, exchange, body)
+        address = self._address(scope, headers)
+        body = Body(protocol, headers, exchange, self._room, subscriber(address))
+        response = await self._handle(scope, method, path, headers, exchange, body, address)
         if response.stream is None:  # a stream must be begun, to be ended when its client leaves
             await body.discard()
         named = list(response.headers.items())
@@ -258,7 +202,8 @@ class Http:
             protocol.close(_NOT_HERE)
             return
         headers = _headers(scope.headers)
-        response = await self._handle(scope, scope.method, scope.path, headers, exchange, _no_body)
+        address = self._address(scope, headers)
+        response = await self._handle(scope, scope.method, scope.path, headers, exchange, _no_body, address)
         if response.websocket is None:
             protocol.close(response.status)
             return
@@ -279,7 +224,14 @@ class Http:
             await self._stream("websocket", exchange, peer, response.websocket(ClientSocket(protocol, self, peer)))
 
     async def _handle(
-        self, scope: Any, method: str, path: str, headers: Mapping[str, str], exchange: Exchange, body: Any
+        self,
+        scope: Any,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        exchange: Exchange,
+        body: Any,
+        address: str,
     ) -> Response:
         if self.draining and path == "/ready":
             error = UnavailableError("this server is shutting down", headers=_RETRY_LATER)
@@ -290,9 +242,10 @@ class Http:
             headers=headers,
             body=body,
             query=scope.query_string,
-            client=self._address(scope, headers),
+            client=address,
+            commits=exchange.commits,
         )
-        return await self._gateway.handle(request, RequestPlatform(self._platform, exchange))
+        return await self._gateway.handle(request, self._platform)
 
     def _address(self, scope: Any, headers: Mapping[str, str]) -> str:
         return self._clients.address(scope.client, headers.get("x-forwarded-for"))
@@ -343,7 +296,7 @@ def _headers(given: Any) -> dict[str, str]:
     return headers
 
 
-def _implements(outlet: StreamOutlet, socket: ClientSocket, platform: RequestPlatform) -> object:
+def _implements(outlet: StreamOutlet, socket: ClientSocket) -> object:
     """For the type checker: these are what the gateway asks for."""
-    checked: tuple[Outlet, Socket, RuntimeAdapter] = (outlet, socket, platform)
+    checked: tuple[Outlet, Socket] = (outlet, socket)
     return checked

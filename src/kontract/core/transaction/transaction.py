@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from kontract.core import limits
 from kontract.core.errors import (
@@ -110,8 +110,7 @@ class ReplayedError(Exception):
         self.result = result
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(Struct, frozen=True, kw_only=True):
     """What stays the same over all attempts of one call.
 
     ``begins``: the handler may run only after the coordinator has answered a begin, although it may need no snapshot:
