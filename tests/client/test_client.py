@@ -149,7 +149,7 @@ async def test_numbers_keep_their_digits_both_ways():
 async def test_arguments_by_name_are_refused_at_once(site):
     """They have no names on the way: an array would silently be in the wrong order."""
     api = site.client(token())
-    with pytest.raises(TypeError, match="title= cannot be sent by name"):
+    with pytest.raises(TypeError, match="title= cannot be passed by name"):
         api.create_task(title="x")
     with pytest.raises(TypeError):
         await api.call("create_task", title="x")
@@ -194,7 +194,7 @@ async def test_without_a_token_only_public_functions_answer(site):
     """A client needs no session to begin with."""
     api = site.client()
     assert await api.whoami() == ["public", True]
-    with pytest.raises(UnauthorizedError, match="takes a token"):
+    with pytest.raises(UnauthorizedError, match="a token is required"):
         await api.list_tasks()
 
 

@@ -141,7 +141,7 @@ async def test_without_a_token_public_functions_answer(site, key):
     """As in clear."""
     api = site.client(secure=True, server_key=key)
     assert await api.whoami() == ["public", True]
-    with pytest.raises(UnauthorizedError, match="takes a token"):
+    with pytest.raises(UnauthorizedError, match="a token is required"):
         await api.list_tasks()
 
 
@@ -186,7 +186,7 @@ async def test_a_server_that_pretends_is_refused(site, key):
     """Whoever does not hold the private key cannot answer the handshake."""
     pretended = frames.header(FrameType.WELCOME, 0, 96) + bytes(96)
     site.proxy.faults.append(("handshake", Response(200, pretended)))
-    with pytest.raises(UnsealedAnswerError, match="not answered by the holder of server_key") as caught:
+    with pytest.raises(UnsealedAnswerError, match="is not from the holder of server_key") as caught:
         await site.client(token(), secure=True, server_key=key, retries=Retries.none()).create_task("x")
     assert caught.value.maybe_applied is False
 
@@ -327,7 +327,7 @@ async def test_an_answer_in_clear_is_nobodys_word(site, key):
     api = site.client(token(), secure=True, server_key=key)
     answer = Response(404, b'{"error":"NOT_FOUND","message":"no such row"}', {"Content-Type": "application/json"})
     site.proxy.faults.append(("raystream/rpc", answer))
-    with pytest.raises(UnsealedAnswerError, match="in clear, with status 404") as caught:
+    with pytest.raises(UnsealedAnswerError, match="is not encrypted; it has status 404") as caught:
         await api.balance("a")
     assert not isinstance(caught.value, HttpError)
 

@@ -355,7 +355,7 @@ async def test_a_client_that_got_no_session_is_closed(site):
 async def test_an_answer_that_is_no_session(site):
     """A web server that says 200 to everything is no gateway."""
     site.proxy.faults.append(("anonymous", Response(200, b"<html>")))
-    with pytest.raises(InvalidAnswerError, match="not what a Kontract gateway answers"):
+    with pytest.raises(InvalidAnswerError, match="not the answer of a Kontract gateway"):
         await anonymous(site)
 
 

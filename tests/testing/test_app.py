@@ -173,7 +173,7 @@ async def test_a_lost_commit_is_repeated_and_the_last_one_reported(app, api):
 
 async def test_a_conflict_that_never_happened_is_told(app, api):
     """Or a test would pass that tests nothing."""
-    with pytest.raises(AssertionError, match="toggle_task never came to its commit"), app.conflict("toggle_task"):
+    with pytest.raises(AssertionError, match="toggle_task never reached its commit"), app.conflict("toggle_task"):
         await api.create_task("a")
 
 

@@ -1,6 +1,6 @@
 """The Python client: ``async with Client(url, token=...) as api: await api.create_task("x")``.
 
-docs/reference/python-client.md is its manual.
+Manual: docs/reference/python-client.md.
 """
 
 from kontract.client.client import Client, RemoteFunction

@@ -26,7 +26,7 @@ from kontract.server.system import SystemClock, SystemRandomness
 T = TypeVar("T")
 
 TIMEOUT = 15.0
-"""Seconds for one request. A transaction may take 10; the rest is for the connection and the way."""
+"""Seconds for one request. A transaction may take 10; the rest is for connecting and the network."""
 
 FUNCTION_NAME = re.compile(rf"[A-Za-z_][A-Za-z0-9_.-]{{0,{limits.FUNCTION_NAME_LENGTH - 1}}}", re.ASCII)
 
@@ -36,7 +36,7 @@ IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 class Options(TypedDict, total=False):
-    """What every way to a client takes: see ``Client``."""
+    """The options of all ways to create a client: see ``Client``."""
 
     secure: bool
     server_key: str | None
@@ -50,7 +50,7 @@ class Options(TypedDict, total=False):
 
 
 class _Result(Struct):
-    """The body of every answer that is not an error."""
+    """The body of every answer other than an error."""
 
     result: Raw
 
@@ -58,9 +58,9 @@ class _Result(Struct):
 class Client:
     """A gateway and a session: ``async with Client(url, token=...) as api: await api.create_task("x")``.
 
-    Every attribute that is none of these methods is a backend function, to be called with positional arguments; it
-    returns the decoded result. All calls, of functions and of the methods below, raise HttpError and ClientError
-    (:mod:`kontract.client.errors`). One client serves any number of tasks at once, of one event loop.
+    Every attribute other than these methods is a backend function: call it with positional arguments and await the
+    decoded result. Functions and the methods below raise HttpError and ClientError (:mod:`kontract.client.errors`). Any
+    number of tasks of one event loop can use one client at the same time.
     """
 
     def __init__(
@@ -78,25 +78,26 @@ class Client:
         clock: Clock | None = None,
         random: Randomness | None = None,
     ) -> None:
-        """Nothing is sent yet. Raises ValueError for what cannot work.
+        """Create a client without sending anything. Raises ValueError for options that cannot work.
 
         ``token``: an access token, or the ``Tokens`` of an earlier client, which can be refreshed. ``secure``: calls go
-        through raystream, to the holder of ``server_key`` (base64url) or, without one, to whoever answers at ``url``.
-        ``timeout``: seconds for one request. ``on_tokens``: a function, may be async, that keeps each new pair of
-        tokens. ``http``: used for all requests and left open. ``transport``: carries calls in place of HTTP.
+        through raystream, to the holder of ``server_key`` (base64url) or, without one, to any server at ``url``.
+        ``timeout``: seconds for one request. ``on_tokens``: a function, sync or async, that stores each new pair of
+        tokens; it gets None when the session is over. ``http``: an httpx.AsyncClient for all requests, which stays
+        open. ``transport``: sends calls instead of HTTP.
         """
         if not secure and server_key is not None:
-            message = "server_key= is for secure=True: as it is, nothing would be encrypted to it"
+            message = "server_key= needs secure=True: without it nothing is encrypted"
             raise ValueError(message)
         if secure and transport is not None:
-            message = "transport= carries calls in its own way; secure=True chooses another"
+            message = "transport= and secure=True exclude each other"
             raise ValueError(message)
         self._clock = clock or SystemClock()
         self._random = random or SystemRandomness()
         self._retrying = Retrying(retries or Retries(), self._clock, self._random)
         self._wire = Wire(url, timeout, http)
         if secure:
-            # Here, so that clients that do without need no `cryptography`.
+            # Imported here, so that clients without raystream do not need `cryptography`.
             from kontract.client.raystream import RaystreamTransport
             from kontract.server.crypto import NativeCrypto
 
@@ -104,7 +105,7 @@ class Client:
         self._transport = transport or HttpTransport(self._wire)
         tokens = Tokens(token) if isinstance(token, str) else token
         if tokens is not None and not TOKEN.fullmatch(tokens.token):
-            message = "this is not a token: it has characters that no token has, or too many of them"
+            message = "this is not a token: it has invalid characters or is too long"
             raise ValueError(message)
         self._session = Session(self._wire, self._retrying, self._clock, tokens, on_tokens)
 
@@ -117,33 +118,33 @@ class Client:
 
     @classmethod
     async def register(cls, url: str, name: str, password: str, **options: Unpack[Options]) -> Self:
-        """Return a client with a session of a new account; ConflictError when the name is taken.
+        """Return a client with a session of a new account; raises ConflictError when the name is taken.
 
-        Not repeated when its answer was lost (``maybe_applied``): the name would be taken, by itself.
+        It is not retried when its answer was lost (``maybe_applied``): the first attempt may have taken the name.
         """
         credentials = {"name": name, "password": password}
         return await cls._opened(cls(url, **options), "register", credentials, repeatable=False)
 
     @classmethod
     async def login(cls, url: str, name: str, password: str, **options: Unpack[Options]) -> Self:
-        """Return a client with a new session of an account; UnauthorizedError if name or password is wrong."""
+        """Return a client with a new session of an account; raises UnauthorizedError if name or password is wrong."""
         return await cls._opened(cls(url, **options), "login", {"name": name, "password": password})
 
     async def link(self, name: str, password: str) -> None:
-        """Give the anonymous user of this session an account: it keeps its rows. Not repeated, as ``register``."""
+        """Give the anonymous user of this session an account; its rows stay. It is not retried, like ``register``."""
         await self._session.link(name, password)
 
     async def logout(self) -> None:
-        """End the session, everywhere. Later calls go without a token."""
+        """End the session on all nodes. Later calls are sent without a token."""
         await self._session.logout()
 
     async def me(self) -> Me:
-        """Ask the gateway who calls."""
+        """Return who the token belongs to, as the gateway sees it."""
         return await self._session.me()
 
     @property
     def tokens(self) -> Tokens | None:
-        """The tokens in use, None for a caller without any."""
+        """The current tokens; None without a session."""
         return self._session.tokens
 
     # --- calls -------------------------------------------------------------------------------------------------------
@@ -164,9 +165,9 @@ class Client:
     ) -> Any:
         """Call a function by its name and return its result.
 
-        ``type``: what the result is converted to, as msgspec does it. ``idempotency_key``: under which the call is
-        applied once, however often and by whom of this user it is made; within 24 h it is answered with the first
-        result. Without one, each call gets its own, so that its own repetitions are applied once.
+        ``type``: msgspec converts the result to this type. ``idempotency_key``: all calls of the user with this key are
+        applied once; within 24 h repetitions return the first result. Without one, each call gets its own key, so that
+        its retries are applied once.
         """
         if not FUNCTION_NAME.fullmatch(function):
             message = f"{function!r:.200} cannot be the name of a function"
@@ -193,21 +194,21 @@ class Client:
     def __getattr__(self, name: str) -> RemoteFunction:
         """Return the backend function of this name."""
         if name.startswith("_"):
-            # What copy, pickle and inspect look for is no function; one with such a name is api["_name"].
+            # Names that copy, pickle and inspect look up are not functions; call such a function as api["_name"].
             message = f"{type(self).__name__!r} object has no attribute {name!r}"
             raise AttributeError(message)
         return RemoteFunction(self, name)
 
     def __getitem__(self, name: str) -> RemoteFunction:
-        """Return the backend function of this name, whatever the name is."""
+        """Return the backend function of this name, for any name."""
         return RemoteFunction(self, name)
 
     def stream(self, *tables: str, since: str = "", ids: Iterable[str] = ()) -> Stream:
         """Iterate over the changes of tables as they happen: ``async for event in api.stream("tasks")``.
 
-        It connects again by itself and goes on where it was: each event comes once, whole transactions in the order of
-        their commits. ``since``: the ``position`` of an earlier event, to go on after it. ``ids``: only these rows.
-        Raises HttpError for what another attempt would not change, for example without a token.
+        It reconnects on its own and resumes where it was: each event comes once, in whole transactions, in commit
+        order. ``since``: the ``position`` of an earlier event, to resume after it. ``ids``: only changes of these rows.
+        Raises HttpError for what a retry would not change, for example a missing token.
         """
         return Stream(tables, ids, since, self._open_stream, self._clock, self._random)
 
@@ -231,7 +232,7 @@ class Client:
     # --- its end -----------------------------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
-        """Close the connections. The session goes on: end it with ``logout``."""
+        """Close the connections. The session stays valid: end it with ``logout``."""
         await self._session.aclose()
         await self._wire.aclose()
 
@@ -258,7 +259,7 @@ class Client:
     def _result(self, function: str, answer: Answer, wanted: Any) -> Any:
         if 300 <= answer.status < 400:
             location = answer.headers.get("location", "")
-            redirected = RedirectedError(f"{function}: the answer is at {location or 'another place'}")
+            redirected = RedirectedError(f"{function}: the answer is at {location or 'another URL'}")
             redirected.status, redirected.location = answer.status, location
             raise redirected
         if not 200 <= answer.status < 300:
@@ -267,7 +268,7 @@ class Client:
             result = msgspec.json.decode(answer.body, type=_Result).result if answer.body else Raw(b"null")
             return values.Decoder[Any](wanted).decode(bytes(result))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            message = f"{function}: the result is not what was asked for: {error}"
+            message = f"{function}: the result does not match the requested type: {error}"
             raise InvalidAnswerError(message) from error
 
 
@@ -288,16 +289,16 @@ class RemoteFunction:
     __slots__ = ("_client", "_name")
 
     def __init__(self, client: Client, name: str) -> None:
-        """``name`` as in the URL."""
+        """``name``: as in the URL."""
         self._client = client
         self._name = name
 
     def __call__(self, *args: Any, **named: Any) -> Coroutine[Any, Any, Any]:
-        """Call it; await what this returns. TypeError, at once, for arguments by name."""
+        """Call the function; await the result. Raises TypeError at once for arguments by name."""
         if named:
             message = (
-                f"{self._name}: {', '.join(f'{name}=' for name in named)} cannot be sent by name: the arguments of a "
-                "call are an array, so pass them in the order of the function's parameters"
+                f"{self._name}: {', '.join(f'{name}=' for name in named)} cannot be passed by name: pass arguments by "
+                "position, in the order of the function's parameters"
             )
             raise TypeError(message)
         return self._client.call(self._name, *args)

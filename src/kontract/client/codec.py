@@ -1,4 +1,4 @@
-"""HTTP as the client uses it, and calls over it as they are."""
+"""HTTP for the client, and calls over plain HTTP."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from kontract.client.errors import ConnectionFailedError
 from kontract.client.transport import Answer
 
 CONNECT_SECONDS = 5.0
-"""For a connection: TLS takes three turns, so a healthy server answers in far less; trying again is the better wait."""
+"""Seconds for connecting: TLS takes three round trips, so a healthy server needs far less; retrying is better."""
 
 
 class Wire:
     """Requests to one server."""
 
     def __init__(self, url: str, timeout: float, http: httpx.AsyncClient | None = None) -> None:
-        """``url``: of the gateway; ``timeout``: seconds for a whole request. Raises ValueError for what is no URL.
+        """``url``: of the gateway; ``timeout``: seconds for a whole request. Raises ValueError for an invalid URL.
 
-        A given ``http`` is used and left open; without one, one is made and closed with this.
+        ``http`` stays open if given; otherwise one is created, and closed with this object.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            message = f"{url!r:.200} is not the URL of a gateway; one is https://api.example.com"
+            message = f"{url!r:.200} is not the URL of a gateway; use, for example, https://api.example.com"
             raise ValueError(message)
         self.url = url.rstrip("/")
         self._timeout = timeout
@@ -33,7 +33,7 @@ class Wire:
         self._ours = http is None
 
     async def request(self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> Answer:
-        """Send a request and return its answer, whatever its status; raises ConnectionFailedError."""
+        """Send a request and return its answer with any status; raises ConnectionFailedError."""
         try:
             # httpx limits the silence between two packets; the deadline is for all of it.
             async with asyncio.timeout(self._timeout):
@@ -48,15 +48,15 @@ class Wire:
         except (httpx.TransportError, httpx.DecodingError, TimeoutError) as error:
             what = str(error) or type(error).__name__
             failed = ConnectionFailedError(f"{self.url} did not answer: {what}")
-            # Of these alone it is known that nothing was sent.
+            # Only for these it is certain that nothing was sent.
             failed.maybe_applied = not isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout))
             raise failed from error
         return Answer(response.status_code, dict(response.headers), response.content)
 
     async def open(self, path: str, headers: Mapping[str, str], silence: float) -> httpx.Response:
-        """Open a response that is read as it comes; ``silence``: seconds without a byte that end it.
+        """Open a streaming response; it ends after ``silence`` seconds without a byte.
 
-        Raises ConnectionFailedError. The response is to be closed.
+        Raises ConnectionFailedError. The caller closes the response.
         """
         timeout = httpx.Timeout(silence, connect=CONNECT_SECONDS)
         request = self._http.build_request("GET", self.url + path, headers=dict(headers), timeout=timeout)
@@ -68,13 +68,13 @@ class Wire:
             raise ConnectionFailedError(message) from error
 
     async def aclose(self) -> None:
-        """Close the connections that are this one's own."""
+        """Close the connections that this object created."""
         if self._ours:
             await self._http.aclose()
 
 
 class HttpTransport:
-    """``POST /rpc/<function>``: TLS protects it, and whoever ends TLS for the server can read it."""
+    """``POST /rpc/<function>``: TLS protects it, but whoever terminates TLS for the server can read it."""
 
     def __init__(self, wire: Wire) -> None:
         """Send over ``wire``."""

@@ -1,17 +1,17 @@
-"""What a call may raise: the gateway's errors by their codes, and the client's own where there is no such answer.
+"""Errors of calls: the gateway's errors by code, and the client's own errors without such an answer.
 
 ::
 
     kontract.HttpError          the gateway answered with an error: ConflictError, NotFoundError, ...
-      UnknownCodeError          with one that this version has no name for, or a proxy answered in its place
-    ClientError                 there is no answer of the gateway, or it cannot be used
-      ConnectionFailedError     no connection, or it was lost before the answer came
+      UnknownCodeError          with a code unknown to this version, or a proxy answered instead
+    ClientError                 there is no usable answer from the gateway
+      ConnectionFailedError     no connection, or it was lost before the answer arrived
       UnsealedAnswerError       raystream: what came back was not sealed by the server
-      ServerKeyError            raystream: the server does not hold the key it is expected to hold
-      RedirectedError           the answer is elsewhere
-      InvalidAnswerError        the answer is not what was asked for
+      ServerKeyError            raystream: the server does not hold the expected key
+      RedirectedError           the answer is at another URL
+      InvalidAnswerError        the answer is not the expected one
 
-All of them have ``maybe_applied``: some attempt of the call got no answer that tells its outcome.
+All of them have ``maybe_applied``: the outcome of some attempt of the call is unknown.
 """
 
 from __future__ import annotations
@@ -68,35 +68,35 @@ UNREACHED = frozenset({502, 503, 504, *range(520, 528), 530})
 
 
 class ClientError(Exception):
-    """There is no answer of the gateway, or none that can be used."""
+    """There is no usable answer from the gateway."""
 
     maybe_applied: bool = False
 
 
 class ConnectionFailedError(ClientError):
-    """No connection, or it was lost before the answer came."""
+    """No connection, or it was lost before the answer arrived."""
 
 
 class UnsealedAnswerError(ClientError):
-    """What came back on an encrypted call was not sealed by the server: anybody on the way may have written it."""
+    """The server did not seal the answer to an encrypted call: anybody on the network may have written it."""
 
     maybe_applied = True
     status: int = 200
 
 
 class ServerKeyError(ClientError):
-    """The server does not hold the private key of ``server_key``: it is another server, or the pin is out of date."""
+    """The server does not hold the private key of ``server_key``: it is another server, or the pin is outdated."""
 
 
 class RedirectedError(ClientError):
-    """The answer is elsewhere, at ``location``. The client does not go there by itself, with the token in its hand."""
+    """The answer is at ``location``. The client does not follow: it would send the token there."""
 
     status: int = 303
     location: str = ""
 
 
 class InvalidAnswerError(ClientError):
-    """The call was answered, so it may have been applied, but not with what was asked for."""
+    """The answer is not the expected one. The call may have been applied."""
 
     maybe_applied = True
 
@@ -113,14 +113,14 @@ class UnknownCodeError(HttpError):
         details: dict[str, Any] | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        """Keep the status, which no code tells here."""
+        """``status``: needed here, because no code tells it."""
         super().__init__(message, details=details, headers=headers)
         self.code_name = code_name
         self._status = status
 
     @property
     def status(self) -> int:
-        """The HTTP status that came."""
+        """The HTTP status of the answer."""
         return self._status
 
 
@@ -134,12 +134,12 @@ class _Body(Struct):
 
 
 def error_of(answer: Answer, now: int) -> HttpError:
-    """Return the error that an answer is. ``now``: milliseconds since the Unix epoch, for a Retry-After with a date."""
+    """Return the error for an answer. ``now``: milliseconds since the Unix epoch, for a Retry-After with a date."""
     headers = dict(answer.headers)
     try:
         body = msgspec.json.decode(answer.body, type=_Body)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        body = _Body("", f"HTTP status {answer.status}, without an explanation")
+        body = _Body("", f"HTTP status {answer.status}, without a message")
     error: HttpError
     code = Code.__members__.get(body.error)
     if code is not None:

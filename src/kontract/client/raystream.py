@@ -1,8 +1,8 @@
 """Calls through raystream: encrypted to the process that runs the functions (docs/reference/raystream.md).
 
-A session with the server begins with the first call and lasts as long as its ticket, an hour at most. It belongs to
-one token: another token, after a refresh or a login, begins another. Calls of any number of tasks share it, each under
-a number of its own; none waits for another, but all wait for a handshake under way.
+A session with the server begins with the first call and lasts as long as its ticket, an hour at most. It belongs to one
+token: a new token, after a refresh or a login, begins a new session. Any number of tasks share it, each call with its
+own number; calls do not wait for each other, but all wait for a running handshake.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class _About(Struct):
 
 
 class _Line(Struct, frozen=True, eq=False):
-    """A session in use: whose it is, and when its ticket came, by this machine's clock in milliseconds."""
+    """A session in use: its token, and when its ticket arrived, by this machine's clock in milliseconds."""
 
     session: SealedSession
     token: str
@@ -64,10 +64,10 @@ class RaystreamTransport:
     """Seals calls and opens answers."""
 
     def __init__(self, wire: Wire, crypto: Crypto, clock: Clock, random: Randomness, server_key: str | None) -> None:
-        """Nothing is sent yet. Raises ValueError for what is no key.
+        """Create a transport without sending anything. Raises ValueError for an invalid key.
 
-        ``server_key``: the server's public key, base64url. Without one the server is asked, and whoever answers is
-        believed.
+        ``server_key``: the server's public key, base64url. Without one the server is asked, and its
+        answer is trusted.
         """
         self._wire = wire
         self._crypto = crypto
@@ -78,16 +78,16 @@ class RaystreamTransport:
         self._turn = asyncio.Lock()
 
     async def send(self, function: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Send a call; after a refusal, which an expired ticket meets, once more in a new session.
+        """Send a call; after a refusal, for example of an expired ticket, send it once more in a new session.
 
-        Raises ClientError, and HttpError for what the server says before there is a session.
+        Raises ClientError, and HttpError if the server refuses the session.
         """
         if len(body) > limits.BODY_BYTES:
             message = f"the arguments are larger than {limits.BODY_BYTES} bytes"
             raise PayloadTooLargeError(message)
         inner = {name: value for name, value in headers.items() if name != "authorization"}
-        # A refusal is not sealed, so somebody on the way may have written it, after the call was applied: what is sent
-        # again needs a key whatever the caller thinks of retries.
+        # A refusal is not sealed, so anybody on the network may have written it after the call was applied: a repeated
+        # call needs a key, even without retries.
         inner.setdefault("idempotency-key", OF_CLIENT + self._random.token(16).hex())
         token = headers.get("authorization", "").removeprefix("Bearer ")
         refused: _Line | None = None
@@ -109,12 +109,12 @@ class RaystreamTransport:
                 try:
                     reply = line.session.open(sealed.sequence, answer.body)
                 except RaystreamError:
-                    raise _unsealed(answer, "the answer was changed on the way, or is not the server's") from None
+                    raise _unsealed(answer, "the answer was changed in transit, or is not from the server") from None
                 return Answer(reply.status, reply.headers, reply.body)
-            raise _unsealed(answer, f"the call was answered in clear, with status {answer.status}")
+            raise _unsealed(answer, f"the answer to the call is not encrypted; it has status {answer.status}")
 
     async def _ready(self, token: str, refused: _Line | None) -> _Line | Reply:
-        """Return a session of ``token`` that is not the refused one, or what the server says to the token."""
+        """Return a session of ``token`` other than the refused one, or the server's error for the token."""
         async with self._turn:
             line = self._line
             if line is None or line is refused or line.token != token or self._is_over(line):
@@ -137,22 +137,22 @@ class RaystreamTransport:
             message = f"{self._wire.url} does not hold the private key of {whose}"
             raise ServerKeyError(message)
         if answer.status != 200:
-            raise _unsealed(answer, f"the handshake was answered in clear, with status {answer.status}")
+            raise _unsealed(answer, f"the answer to the handshake is not encrypted; it has status {answer.status}")
         try:
             return handshake.finish(answer.body)
         except RaystreamError:
             whose = "server_key" if self._pinned else f"the key at {WELL_KNOWN}"
-            raise _unsealed(answer, f"the handshake was not answered by the holder of {whose}") from None
+            raise _unsealed(answer, f"the answer to the handshake is not from the holder of {whose}") from None
 
     async def _told(self) -> bytes:
-        """Ask the server for its key. This pins nothing: whoever can answer in its place can tell another."""
+        """Ask the server for its key. This pins nothing: anybody who can answer instead can send another key."""
         answer = await self._wire.request("GET", WELL_KNOWN, {})
         if answer.status != 200:
             raise error_of(answer, self._clock.now())
         try:
             about = msgspec.json.decode(answer.body, type=_About).raystream
             if VERSION not in about.versions:
-                message = f"{self._wire.url} does not speak version {VERSION} of raystream"
+                message = f"{self._wire.url} does not support version {VERSION} of raystream"
                 raise InvalidAnswerError(message)
             return _key(about.public_keys[0])
         except (msgspec.DecodeError, UnicodeDecodeError, ValueError, IndexError) as error:

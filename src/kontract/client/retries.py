@@ -1,4 +1,4 @@
-"""Which failures are tried again, how often, and after which pauses."""
+"""Which failures are retried, how often, and after which pauses."""
 
 from __future__ import annotations
 
@@ -20,28 +20,27 @@ from kontract.ports import Clock, Randomness
 T = TypeVar("T")
 
 RETRIED = frozenset({Code.CONFLICT, Code.UNAVAILABLE, Code.BUSY, Code.COMMIT_UNKNOWN, Code.DEADLINE_EXCEEDED})
-"""Codes of errors after which a call is repeated, under its idempotency key.
+"""Codes of errors after which a call is retried, under its idempotency key.
 
-Not the same as ``Code.passes``: COMMIT_UNKNOWN is repeated to learn the outcome.
+This differs from ``Code.passes``: COMMIT_UNKNOWN is retried to learn the outcome.
 
-Not FENCED: it lasts until an operator acts. Not RATE_LIMITED, though it passes: a window may take minutes, and whether
-to wait for its end or to do less is the caller's business; ``retry_after`` says how long it takes.
+FENCED is not retried: it lasts until an operator acts. Nor is RATE_LIMITED: a window may take minutes, and the caller
+decides whether to wait or to send less; ``retry_after`` says how long it takes.
 """
 
 
 class Retries(Struct, frozen=True, kw_only=True):
     """How persistent a call is.
 
-    ``seconds``: no attempt begins later than this after the first, and one does begin then if a pause would end later.
-    A restart, a deployment or a fail-over takes seconds; a transaction in doubt is settled within 10 s, so 30 leave
-    time to learn how it ended; and it is half of the 60 s within which a session whose refresh got no answer can still
-    be refreshed.
+    ``seconds``: no attempt begins later than this after the first; if a pause would end later, the last attempt begins
+    exactly then. A restart, a deployment or a fail-over takes seconds; a transaction in doubt is settled within 10 s,
+    so 30 leave time to learn its outcome; and it is half of the 60 s within which a refresh whose answer was lost can
+    be repeated.
 
-    ``attempts``: at most so many requests; None for as many as the time allows, which with these pauses are about ten.
+    ``attempts``: the most requests; None for as many as the time allows, about ten with these pauses.
 
     ``first_pause``, ``longest_pause``: seconds. Pauses double from the first to the longest and are jittered over
-    their full length, so that callers who failed together do not come back together. What the server asks for with
-    Retry-After comes on top.
+    their full length, so that callers that failed together do not retry together. The server's Retry-After is added.
     """
 
     attempts: int | None = None
@@ -50,32 +49,32 @@ class Retries(Struct, frozen=True, kw_only=True):
     longest_pause: float = 5.0
 
     def __post_init__(self) -> None:
-        """Refuse what would never try, or never pause."""
+        """Check the numbers; raises ValueError."""
         fewest = 1 if self.attempts is None else self.attempts
         if fewest < 1 or self.seconds < 0 or self.first_pause <= 0 or self.longest_pause < self.first_pause:
-            message = f"{self} makes no sense: at least one attempt, and pauses above 0 that do not shrink"
+            message = f"{self} is invalid: it needs at least one attempt, and pauses above 0 that do not shrink"
             raise ValueError(message)
 
     @classmethod
     def none(cls) -> Retries:
-        """One attempt, whatever becomes of it. Calls then carry no Idempotency-Key unless they are given one."""
+        """Return a policy of one attempt. Calls then have no Idempotency-Key unless given one."""
         return cls(attempts=1)
 
 
 class Retrying:
-    """Runs calls as ``Retries`` says."""
+    """Runs calls with a ``Retries`` policy."""
 
     def __init__(self, policy: Retries, clock: Clock, random: Randomness) -> None:
-        """Wait by ``clock``, roll dice with ``random``."""
+        """``clock`` and ``random``: for the pauses."""
         self.policy = policy
         self._clock = clock
         self._random = random
 
     async def run(self, attempt: Callable[[], Awaitable[T]], *, repeatable: bool = True) -> T:
-        """Await ``attempt()`` until it succeeds or there is no point in another.
+        """Await ``attempt()`` until it succeeds or a retry is pointless.
 
-        ``repeatable``: whether it may be repeated when it may have been applied. Raises the error of the last attempt;
-        its ``maybe_applied`` is about all of them.
+        ``repeatable``: whether to retry a call that may have been applied. Raises the error of the last attempt; its
+        ``maybe_applied`` is about all attempts.
         """
         started = self._clock.elapsed()
         maybe_applied = False
@@ -96,19 +95,19 @@ class Retrying:
             await self._clock.sleep(pause * 1000)
 
     def _jittered(self, number: int) -> float:
-        """Seconds before attempt ``number + 1``, beyond what the server asked for."""
+        """Return the seconds before attempt ``number + 1``, without the server's Retry-After."""
         # The exponent is bounded only so that the power is a float, however many attempts there are.
         longest = min(self.policy.longest_pause, self.policy.first_pause * 2.0 ** min(number - 1, 64))
         return longest * self._random.uniform()
 
 
 def passes(error: ClientError | HttpError) -> bool:
-    """Whether an error may pass by itself."""
+    """Return whether an error is temporary."""
     match error:
         case ConnectionFailedError():
             return True
         case UnsealedAnswerError():
-            # Status 200 around something else is a message that was damaged.
+            # Status 200 with other content is a damaged message.
             return error.status == 200 or error.status in UNREACHED
         case UnknownCodeError():
             return error.status in UNREACHED

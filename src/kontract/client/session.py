@@ -1,4 +1,4 @@
-"""The client's session: the tokens it holds, and how it comes by others (``/auth/*``)."""
+"""The client's session: its tokens, and how it gets new ones (``/auth/*``)."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ from kontract.ports import Clock
 T = TypeVar("T")
 
 REFRESH_BEFORE_MS = 60_000
-"""A token that ends within this is refreshed before it is used: no call outlasts it, and clocks drift less in an
-hour."""
+"""A token that expires within this time is refreshed before use: no call takes longer, and clocks drift less than that."""
 
 
 class Tokens(Struct, frozen=True):
-    """A session, as it has to be kept to go on with it later.
+    """The tokens of a session; store them to continue the session later.
 
-    ``expires_at``: when ``token`` ends, in milliseconds since the Unix epoch by this machine's clock; 0 if that is not
-    known. ``refresh_token`` is empty where there is none; each can be used once, by one client.
+    ``expires_at``: when ``token`` expires, in milliseconds since the Unix epoch by this machine's clock; 0 if unknown.
+    ``refresh_token`` is empty if there is none; each can be used once, by one client.
     """
 
     token: str
@@ -40,7 +39,7 @@ class Tokens(Struct, frozen=True):
 
 
 class Me(Struct):
-    """Who a token stands for. ``perm``: permission bits; ``expires_at``: seconds since the Unix epoch."""
+    """Who a token belongs to. ``perm``: permission bits; ``expires_at``: seconds since the Unix epoch."""
 
     owner: str
     user: str
@@ -52,11 +51,11 @@ class Me(Struct):
 
 
 OnTokens = Callable[[Tokens | None], Awaitable[None] | None]
-"""Is told of each change of the tokens at once; None: the session is over. What it raises reaches the caller."""
+"""Gets each new pair of tokens at once; None: the session is over. Its exceptions reach the caller."""
 
 
 class _Granted(Struct):
-    """The answer of the gateway to whoever gets a session; ``expires_in`` in seconds."""
+    """The gateway's answer that grants a session; ``expires_in`` in seconds."""
 
     token: str
     expires_in: int
@@ -71,7 +70,7 @@ class Session:
     def __init__(
         self, wire: Wire, retrying: Retrying, clock: Clock, tokens: Tokens | None, on_tokens: OnTokens | None
     ) -> None:
-        """Begin with ``tokens``, None for a caller without any."""
+        """Begin with ``tokens``; None without a session."""
         self._wire = wire
         self._retrying = retrying
         self._clock = clock
@@ -80,7 +79,7 @@ class Session:
         self.tokens = tokens
 
     async def authorized(self, send: Callable[[dict[str, str]], Awaitable[Answer]]) -> Answer:
-        """Await ``send(headers)`` with a token that is good for a while, and once more if it is refused all the same.
+        """Await ``send(headers)`` with a valid token, and once more with a new one if it is rejected.
 
         Raises what ``send`` raises, and the errors of a refresh.
         """
@@ -106,7 +105,7 @@ class Session:
         body = msgspec.json.encode({"name": name, "password": password})
         await self._retrying.run(
             lambda: self._granted(lambda: self.authorized(lambda headers: self._post("link", headers, body)), None),
-            # The second of two would meet a session that the first has ended.
+            # The second of two calls would find a session that the first has ended.
             repeatable=False,
         )
 
@@ -122,7 +121,7 @@ class Session:
         await self._keep(None)
 
     async def me(self) -> Me:
-        """Ask who the token stands for; raises HttpError and ClientError."""
+        """Return who the token belongs to; raises HttpError and ClientError."""
 
         async def attempt() -> Me:
             answer = await self.authorized(lambda headers: self._wire.request("GET", "/auth/me", headers))
@@ -131,17 +130,17 @@ class Session:
         return await self._retrying.run(attempt)
 
     async def aclose(self) -> None:
-        """Wait for a renewal under way: its tokens would be lost."""
+        """Wait for a running renewal: its tokens would be lost."""
         if self._renewal is not None:
             await asyncio.wait({self._renewal})
 
     # --- renewal -----------------------------------------------------------------------------------------------------
 
     async def _renew(self, tokens: Tokens) -> None:
-        """Replace ``tokens``, if they can be refreshed and nobody has done so; raises HttpError and ClientError.
+        """Refresh ``tokens``, unless another task has done so; raises HttpError and ClientError.
 
-        A task of its own: a caller that is cancelled in the middle would leave the session with a refresh token that
-        has been used, and the next use of it, a minute later, with none.
+        It runs in its own task: a caller that is cancelled meanwhile would leave the session with a used refresh token,
+        and using it again a minute later would end the session.
         """
         if self.tokens is not tokens or not tokens.refresh_token:
             return
@@ -150,9 +149,9 @@ class Session:
             self._renewal.add_done_callback(self._forget_renewal)
         failed = await asyncio.shield(self._renewal)
         if failed is not None:
-            # Each caller's own: what it knows of its attempts is written on it.
+            # One copy for each caller: it records the attempts of that call.
             mine = copy(failed)
-            mine.maybe_applied = False  # that is about the caller's call, which has not been sent
+            mine.maybe_applied = False  # it is about the caller's call, which has not been sent
             raise mine from failed
 
     def _forget_renewal(self, done: asyncio.Task[ClientError | HttpError | None]) -> None:
@@ -166,7 +165,7 @@ class Session:
             await self._granted(lambda: self._post("refresh", {}, body), tokens)
         except UnauthorizedError as error:
             if self.tokens is tokens:
-                # The token stays: without any, calls of public functions would go on as somebody else.
+                # The token stays: without it, calls of public functions would continue as another user.
                 self.tokens = msgspec.structs.replace(tokens, refresh_token="", expires_at=0)
                 await self._tell(None)
             return error
@@ -177,7 +176,7 @@ class Session:
     # --- asking, and keeping the answer ------------------------------------------------------------------------------
 
     async def _granted(self, send: Callable[[], Awaitable[Answer]], instead_of: Tokens | None) -> None:
-        """Keep the tokens of an answer; ``instead_of``: unless these have been replaced by others meanwhile."""
+        """Keep the tokens of an answer, unless ``instead_of`` has been replaced meanwhile."""
         answer = await send()
         granted = _decode(answer, _Granted, self._clock.now())
         if instead_of is None or self.tokens is instead_of:
@@ -203,7 +202,7 @@ def _bearer(tokens: Tokens | None) -> dict[str, str]:
 
 
 def _invalid_token(answer: Answer) -> bool:
-    """Whether the token was refused (RFC 6750, section 3.1), and not what it asked for."""
+    """Return whether the token was rejected (RFC 6750, section 3.1), and not the request."""
     return answer.status == 401 and "invalid_token" in answer.headers.get("www-authenticate", "")
 
 
@@ -213,5 +212,5 @@ def _decode(answer: Answer, kind: type[T], now: int) -> T:
     try:
         return msgspec.json.decode(answer.body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        message = f"this is not what a Kontract gateway answers: {error}"
+        message = f"this is not the answer of a Kontract gateway: {error}"
         raise InvalidAnswerError(message) from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ServerSentEvent:
-    """One event. ``id``: the last id that the stream has named so far, with this event or before."""
+    """One event. ``id``: the last id in the stream so far, of this event or an earlier one."""
 
     event: str
     data: str
@@ -16,10 +16,10 @@ class ServerSentEvent:
 
 
 class Parser:
-    """Takes bytes in pieces of any size and returns events. ``retry``: what the server asked for, in milliseconds."""
+    """Takes bytes in pieces of any size and returns events. ``retry``: the server's wish, in ms."""
 
     def __init__(self, last_id: str = "") -> None:
-        """``last_id``: that of the connection before; it holds until the server names another."""
+        """``last_id``: of the previous connection; valid until the server sends another."""
         self.retry: int | None = None
         self.last_id = last_id
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
@@ -31,7 +31,7 @@ class Parser:
         self._data: list[str] = []
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
-        """Take a piece of the stream and return the events that it completes. One without an end is never told."""
+        """Take a piece of the stream and return the events that it completes. An incomplete event is never returned."""
         text = self._decode(chunk)
         if self._begins and text:
             self._begins = False

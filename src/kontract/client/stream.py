@@ -1,4 +1,4 @@
-"""Change streams: ``async for event in api.stream("tasks")``, through whatever happens to the connection."""
+"""Change streams: ``async for event in api.stream("tasks")``, across lost connections."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from kontract.ports import Clock, Randomness
 PATH = "/stream"
 
 SILENCE_SECONDS = 40.0
-"""A stream that says nothing for so long is dead: the server breaks silence every 15 seconds."""
+"""A stream that is silent for this many seconds is dead: the server sends something every 15 seconds."""
 
 PAUSE_FIRST_MS = 500.0
 PAUSE_LAST_MS = 30_000.0
-"""Between two attempts to connect, doubled each time, jittered over its full length. A stream never gives up by itself:
-whoever wants that puts a deadline around the loop."""
+"""Pauses between attempts to connect, doubled each time, jittered over the full length. A stream never gives up: put a
+deadline around the loop if it should."""
 
 
 class Event(Struct, frozen=True, kw_only=True, rename={"old": "oldData"}):
-    """What has changed. ``type``: insert, update, delete, or reset.
+    """A change. ``type``: insert, update, delete, or reset.
 
-    ``data``: the row, None after a deletion; ``old``: as it was, if the transaction had read it. ``position``: where to
-    go on after the transaction of this event; the same for all of its events, which come together. A ``reset`` says
-    that something was missed (the log was left behind, or begun anew): read the tables again; it has no table and row.
+    ``data``: the row, None after a deletion; ``old``: the previous row, if the transaction had read it. ``position``:
+    where to resume after the transaction of this event; the same for all of its events, which come together. A
+    ``reset`` means that events were missed (the position is too old, or the log was restarted): read the tables again;
+    it has no table and no row.
     """
 
     type: str
@@ -46,7 +47,7 @@ class Event(Struct, frozen=True, kw_only=True, rename={"old": "oldData"}):
 
 
 Open = Callable[[str, str], Any]
-"""Opens (path with query, Last-Event-ID): an httpx.Response that streams, or an Answer that is an error."""
+"""Opens (path with query, Last-Event-ID): returns a streaming httpx.Response, or an Answer with an error."""
 
 
 class Stream:
@@ -55,7 +56,7 @@ class Stream:
     def __init__(
         self, tables: tuple[str, ...], ids: Iterable[str], since: str, open_: Open, clock: Clock, random: Randomness
     ) -> None:
-        """Nothing is sent until it is iterated over."""
+        """Nothing is sent before the iteration begins."""
         if not tables:
             message = "stream: name at least one table"
             raise TypeError(message)
@@ -68,7 +69,7 @@ class Stream:
         self._failures = 0
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        """Connect, and again after each interruption; raises HttpError for what another attempt would not change."""
+        """Connect, and reconnect after each interruption; raises HttpError for what a retry would not change."""
         while True:
             try:
                 async for event in self._connection():
@@ -109,7 +110,7 @@ class Stream:
             yield Event(type="reset", position=self.position)
             return
         if moved and pending:
-            # The last one of its transaction: only now is it known that all of it has come.
+            # The last one of its transaction: only now has all of it arrived.
             self.position = sent.id
             whole = [msgspec.structs.replace(event, position=sent.id) for event in pending]
             pending.clear()
@@ -126,7 +127,7 @@ def _decode(text: str, kind: Any) -> Any:
     try:
         return values.Decoder[Any](kind).decode(text)
     except msgspec.DecodeError as error:
-        message = f"the stream says something that this client does not understand: {error}"
+        message = f"the stream sent something that this client does not understand: {error}"
         raise InvalidAnswerError(message) from error
 
 

@@ -1,4 +1,4 @@
-"""What carries a call: implement ``Transport`` to send calls in another way, or to test without a server."""
+"""The transport of calls: implement ``Transport`` to send calls in another way, or to test without a server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 
 class Answer(NamedTuple):
-    """What came back. Names of headers are in lower case."""
+    """The answer to a call. Header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -15,12 +15,12 @@ class Answer(NamedTuple):
 
 
 class Transport(Protocol):
-    """Carries calls to the gateway."""
+    """Sends calls to the gateway."""
 
     async def send(self, function: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """Send one call and wait for its answer; raises ClientError.
 
-        Names of headers are in lower case; ``authorization`` is among them when there is a token. ``body``: the JSON
-        array of arguments. Whoever raises says with ``maybe_applied`` whether the call may have arrived.
+        Header names are in lower case; ``authorization`` is among them if there is a token. ``body``: the JSON array of
+        arguments. Errors say with ``maybe_applied`` whether the call may have arrived.
         """
         ...

@@ -1,4 +1,4 @@
-"""Tests of one's own application: fixtures for pytest in :mod:`kontract.testing.pytest`, and what they are made of.
+"""Tests of your own application: fixtures for pytest in :mod:`kontract.testing.pytest`, and their parts.
 
-:mod:`kontract.testing.contracts`, for those who implement Kontract's Protocols, depends on no test framework.
+:mod:`kontract.testing.contracts`, for implementations of Kontract's Protocols, depends on no test framework.
 """

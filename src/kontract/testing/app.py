@@ -33,17 +33,17 @@ from kontract.testing.database import live_rows, put_back
 from kontract.testing.transport import InProcess
 
 URL = "http://app.test"
-"""Where the application is, for httpx; nothing listens there."""
+"""The application's URL for httpx; nothing listens there."""
 
 CONNECTIONS = 10
-"""Of the gateway to PostgreSQL, as many as `kontract serve` has in one process."""
+"""Connections of the gateway to PostgreSQL, as many as `kontract serve` has in one process."""
 
 
 class Api(Client):
-    """A caller of the application: the Python client (docs/reference/python-client.md), and what a test wants besides.
+    """A caller of the application: the Python client (docs/reference/python-client.md) with additions for tests.
 
-    ``await api.create_task("Buy milk")`` calls a function; errors are those that callers get. Nothing is repeated by
-    itself: a conflict that the gateway gives up on is raised at once.
+    ``await api.create_task("Buy milk")`` calls a function; errors are those that callers get. Nothing is retried: a
+    conflict that the gateway gives up on is raised at once.
     """
 
     app: App
@@ -53,19 +53,19 @@ class Api(Client):
         return self.app.as_user(user, **who)
 
     async def response(self, function: str, /, *args: Any, headers: Mapping[str, str] | None = None) -> httpx.Response:
-        """Call a function and return the whole answer: ``status_code``, ``headers``, ``json()``."""
+        """Call a function and return the whole response: ``status_code``, ``headers``, ``json()``."""
         sent = {"Content-Type": "application/json", **self._bearer(), **(headers or {})}
         return await self.app.http.post(
             f"/rpc/{function}", headers=sent, content=msgspec.json.encode(args, enc_hook=values.hook)
         )
 
     async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Send any request of this caller, ``await api.request("GET", "/auth/me")``; options are those of httpx."""
+        """Send any request as this caller: ``await api.request("GET", "/auth/me")``; options are those of httpx."""
         headers = {**self._bearer(), **options.pop("headers", {})}
         return await self.app.http.request(method, path, headers=headers, **options)
 
     def changes(self, *tables: str) -> AbstractAsyncContextManager[Changes]:
-        """Listen to tables: ``async with api.changes("tasks") as changes: ...; event = await anext(changes)``."""
+        """Stream changes: ``async with api.changes("tasks") as changes: ...; event = await anext(changes)``."""
         return changes_of(self, *tables)
 
     def _bearer(self) -> dict[str, str]:
@@ -82,17 +82,17 @@ class Api(Client):
 
 
 class App:
-    """The application, and what a test may do to it.
+    """The application, with controls for tests.
 
-    ``owner``: the tenant that callers belong to unless they are given another. ``clock``: see
-    :class:`~kontract.testing.clock.MovableClock`. ``log``: the lines that the gateway has written, as dicts. ``http``:
+    ``owner``: the default tenant of callers. ``clock``: see
+    :class:`~kontract.testing.clock.MovableClock`. ``log``: the log lines of the gateway, as dicts. ``http``:
     an httpx client without a token.
     """
 
     def __init__(
         self, registry: Registry, database_url: str, environment: Mapping[str, str], owner: str = "tenant-1"
     ) -> None:
-        """Serve the functions of ``registry`` over a database that nobody else uses meanwhile."""
+        """Serve the functions of ``registry`` over a database that nothing else uses."""
         self.owner = owner
         self.clock = MovableClock()
         self.log: list[dict[str, Any]] = []
@@ -106,7 +106,7 @@ class App:
         self.http = httpx.AsyncClient(transport=self._transport, base_url=URL)
 
     async def __aenter__(self) -> Self:
-        """Put the database back to what it was after the migrations."""
+        """Reset the database to its state after the migrations."""
         self._connection = await asyncpg.connect(self._url)
         self._turn = asyncio.Lock()
         await put_back(self._connection)
@@ -115,7 +115,7 @@ class App:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Wait for what is under way, and stop everything."""
+        """Wait for running work, and stop everything."""
         await self.http.aclose()
         await self._platform.stop()
         await self._pool.aclose()
@@ -132,9 +132,9 @@ class App:
         perm: int = ALL,
         anonymous: bool = False,
     ) -> Api:
-        """Return a caller with a token of its own: of the tenant ``owner``, a member of ``groups``, at most ``perm``.
+        """Return a caller with its own token: of the tenant ``owner``, a member of ``groups``, with at most ``perm``.
 
-        The token is made, so there is no account of that name, and it is valid for an hour.
+        The token is made directly, without an account, and is valid for an hour.
         """
         return self._caller(
             sessions.token(
@@ -157,7 +157,7 @@ class App:
         return self._ours(await Api.anonymous(URL, **self._options))
 
     async def register(self, name: str, password: str) -> Api:
-        """Return a caller with a new account, from ``POST /auth/register``: hashing takes its quarter of a second."""
+        """Return a caller with a new account, from ``POST /auth/register``: hashing takes a quarter of a second."""
         return self._ours(await Api.register(URL, name, password, **self._options))
 
     async def login(self, name: str, password: str) -> Api:
@@ -167,9 +167,9 @@ class App:
     # --- what is in the database -------------------------------------------------------------------------------------
 
     async def rows(self, table: str, *, owner: str | None = None) -> list[dict[str, Any]]:
-        """Read the rows of a logical table, in the order of their insertion, past all permissions.
+        """Read the rows of a logical table in insertion order, ignoring all permissions.
 
-        They are what JSON makes of them, with ``id`` among their fields. Raises LookupError for a table that is none.
+        Returns dicts of JSON values, including ``id``. Raises LookupError for an unknown table.
         """
         async with self._turn:
             found = await live_rows(self._connection, owner or self.owner, table)
@@ -178,7 +178,7 @@ class App:
     async def sql(self, query: str, *parameters: Any) -> list[Sequence[Any]]:
         """Run one statement on the database, for example ``UPDATE storage SET permissions = 4``; returns its rows.
 
-        What it changes in tables of functions has no transaction number: prepare data by calling functions.
+        Changes to tables of functions get no txid this way: prepare data by calling functions.
         """
         async with self._turn:
             rows: list[Sequence[Any]] = await self._connection.fetch(query, *parameters)
@@ -189,19 +189,19 @@ class App:
     def before_commit(
         self, function: str, action: Callable[[], Awaitable[Any]], *, times: int = 1
     ) -> AbstractContextManager[Plan]:
-        """While the block runs, await ``action()`` when ``function`` has run and is about to commit, ``times`` times.
+        """While the block runs, await ``action()`` just before ``function`` commits, ``times`` times.
 
-        So that another transaction comes first::
+        It lets another transaction commit first::
 
             with app.before_commit("toggle_task", lambda: bob.rename_task(task_id, "Mine")):
                 await ann.toggle_task(task_id)
 
-        Raises AssertionError at the end of the block when the function never came to its commit.
+        Raises AssertionError at the end of the block if the function never reached its commit.
         """
         return self._contention.planned(Plan(function, times, action))
 
     def conflict(self, function: str, *, times: int = 1) -> AbstractContextManager[Plan]:
-        """While the block runs, let commits of ``function`` lose, ``times`` times, as if others were always faster.
+        """While the block runs, let ``times`` commits of ``function`` lose with a conflict.
 
         With ``times=8`` (or the function's ``max_attempts``) a call ends with ConflictError, after about a second.
         """
@@ -210,7 +210,7 @@ class App:
     # --- what it said ------------------------------------------------------------------------------------------------
 
     def exception(self, request_id: str) -> str:
-        """Return the traceback that the log has for a request, empty if there is none."""
+        """Return the traceback in the log for a request; empty if there is none."""
         for line in self.log:
             if line.get("request_id") == request_id and "exception" in line:
                 return str(line["exception"])

@@ -1,4 +1,4 @@
-"""A change stream as a test reads it: from here on, one event after the other, and an end when none comes."""
+"""A change stream for tests: events from now on, one by one, with a time limit."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager, suppress
 from kontract.client import Client, Event, Stream
 
 PATIENCE_SECONDS = 10.0
-"""How long a test waits for a change: far longer than one takes, so that only one that never comes is missed."""
+"""How many seconds a test waits for a change: far longer than one takes."""
 
 
 class Changes:
-    """The events since it was opened: ``await anext(changes)``."""
+    """The events since the stream was opened: ``await anext(changes)``."""
 
     def __init__(self, stream: Stream) -> None:
         """Read ``stream``."""
@@ -26,7 +26,7 @@ class Changes:
         return self
 
     async def __anext__(self) -> Event:
-        """Return the next event; raises TimeoutError when none comes, and what the stream raises."""
+        """Return the next event; raises TimeoutError if none comes, and the stream's errors."""
         coming = asyncio.ensure_future(self._events.get())
         try:
             await asyncio.wait([coming, self._reader], timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -40,7 +40,7 @@ class Changes:
         raise TimeoutError(message)
 
     async def opened(self) -> None:
-        """Wait until nothing is missed any more; raises what the stream raises."""
+        """Wait until the stream is live; raises the stream's errors."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not self._stream.position and not self._reader.done():  # noqa: ASYNC110 - a client has no such event
                 await asyncio.sleep(0.002)
@@ -60,7 +60,7 @@ class Changes:
 
 @asynccontextmanager
 async def changes_of(caller: Client, *tables: str) -> AsyncIterator[Changes]:
-    """Listen to tables while the block runs, whatever ``caller`` is: of this process or of a Worker."""
+    """Stream the changes of tables while the block runs; ``caller`` is one of this process or of a Worker."""
     changes = Changes(caller.stream(*tables))
     try:
         await changes.opened()

@@ -10,9 +10,8 @@ from kontract.server.system import SystemClock
 class MovableClock(SystemClock):
     """The gateway's clock.
 
-    It is ``ctx.now()``, and the time of tokens, of ``ctx.shared`` with its lifetimes and limits, of the ids that
-    ``push`` makes. Calls take their real time while it stands still. ``datetime.now()`` in a function knows nothing
-    of it.
+    It is the time of ``ctx.now()``, tokens, ``ctx.shared`` with its lifetimes and limits, and the ids that ``push``
+    makes. Calls take real time even while it stands still. It does not affect ``datetime.now()`` in a function.
     """
 
     def __init__(self) -> None:
@@ -26,22 +25,22 @@ class MovableClock(SystemClock):
         return super().now() + self._ahead if self._frozen is None else self._frozen
 
     def elapsed(self) -> float:
-        """Milliseconds that never go back."""
+        """Monotonic milliseconds."""
         return super().elapsed() + self._passed
 
     def advance(self, seconds: float) -> None:
-        """Let so much time have passed; raises ValueError for a step back, which coordinators do not survive."""
+        """Move the clock forward; raises ValueError for a step back, which coordinators do not support."""
         if seconds < 0:
             message = "time goes forward only"
             raise ValueError(message)
         self._move(round(seconds * 1000))
 
     def freeze(self, at: datetime | None = None) -> None:
-        """Stop, now or at a later moment; ``at`` has a time zone. ``advance`` still moves it."""
+        """Stop the clock now, or at the later time ``at``, which has a time zone. ``advance`` still moves it."""
         now = self.now()
         moment = now if at is None else round(at.timestamp() * 1000)
         if at is not None and at.tzinfo is None:
-            message = "give the moment a time zone: datetime(2030, 1, 1, tzinfo=UTC)"
+            message = "the time needs a time zone: datetime(2030, 1, 1, tzinfo=UTC)"
             raise ValueError(message)
         if moment < now:
             message = "time goes forward only"
@@ -50,7 +49,7 @@ class MovableClock(SystemClock):
         self._move(moment - now)
 
     def resume(self) -> None:
-        """Go on from where it was stopped."""
+        """Continue from where the clock was stopped."""
         if self._frozen is not None:
             self._ahead = self._frozen - super().now()
             self._frozen = None

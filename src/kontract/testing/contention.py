@@ -1,4 +1,4 @@
-"""Conflicts on order: the same race every time, instead of one that is won or lost by chance."""
+"""Conflicts on demand: the same race every time, instead of a race by chance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FUNCTION: ContextVar[str] = ContextVar("kontract_function", default="")
 
 @dataclass
 class Plan:
-    """What happens to a function's next commits. ``action``: what is done before each; None: the commit is refused."""
+    """A plan for a function's next commits. ``action``: what to do before each; None: the commit is refused."""
 
     function: str
     left: int
@@ -35,18 +35,18 @@ class Contention:
 
     @contextmanager
     def planned(self, plan: Plan) -> Iterator[Plan]:
-        """Have a plan while the block runs; raises AssertionError when nothing of it happened."""
+        """Apply a plan while the block runs; raises AssertionError if it was never used."""
         self._plans.append(plan)
         try:
             yield plan
         finally:
             self._plans.remove(plan)
         if not plan.happened:
-            message = f"{plan.function} never came to its commit, so nothing was done before it"
+            message = f"{plan.function} never reached its commit, so the action did not run"
             raise AssertionError(message)
 
     def next(self) -> Plan | None:
-        """Return the plan for the commit that is about to be made, and count it."""
+        """Return the plan for the next commit, and count it."""
         function = FUNCTION.get()
         for plan in self._plans:
             if plan.function == function and plan.left:
@@ -60,7 +60,7 @@ class ContendedCoordinator:
     """A coordinator stub that carries out plans. Implements :class:`kontract.ports.CoordinatorStub`."""
 
     def __init__(self, inner: CoordinatorStub, contention: Contention) -> None:
-        """Pass everything on to ``inner``, commits after what is planned for them."""
+        """Pass everything on to ``inner``, commits after their plan."""
         self._inner = inner
         self._contention = contention
 

@@ -1,6 +1,6 @@
-"""Contracts: what a client for TiKV, a key-value store or a shared state of your own has to do, as plain functions.
+"""Contracts for your own TiKV client, key-value store or shared state, as plain functions.
 
-Each is an async function that takes the thing and raises AssertionError with what is wrong. With pytest:
+Each is an async function that takes the object and raises AssertionError if something is wrong. With pytest:
 
     import pytest
     from kontract.testing import contracts
@@ -9,8 +9,8 @@ Each is an async function that takes the thing and raises AssertionError with wh
     async def test_my_client(case):
         await case(MyClient("pd-1:2379"))
 
-They use keys (and owners) that nobody else has, so they may run against a cluster that is in use, any number of times.
-They leave some hundred small values behind.
+They use unique keys (and owners), so they may run against a cluster in use, any number of times. They leave a few
+hundred small values behind.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from kontract.ports import DOStub, KVStore
 from kontract.server.tikv import AtomicTiKVClient, TiKVClient
 
 Nodes: TypeAlias = Sequence[Callable[[str], DOStub]]
-"""A shared state as several nodes see it: each is a function from an owner to its state. One node will do."""
+"""A shared state as several nodes see it: each node is a function from an owner to its state. One node is enough."""
 
 ODD_TEXTS = ("", " ", "a/b", "../a", "%00", "ä", "😀", "\x7f", '"', "\\", "x" * 400)
 
@@ -50,7 +50,7 @@ HOUR_MS = 3_600_000
 
 
 def name(case: Callable[..., Any]) -> str:
-    """Return a case's name: for ``ids=`` of pytest."""
+    """Return the name of a case, for ``ids=`` of pytest."""
     return case.__name__
 
 
@@ -62,7 +62,7 @@ def _fresh() -> str:
 
 
 async def values_are_kept(client: TiKVClient) -> None:
-    """A value is there as soon as ``put`` returns, as it was, under its key alone; and gone after ``delete``."""
+    """A value exists unchanged as soon as ``put`` returns, only under its key, and is gone after ``delete``."""
     prefix = _fresh()
     texts = {prefix + text: f"value of {text!r}" for text in ODD_TEXTS}
     for key, value in texts.items():
@@ -81,7 +81,7 @@ async def values_are_kept(client: TiKVClient) -> None:
 
 
 async def scans_are_ordered(client: TiKVClient) -> None:
-    """``scan`` returns what begins with a prefix, all of it and nothing else, in order, as much as was asked for."""
+    """``scan`` returns exactly the keys with a prefix, in order, up to the limit."""
     prefix = _fresh()
     keys = [f"{prefix}a/{n:03}" for n in range(300)]
     beside = [prefix, f"{prefix}a", f"{prefix}a.", f"{prefix}a0", f"{prefix}b"]
@@ -100,7 +100,7 @@ async def scans_are_ordered(client: TiKVClient) -> None:
 
 
 async def calls_may_overlap(client: TiKVClient) -> None:
-    """A hundred tasks may use one client at once, and none gets the answer of another."""
+    """A hundred tasks can use one client at once, and none gets another's answer."""
     prefix = _fresh()
 
     async def one(n: int) -> None:
@@ -112,7 +112,7 @@ async def calls_may_overlap(client: TiKVClient) -> None:
 
 
 async def swaps_compare(client: AtomicTiKVClient) -> None:
-    """``compare_and_swap`` changes what is expected and nothing else, and returns what was there."""
+    """``compare_and_swap`` changes a value only if it is as expected, and returns the previous one."""
     key = _fresh()
     assert await client.compare_and_swap(key, "nothing", "new") == (False, None)
     assert await client.get(key) is None
@@ -129,7 +129,7 @@ async def swaps_compare(client: AtomicTiKVClient) -> None:
 
 
 async def one_swap_wins(client: AtomicTiKVClient) -> None:
-    """Of those who expect the same, one succeeds; the others are told what it wrote."""
+    """Of swaps that expect the same value, one succeeds; the others get what it wrote."""
     for expected in (None, "before"):
         key = _fresh()
         if expected is not None:
@@ -143,7 +143,7 @@ async def one_swap_wins(client: AtomicTiKVClient) -> None:
 
 
 async def swaps_add_up(client: AtomicTiKVClient) -> None:
-    """Twenty tasks that count by swapping count each time once."""
+    """Twenty tasks that count by swapping lose no count."""
     key = _fresh()
     await client.put(key, "0")
 
@@ -165,21 +165,21 @@ TIKV_CLIENT: tuple[Callable[[TiKVClient], Awaitable[None]], ...] = (
     scans_are_ordered,
     calls_may_overlap,
 )
-"""For the four methods of TiKVClient."""
+"""Cases for the four methods of TiKVClient."""
 
 ATOMIC_TIKV_CLIENT: tuple[Callable[[AtomicTiKVClient], Awaitable[None]], ...] = (
     swaps_compare,
     one_swap_wins,
     swaps_add_up,
 )
-"""In addition, for a client that can compare and swap."""
+"""Additional cases for a client that can compare and swap."""
 
 
 # --- KVStore ---------------------------------------------------------------------------------------------------------
 
 
 async def copies_are_found(store: KVStore) -> None:
-    """What is put can be had, sooner or later; what is deleted is gone, sooner or later."""
+    """Eventually a stored value can be read, and a deleted one is gone."""
     prefix = _fresh()
     for number, text in enumerate(ODD_TEXTS):
         key = prefix + text
@@ -194,7 +194,7 @@ async def copies_are_found(store: KVStore) -> None:
 
 
 async def copies_end(store: KVStore) -> None:
-    """A copy with a time to live ends, sooner or later."""
+    """Eventually a copy with a time to live expires."""
     key = _fresh()
     await store.put(key, "short", 1)
     await _eventually(store.get, key, None)
@@ -204,7 +204,7 @@ async def copies_end(store: KVStore) -> None:
 
 
 async def _eventually(get: Callable[[str], Awaitable[str | None]], key: str, expected: str | None) -> None:
-    # However long it takes: the caller's patience is the limit. There is nobody to be told by.
+    # It polls for as long as the caller waits: nothing announces the change.
     while await get(key) != expected:  # noqa: ASYNC110
         await asyncio.sleep(0.02)
 
@@ -225,7 +225,7 @@ def _put(key: str, value: Any, ttl_ms: int | None = None) -> SharedSet:
 
 
 async def shared_values_are_kept(nodes: Nodes) -> None:
-    """JSON of any shape is given back as it was, by every node, as soon as ``set`` has answered."""
+    """Every node returns any JSON value unchanged as soon as ``set`` has answered."""
     owner = _fresh()
     values = ["text", "", 0, -1, 2**53, 1.5, True, False, [], {}, {"a": [1, {"b": None}]}, "ä\n\x00😀", "x" * 65_000]
     for number, value in enumerate(values):
@@ -239,7 +239,7 @@ async def shared_values_are_kept(nodes: Nodes) -> None:
 
 
 async def shared_values_are_deleted(nodes: Nodes) -> None:
-    """``delete`` says what was there; once, whoever asks."""
+    """``delete`` reports once, to one caller, that a value was there."""
     owner = _fresh()
     first, last = nodes[0](owner), nodes[-1](owner)
     assert _value(await first.shared(SharedDelete("k"))) is None
@@ -254,7 +254,7 @@ async def shared_values_are_deleted(nodes: Nodes) -> None:
 
 
 async def shared_keys_are_apart(nodes: Nodes) -> None:
-    """Neither keys nor owners meet, whatever they are called."""
+    """Keys and owners are separate, whatever their names."""
     base = _fresh()
     owners = [base + text for text in ("a", "a/b", "1:a", "a/1:b/", "ä", "")]
     keys = [text for text in ODD_TEXTS if text] + ["b", "b/c"]
@@ -266,7 +266,7 @@ async def shared_keys_are_apart(nodes: Nodes) -> None:
 
 
 async def shared_counts(nodes: Nodes) -> None:
-    """``incr`` counts from nothing, keeps the time to live of the first, and refuses what it cannot count exactly."""
+    """``incr`` starts at nothing, keeps the first time to live, and refuses what it cannot count exactly."""
     owner, other = nodes[0](at := _fresh()), nodes[-1](at)
     steps = [await stub.shared(SharedIncr("n", by)) for stub, by in ((owner, 1), (other, 5), (owner, -10), (other, 0))]
     assert [_value(step) for step in steps] == [1, 6, -4, -4]
@@ -293,14 +293,14 @@ async def shared_counts(nodes: Nodes) -> None:
 
 
 async def shared_counts_at_once(nodes: Nodes) -> None:
-    """Of sixty counts on all nodes each is answered with another number."""
+    """Sixty concurrent counts on all nodes return sixty different numbers."""
     owner = _fresh()
     answers = await asyncio.gather(*[nodes[n % len(nodes)](owner).shared(SharedIncr("n")) for n in range(60)])
     assert sorted(map(_value, answers)) == list(range(1, 61))
 
 
 async def shared_values_end(nodes: Nodes) -> None:
-    """What has a time to live ends; then it was not there to be deleted, and counting begins anew."""
+    """A value with a time to live expires; then there is nothing to delete, and counting starts again."""
     owner = _fresh()
     first, last = nodes[0](owner), nodes[-1](owner)
     answer = await first.shared(_put("k", 1, HOUR_MS))
@@ -319,11 +319,11 @@ async def shared_values_end(nodes: Nodes) -> None:
     await last.shared(_put("k", 2))
     forever = await last.shared(SharedGet("k"))
     assert isinstance(forever, SharedValue)
-    assert forever.ttl_ms is None, "a value that is set anew without a time to live has none"
+    assert forever.ttl_ms is None, "a value that is set again without a time to live has none"
 
 
 async def shared_means_the_same_everywhere(nodes: Nodes) -> None:
-    """Three hundred random requests to random nodes are answered like those to a single process."""
+    """Three hundred random requests to random nodes get the same answers as from a single process."""
     owner, dice, model = _fresh(), random.Random(7), SharedState(DictRows())  # noqa: S311 - a schedule, not a secret
     for _ in range(300):
         key = f"k{dice.randrange(6)}"
@@ -338,7 +338,7 @@ async def shared_means_the_same_everywhere(nodes: Nodes) -> None:
 
 
 async def shared_counters_count(nodes: Nodes) -> None:
-    """Of sixty events on all nodes each gets another number; the window is that of the first."""
+    """Sixty events on all nodes get sixty different numbers; the first one sets the window."""
     owner = _fresh()
     first = await nodes[0](owner).shared(SharedCount("k", HOUR_MS))
     assert isinstance(first, SharedValue)
@@ -349,7 +349,7 @@ async def shared_counters_count(nodes: Nodes) -> None:
 
 
 async def shared_counters_end(nodes: Nodes) -> None:
-    """When the window is over, the next event begins another one."""
+    """After the end of a window, the next event begins a new one."""
     owner = _fresh()
     assert _value(await nodes[0](owner).shared(SharedCount("k", 50))) == 1
     await asyncio.sleep(0.15)
@@ -359,7 +359,7 @@ async def shared_counters_end(nodes: Nodes) -> None:
 
 
 async def shared_counters_are_apart(nodes: Nodes) -> None:
-    """From the values of the same owner under the same key, and from other owners and keys."""
+    """Counters are separate from values of the same key, and from other owners and keys."""
     owner, other = _fresh(), _fresh()
     stub = nodes[0](owner)
     await stub.shared(_put("k", "a value"))

@@ -1,7 +1,7 @@
-"""The PostgreSQL of the tests: a server that is thrown away after the run, with one database that each test gets anew.
+"""The PostgreSQL of the tests: a server for one run, with one database that is reset for each test.
 
-A database is put back by deleting what is in its tables and writing again what the migrations had put there: that takes
-a few milliseconds, where making one from a template takes thirty.
+A reset deletes the content of all tables and restores what the migrations had written: that takes a few milliseconds,
+while creating a database from a template takes thirty.
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ END $$
 
 
 class Server:
-    """A PostgreSQL server in a folder that goes away with it."""
+    """A PostgreSQL server in a temporary folder."""
 
     def __init__(self, cluster: Cluster) -> None:
-        """Use a cluster that runs."""
+        """``cluster``: a running one."""
         self._cluster = cluster
 
     @classmethod
     @contextmanager
     def started(cls, reaper: Reaper) -> Iterator[Server]:
-        """Start one; it is stopped at the end, by ``reaper`` if this process is killed."""
+        """Start a server; it is stopped at the end, by ``reaper`` if this process is killed."""
         folder = Path(tempfile.mkdtemp(prefix="kontract-testing-"))
         reaper.watch_folder(folder)
         folder.chmod(0o755)  # as root, PostgreSQL runs as another user, who must be able to get in
@@ -89,7 +89,7 @@ class Server:
             shutil.rmtree(folder, ignore_errors=True)
 
     def create(self, name: str) -> str:
-        """Make a database with the schema of the application and return its URL; raises Problem when that fails."""
+        """Create a database with the application's schema and return its URL; raises Problem if that fails."""
         url = self._cluster.url(name)
 
         async def make() -> None:
@@ -106,12 +106,12 @@ class Server:
 
 
 async def put_back(connection: Any) -> None:
-    """Make a database what it was when it was created, but for tables that were added or changed since."""
+    """Reset a database to its state after creation, except for tables that were added or altered since."""
     await connection.execute(_PUT_BACK)
 
 
 async def live_rows(connection: Any, owner: str, table: str) -> list[tuple[str, str]]:
-    """Return id and JSON text of the rows of a logical table, in the order in which they were inserted.
+    """Return id and JSON text of the rows of a logical table, in insertion order.
 
     Raises LookupError when the tenant has no such table.
     """
@@ -129,6 +129,6 @@ async def live_rows(connection: Any, owner: str, table: str) -> list[tuple[str, 
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine to its end, also where a loop runs already."""
+    """Run a coroutine to its end, even if a loop is already running."""
     with ThreadPoolExecutor(1) as pool:
         pool.submit(asyncio.run, work).result()

@@ -1,10 +1,10 @@
-"""Fixtures for pytest. One line in ``tests/conftest.py`` brings them: ``pytest_plugins = ["kontract.testing.pytest"]``.
+"""Fixtures for pytest. A line in ``tests/conftest.py`` enables them: ``pytest_plugins = ["kontract.testing.pytest"]``.
 
 ``api``: a caller of the application, which runs in this process with real transactions over a real PostgreSQL; each
 test begins with empty tables. ``app``: the application itself: other callers, clock, rows, conflicts. ``worker``: the
-application in workerd, started once a run.
+application in workerd, started once per run.
 
-A project may define ``kontract_environment`` anew: the variables and secrets that its functions find in ``ctx.env``.
+A project may override ``kontract_environment``: the variables and secrets that its functions find in ``ctx.env``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kontract.testing.database import Server
 from kontract.testing.worker import Worker
 
 OWNER = "tenant-1"
-"""The tenant of the tests where wrangler.toml names none in KONTRACT_OWNER."""
+"""The tenant of the tests if wrangler.toml has no KONTRACT_OWNER."""
 
 
 @pytest_asyncio.fixture
@@ -64,7 +64,7 @@ def worker(
 
 @pytest.fixture(scope="session")
 def kontract_environment(kontract_checkout: Checkout) -> dict[str, str]:
-    """Variables and secrets: the ``[vars]`` of wrangler.toml, and a KONTRACT_SECRET of this run."""
+    """Variables and secrets: the ``[vars]`` of wrangler.toml, and a KONTRACT_SECRET for this run."""
     config = tomllib.loads(kontract_checkout.wrangler_toml.read_text(encoding="utf-8"))
     variables = {name: str(value) for name, value in config.get("vars", {}).items()}
     return {**variables, "KONTRACT_SECRET": dev_vars.new_secret()}
@@ -72,13 +72,13 @@ def kontract_environment(kontract_checkout: Checkout) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def kontract_checkout(pytestconfig: pytest.Config) -> Checkout:
-    """The project."""
+    """The checkout of the project."""
     return Checkout.find(pytestconfig.rootpath)
 
 
 @pytest.fixture(scope="session")
 def kontract_registry(kontract_checkout: Checkout) -> Registry:
-    """Its functions, tables and middleware, as src/app is now: src/routes.py is neither read nor written."""
+    """The project's functions, tables and middleware, read from src/app: src/routes.py is neither read nor written."""
     source = kontract_checkout.root / "src"
     if str(source) not in sys.path:
         sys.path.insert(0, str(source))
@@ -89,7 +89,7 @@ def kontract_registry(kontract_checkout: Checkout) -> Registry:
 
 @pytest.fixture(scope="session")
 def kontract_database(kontract_server: Server) -> str:
-    """The URL of the database of tests in this process."""
+    """The URL of this process's test database."""
     return kontract_server.create("in_process")
 
 
@@ -102,7 +102,7 @@ def kontract_server(kontract_reaper: Reaper) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def kontract_reaper() -> Iterator[Reaper]:
-    """Stops what is left when pytest is killed."""
+    """Stops what is still running when pytest is killed."""
     process = Reaper()
     yield process
     process.close()

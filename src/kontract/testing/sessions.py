@@ -23,7 +23,7 @@ def token(
     perm: int = ALL,
     anonymous: bool = False,
 ) -> str:
-    """Return an access token of a session of its own, valid for an hour from ``now`` (milliseconds)."""
+    """Return an access token of a new session, valid for an hour from ``now`` (milliseconds)."""
     random = SystemRandomness()
     session = Session(random.token(8).hex(), owner, user, anonymous, frozenset(groups), perm)
     return Tokens(read_keys({"KONTRACT_SECRET": secret})).make(session, Kind.ACCESS, now, VALID_SECONDS, random)

@@ -1,4 +1,4 @@
-"""From httpx to a gateway of this process, without a socket in between."""
+"""A transport from httpx to a gateway in this process, without a socket."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Answer = Callable[[Request], Awaitable[Response]]
 
 
 class InProcess(httpx.AsyncBaseTransport):
-    """A transport whose server is a function. What it began goes on when its caller leaves, as on a server."""
+    """A transport whose server is a function. A request continues when its caller leaves, as on a server."""
 
     def __init__(self, answer: Answer) -> None:
         """Send requests to ``answer``."""
@@ -35,7 +35,7 @@ class InProcess(httpx.AsyncBaseTransport):
 
         path, _, query = request.url.raw_path.decode("ascii").partition("?")
         headers = {name.lower(): value for name, value in request.headers.items()}
-        # A task of its own, with variables of its own: a function sees none of its test.
+        # A separate task with its own context variables: a function sees none of its test.
         task = asyncio.ensure_future(self._answer(Request(request.method, path, headers, read, query, CLIENT)))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -47,7 +47,7 @@ class InProcess(httpx.AsyncBaseTransport):
         return httpx.Response(response.status, headers=response.headers, stream=stream)
 
     async def aclose(self) -> None:
-        """Hang up, and wait for what is under way."""
+        """Close, and wait for running requests."""
         for stream in self._streams:
             await stream.aclose()
         if self._running:

@@ -1,4 +1,4 @@
-"""The Worker in workerd, as `kontract dev` runs it, on ports and folders of its own."""
+"""The Worker in workerd, as `kontract dev` runs it, with its own ports and folders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kontract.testing import sessions
 def running_worker(
     checkout: Checkout, database_url: str, folder: Path, reaper: Reaper, more_vars: str = ""
 ) -> Iterator[DevServer]:
-    """A DevServer that answers, with a secret of its own; stopped at the end, whatever happened to it meanwhile.
+    """Yield a running DevServer with its own secret; it is stopped at the end in any case.
 
     ``more_vars`` are further lines for its .dev.vars.
     """
@@ -33,7 +33,7 @@ def running_worker(
         file.write(more_vars)
     server = DevServer(
         checkout,
-        setup.prepare(checkout, run=False),  # `make test` has taken the snapshot; for one server it does not pay
+        setup.prepare(checkout, run=False),  # `make test` has taken the snapshot; for one server it is not worth it
         free_port(),
         database_url,
         persist_to=folder / "durable-objects",
@@ -49,10 +49,10 @@ def running_worker(
 
 
 class Worker:
-    """The application in the real runtime. Its data stays from test to test, so tests use names of their own."""
+    """The application in the real runtime. Its data stays from test to test, so tests use their own names."""
 
     def __init__(self, server: DevServer, owner: str) -> None:
-        """Use a server that runs; ``owner``: the tenant of callers who are not given another."""
+        """Use a running server; ``owner``: the default tenant of callers."""
         assert server.env_file is not None
         self.server = server
         self.owner = owner
@@ -69,7 +69,7 @@ class Worker:
         environment: Mapping[str, str],
         owner: str,
     ) -> Iterator[Worker]:
-        """Start one, with the variables of ``environment`` and a secret of its own; it is stopped at the end."""
+        """Start a Worker with the variables of ``environment`` and its own secret; it is stopped at the end."""
         variables = (
             dev_vars.line(name, value, expanded=True)
             for name, value in environment.items()
@@ -80,7 +80,7 @@ class Worker:
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """The URL of the Worker."""
         return self.server.url
 
     def log_text(self) -> str:
