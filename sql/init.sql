@@ -36,7 +36,8 @@ END
 $$;
 
 -- A versioned table: every version of a row is a row of its own until it is collected. At most one version of an id is
--- live. COLLATE "C" makes the order of ids that of their bytes, wherever the database runs.
+-- live. COLLATE "C" makes the order of ids that of their bytes, wherever the database runs. The index _order is for pop
+-- and shift alone: its condition is spelled otherwise than that of _live, so that nothing else is looked for in it.
 CREATE TABLE IF NOT EXISTS tbl_tasks_5f0c1d (
   id            TEXT COLLATE "C" NOT NULL,
   data          JSONB  NOT NULL DEFAULT '{}',
@@ -49,6 +50,8 @@ CREATE TABLE IF NOT EXISTS tbl_tasks_5f0c1d (
 CREATE UNIQUE INDEX IF NOT EXISTS tbl_tasks_5f0c1d_live ON tbl_tasks_5f0c1d (id) WHERE _deleted_txid IS NULL;
 CREATE INDEX IF NOT EXISTS tbl_tasks_5f0c1d_data ON tbl_tasks_5f0c1d USING gin (data jsonb_path_ops);
 CREATE INDEX IF NOT EXISTS tbl_tasks_5f0c1d_dead ON tbl_tasks_5f0c1d (_deleted_txid) WHERE _deleted_txid IS NOT NULL;
+CREATE INDEX IF NOT EXISTS tbl_tasks_5f0c1d_order ON tbl_tasks_5f0c1d (_order, id COLLATE "C")
+  WHERE coalesce(_deleted_txid, 0) = 0;
 
 CREATE TABLE IF NOT EXISTS tbl_accounts_9b27e4 (
   id            TEXT COLLATE "C" NOT NULL,
@@ -63,6 +66,8 @@ CREATE UNIQUE INDEX IF NOT EXISTS tbl_accounts_9b27e4_live ON tbl_accounts_9b27e
 CREATE INDEX IF NOT EXISTS tbl_accounts_9b27e4_data ON tbl_accounts_9b27e4 USING gin (data jsonb_path_ops);
 CREATE INDEX IF NOT EXISTS tbl_accounts_9b27e4_dead ON tbl_accounts_9b27e4 (_deleted_txid)
   WHERE _deleted_txid IS NOT NULL;
+CREATE INDEX IF NOT EXISTS tbl_accounts_9b27e4_order ON tbl_accounts_9b27e4 (_order, id COLLATE "C")
+  WHERE coalesce(_deleted_txid, 0) = 0;
 
 -- Accounts and sessions of all tenants (POST /auth/...). They belong to the gateway: no token names their owner.
 CREATE TABLE IF NOT EXISTS tbl_users_c41d7a (

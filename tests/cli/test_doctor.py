@@ -60,6 +60,17 @@ def test_a_fresh_database_is_well(postgres, capsys, monkeypatch):
     assert "Nothing is wrong." in out
 
 
+def test_a_table_without_the_index_in_its_order(postgres):
+    """Nothing is wrong, pop and shift are slow: a note."""
+    url = postgres.create_database()
+    assert not [finding for finding in look(url) if "in the order of its rows" in finding.what]
+    changed(url, "DROP INDEX tbl_tasks_5f0c1d_order")
+    assert wrong(url) == []
+    [found] = [finding for finding in look(url) if "in the order of its rows" in finding.what]
+    assert "tenant-1/tasks" in found.what
+    assert "kontract migrate" in found.fix
+
+
 def test_it_shows_epochs_fences_and_dead_versions(postgres):
     url = changed(
         postgres.create_database(),

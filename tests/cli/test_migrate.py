@@ -11,6 +11,8 @@ import pytest
 
 from kontract.cli.main import main
 from kontract.cli.migrate import migrate
+from kontract.cli.migrations import indexes, register
+from kontract.cli.table import adopt
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.postgres import programs
 from support.postgres import Postgres
@@ -60,6 +62,82 @@ def test_a_database_of_before_gets_the_place_for_results(postgres: Postgres, che
 
     asyncio.run(again())
     assert dump(url) == dump(ours)
+
+
+OLDER_TABLE = """
+CREATE TABLE tbl_older_1 (
+  id TEXT COLLATE "C" NOT NULL, data JSONB NOT NULL DEFAULT '{}', _txid BIGINT NOT NULL, _deleted_txid BIGINT,
+  _owner TEXT NOT NULL, _order SERIAL, PRIMARY KEY (id, _txid));
+CREATE UNIQUE INDEX tbl_older_1_live ON tbl_older_1 (id) WHERE _deleted_txid IS NULL;
+INSERT INTO storage (id, ptr, owner) VALUES ('older', 'tbl_older_1', 'somebody');
+CREATE TABLE tbl_plain_1 (
+  id TEXT PRIMARY KEY, data JSONB NOT NULL DEFAULT '{}', _txid BIGINT NOT NULL, _deleted_txid BIGINT,
+  _owner TEXT NOT NULL, _order SERIAL);
+INSERT INTO storage (id, ptr, owner) VALUES ('plain', 'tbl_plain_1', 'somebody'), ('lost', 'tbl_lost', 'somebody');
+"""
+
+
+def test_versioned_tables_of_before_get_the_index_in_their_order(postgres: Postgres, checkout: Checkout):
+    """Those of sql/init.sql and everybody's own, one left half made too, while the tables are written to."""
+    url, ours = postgres.create_database(), postgres.create_database()
+    for database in (url, ours):
+        postgres.run(database, OLDER_TABLE)
+    postgres.run(
+        url,
+        "DROP INDEX tbl_accounts_9b27e4_order; "
+        "UPDATE pg_index SET indisvalid = FALSE WHERE indexrelid = 'tbl_tasks_5f0c1d_order'::regclass",
+    )
+    said: list[str] = []
+
+    async def while_written_to() -> None:
+        connection = await asyncpg.connect(url)
+        migrating = asyncio.ensure_future(migrate(url, said.append))
+        written = 0
+        while not migrating.done():
+            written += 1
+            await connection.execute("INSERT INTO tbl_older_1 (id, _txid, _owner) VALUES ($1, 1, 'u')", str(written))
+        await migrating
+        await connection.execute("DELETE FROM tbl_older_1; ALTER SEQUENCE tbl_older_1__order_seq RESTART")
+        await connection.close()
+        assert written > 0
+
+    asyncio.run(while_written_to())
+    assert said == [
+        f"Created the index {ptr}_order, by which pop and shift find their row."
+        for ptr in ("tbl_accounts_9b27e4", "tbl_older_1", "tbl_tasks_5f0c1d")
+    ]
+    asyncio.run(migrate(ours, lambda _: None))
+    assert dump(url) == dump(ours)
+    said.clear()
+    asyncio.run(migrate(url, said.append))
+    assert said == ["The schema is up to date."]
+
+
+def test_an_index_that_cannot_be_made_stops_nothing(postgres: Postgres):
+    """The name may be taken, or the table another's: what is missing is speed."""
+    url = postgres.create_database()
+    postgres.run(url, OLDER_TABLE + "CREATE TABLE tbl_older_1_order ()")
+    said: list[str] = []
+    asyncio.run(migrate(url, said.append))
+    [one] = said
+    assert "tbl_older_1 still has no index in the order of its rows" in one
+
+
+def test_every_way_to_make_a_versioned_table_makes_its_indexes(postgres: Postgres):
+    """By sql/init.sql, by `kontract table create` (and `migrate new`, which writes the same), by `table adopt`."""
+    url = postgres.create_database()
+    postgres.run(url, OLDER_TABLE + "DELETE FROM storage WHERE id IN ('older', 'lost')")
+
+    async def missing() -> list[str]:
+        quiet: list[str] = []
+        await register.create(url, "somebody", "x" * 63, "RWX", quiet.append)
+        await adopt(url, "somebody", "plain", quiet.append)
+        connection = await asyncpg.connect(url)
+        found = await indexes.without_order(connection)
+        await connection.close()
+        return found
+
+    assert asyncio.run(missing()) == []
 
 
 def test_it_says_what_it_created_and_then_that_nothing_is_to_do(postgres: Postgres, capsys, monkeypatch):

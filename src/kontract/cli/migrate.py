@@ -11,7 +11,7 @@ from pathlib import Path
 
 import asyncpg
 
-from kontract.cli.migrations import database, files, lock, new, role
+from kontract.cli.migrations import database, files, indexes, lock, new, role
 from kontract.cli.toolchain import database_url
 from kontract.cli.toolchain.checkout import Checkout
 from kontract.cli.toolchain.problem import Problem
@@ -108,6 +108,8 @@ async def migrate(
     async with database.connected(database_url) as connection, database.alone(connection):
         if await database.has_records(connection):
             database.pending(migrations, await database.applied(connection))  # raises before anything is done
+        tried: set[str] = set()
+        await indexes.complete(connection, report, tried)  # first: sql/init.sql would lock its tables meanwhile
         before = await _tables(connection)
         for path in base:
             await database.patiently(f"sql/{path.name}", partial(_apply, connection, path.read_text()))
@@ -119,11 +121,12 @@ async def migrate(
         for one in ready:
             await database.up(connection, one)
             report(f"Applied {one.name}.")
+        await indexes.complete(connection, report, tried)  # files of before make tables without it
         for one in todo[len(ready) :]:
             report(f"Not applied: {one.shown} {_reason(one)}.")
         if gateway_role:
             report(await role.prepare(connection, gateway_role))
-    if not added and not todo:
+    if not added and not todo and not tried:
         report("The schema is up to date.")
 
 

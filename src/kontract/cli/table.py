@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from kontract.cli.migrations import database, register
+from kontract.cli.migrations import database, indexes, register
 from kontract.cli.migrations.register import check_columns
 from kontract.cli.toolchain import database_url
 from kontract.cli.toolchain.checkout import Checkout
@@ -228,6 +228,7 @@ async def _swap_key(connection: asyncpg.Connection, pointer: TablePointer) -> No
     await connection.execute(
         f"CREATE INDEX IF NOT EXISTS {dead} ON {table} (_deleted_txid) WHERE _deleted_txid IS NOT NULL"
     )
+    await connection.execute(indexes.order_index(pointer.ptr))
     # Readers of this moment may hold a snapshot from before the last change of a row, whose version was overwritten.
     # For a minute, longer than any of them lives, the table is read like a plain one
     # (kontract.core.transaction.sql.LOOKUP).

@@ -12,6 +12,7 @@ import asyncpg
 from kontract.cli import migrate
 from kontract.cli.build import scan
 from kontract.cli.doctor.finding import Finding
+from kontract.cli.migrations import indexes
 from kontract.cli.migrations.role import grants
 from kontract.cli.table import Listed, list_tables
 from kontract.cli.toolchain import database_url
@@ -372,6 +373,13 @@ async def _table(connection: asyncpg.Connection, table: Listed) -> list[Finding]
                 f"{name} has no unique index on its live rows: two versions of a row could be live",
                 f"CREATE UNIQUE INDEX {index} ON {quoted} (id) WHERE _deleted_txid IS NULL",
                 wrong=True,
+            )
+        )
+    if table.kind == "versioned" and table.ptr in await indexes.without_order(connection):
+        findings.append(
+            Finding(
+                f"{name} has no index in the order of its rows: pop and shift read all live rows",
+                "Run: kontract migrate",
             )
         )
     return findings

@@ -172,7 +172,7 @@ async def _run(
     connection: asyncpg.Connection, one: Migration, text: str, direction: str, then: Callable[[], Awaitable[None]]
 ) -> None:
     if one.alone:
-        await patiently(one.shown, lambda: _without_transaction(connection, text), _HALF_DONE)
+        await patiently(one.shown, lambda: without_transaction(connection, text), _HALF_DONE)
         await patiently(one.shown, then, _NOT_RECORDED)
         return
     step = _function(one, direction) if one.is_python else None
@@ -276,7 +276,8 @@ async def patiently(what: str, work: Callable[[], Awaitable[Any]], kept: str = "
             return
 
 
-async def _without_transaction(connection: asyncpg.Connection, text: str) -> None:
+async def without_transaction(connection: asyncpg.Connection, text: str) -> None:
+    """Make or drop an index CONCURRENTLY; one that a run before this left half made is made again."""
     statement = next(statements(text), None)
     if statement is None:
         return

@@ -26,8 +26,10 @@ TABLE = """CREATE TABLE IF NOT EXISTS {ptr} (
 CREATE UNIQUE INDEX IF NOT EXISTS {ptr}_live ON {ptr} (id) WHERE _deleted_txid IS NULL;
 CREATE INDEX IF NOT EXISTS {ptr}_data ON {ptr} USING gin (data jsonb_path_ops);
 CREATE INDEX IF NOT EXISTS {ptr}_dead ON {ptr} (_deleted_txid) WHERE _deleted_txid IS NOT NULL;
+CREATE INDEX IF NOT EXISTS {ptr}_order ON {ptr} (_order, id COLLATE "C")
+  WHERE coalesce(_deleted_txid, 0) = 0;
 """
-"""A versioned table, as sql/init.sql has them. ``ptr`` is a plain identifier of 58 characters at most."""
+"""A versioned table, as sql/init.sql has them. ``ptr`` is a plain identifier of 57 characters at most."""
 
 REGISTER = "INSERT INTO storage (id, ptr, owner) VALUES ({id}, '{ptr}', {owner}) ON CONFLICT (id) DO NOTHING;\n"
 

@@ -61,9 +61,10 @@ def by_index(condition: str, column: str) -> str:
     ``condition``: that of a partial index, in the statement already. What follows from it is dropped where the index is
     used, and would cost more than any table anywhere else. It is never evaluated: the first half is true or the row is
     out. Without it a plan made for an empty table reads all of it, and a prepared statement keeps that plan while the
-    table grows. What it costs is below PostgreSQL's jit_above_cost.
+    table grows. Two of them
+    cost less than PostgreSQL's jit_above_cost.
     """
-    return f"({condition} OR {column} IN (SELECT count(*)::text FROM generate_series(1, 5000000)))"
+    return f"({condition} OR {column} IN (SELECT count(*)::text FROM generate_series(1, 3000000)))"
 
 
 # --- looking up ------------------------------------------------------------------------------------------------------
@@ -155,7 +156,10 @@ def _page_in_bounds(page: str) -> str:
 
 def read_row(pointer: TablePointer, row_id: str, snapshot: Snapshot) -> Statement:
     """One row by id, as it was at the snapshot; its data is NULL when it is too large."""
-    row = _row_in_bounds(f"SELECT {COLUMNS} FROM {quote(pointer.ptr)} WHERE id = $1::text AND {visible('$2')}")
+    version = f"SELECT * FROM {quote(pointer.ptr)} WHERE id = $1::text"
+    if pointer.kind is TableKind.VERSIONED:  # each version ends before the next begins: the others need no look
+        version += " AND _txid < $2::bigint ORDER BY _txid DESC LIMIT 1"
+    row = _row_in_bounds(f"SELECT {COLUMNS} FROM ({version}) AS version WHERE {visible('$2')}")
     text = f"{row}{_too_old_marker(pointer, '$2', 'id = $1::text')}"
     return Statement(text, (row_id, snapshot + 1))
 
@@ -178,54 +182,86 @@ def compared(order: Order, text: str) -> str:
     return _COMPARED[order].format(text)
 
 
-def _matches(wanted: Filter, params: list[str | int | None]) -> str:
-    """Return the condition that a filter means, and add its parameters."""
+def _matches(wanted: Filter, params: list[str | int | None]) -> list[str]:
+    """Return the conditions that a filter means, and add their parameters."""
+    conditions = []
     values = dict(wanted.contains or {})
     typed = [(field, order, values.pop(field)) for field, order in wanted.typed]
-    params += [msgspec.json.encode(values).decode(), wanted.id]
-    condition = f"data @> ${len(params) - 1}::jsonb AND (${len(params)}::text IS NULL OR id = ${len(params)}::text)"
+    if values:
+        params.append(msgspec.json.encode(values).decode())
+        conditions.append(f"data @> ${len(params)}::jsonb")
+    if wanted.id is not None:
+        params.append(wanted.id)
+        conditions.append(f"id = ${len(params)}::text")
     for field, order, value in typed:
         params += [field, str(value)]
         field_text, value_text = f"data->>(${len(params) - 1}::text)", f"${len(params)}::text"
-        condition += f" AND {compared(order, f'({field_text})')} = {compared(order, value_text)}"
-    return condition
+        conditions.append(f"{compared(order, f'({field_text})')} = {compared(order, value_text)}")
+    return conditions
+
+
+LIVE = "_deleted_txid IS NULL"
+"""The condition of the unique index of live rows, ``.._live``."""
+
+IN_ORDER = "coalesce(_deleted_txid, 0) = 0"
+"""The same, spelled otherwise: that of the index in the order of insertion, ``.._order``, which has ids in it, too."""
+
+_ROW = "SELECT id, data, _txid, _owner, _order::bigint AS position FROM"
 
 
 def _rows(
-    pointer: TablePointer, wanted: Filter, snapshot: Snapshot, pending: Sequence[Pending]
-) -> tuple[str, list[str | int | None]]:
+    pointer: TablePointer,
+    conditions: Sequence[str],
+    pending: Sequence[Pending],
+    params: list[str | int | None],
+    *,
+    first: str = "",
+    index: str = "",
+) -> str:
     """Return a CTE ``rows`` (id, data jsonb, _txid, _owner, position): the snapshot under one's own writes.
 
-    PostgreSQL itself overlays the buffered writes, so that filters and orders mean the same for both.
+    PostgreSQL itself overlays the buffered writes, so that filters and orders mean the same for both. ``$1`` is the
+    snapshot + 1. ``first``: the order and limit after which nothing more of the table is needed; ``index``: the
+    condition of the index that is in this order, if there is one.
     """
-    params: list[str | int | None] = [snapshot + 1]
-    condition = _matches(wanted, params)
-    table = (
-        f"SELECT id, data, _txid, _owner, _order::bigint AS position FROM {quote(pointer.ptr)} WHERE {visible('$1')}"
-    )
+    table = quote(pointer.ptr)
+    more = list(conditions)
     if pointer.only is not None:
         params.append(pointer.only)
-        table += f" AND _owner = ${len(params)}::text"
-    if not pending:
-        return f"WITH rows AS ({table} AND {condition})", params
-    own_rows = [f'{{"id":{json.dumps(p.id, ensure_ascii=False)},"data":{p.data or "null"}}}' for p in pending]
-    params.append(f"[{','.join(own_rows)}]")
-    own_rows_at = f"${len(params)}"
-    # New rows come after all others in insertion order; changed rows keep their place.
-    own = (
-        "SELECT p.id, p.data, 0::bigint AS _txid, ''::text AS _owner, coalesce("
-        f"(SELECT t._order FROM {quote(pointer.ptr)} AS t WHERE t.id = p.id AND {visible('$1')}), "
-        "4611686018427387904 + p.n) AS position "
-        "FROM own AS p WHERE p.data IS NOT NULL"
-    )
-    text = (
-        "WITH own AS MATERIALIZED (SELECT e.value->>'id' AS id, nullif(e.value->'data', 'null'::jsonb) AS data, e.n "
-        f"FROM jsonb_array_elements({own_rows_at}::jsonb) WITH ORDINALITY AS e(value, n) "
-        f"LIMIT {at_most(len(pending))}), "
-        f"rows AS (SELECT * FROM ({table} AND id NOT IN (SELECT id FROM own) UNION ALL {own}) AS merged "
-        f"WHERE {condition})"
-    )
-    return text, params
+        more.append(f"_owner = ${len(params)}::text")
+    if pending:
+        more.append("id NOT IN (SELECT id FROM own)")
+    parts = []
+    if pending:
+        own_rows = [f'{{"id":{json.dumps(p.id, ensure_ascii=False)},"data":{p.data or "null"}}}' for p in pending]
+        params.append(f"[{','.join(own_rows)}]")
+        parts.append(
+            "own AS MATERIALIZED (SELECT e.value->>'id' AS id, nullif(e.value->'data', 'null'::jsonb) AS data, e.n "
+            f"FROM jsonb_array_elements(${len(params)}::jsonb) WITH ORDINALITY AS e(value, n) "
+            f"LIMIT {at_most(len(pending))})"
+        )
+    # Of what has ended, only what a transaction after the snapshot has ended is still to be seen, and that is little.
+    ended = f"_deleted_txid >= $1::bigint AND {by_index('_deleted_txid IS NOT NULL', 'id')} AND _txid < $1::bigint"
+    live = f"{LIVE} AND _txid < $1::bigint"
+    places = [f"{live} AND {by_index(LIVE, 'id')}", ended]
+    if pointer.kind is TableKind.PLAIN:
+        stored, places = f"{_ROW} {table} WHERE {' AND '.join([visible('$1'), *more])}", [visible("$1")]
+    elif first:
+        # MATERIALIZED: merged with the live rows it would be planned as if it were many.
+        parts.append(f"ended AS MATERIALIZED ({_ROW} {table} WHERE {' AND '.join([ended, *more])})")
+        of_live = [live, *([index, by_index(index, "id")] if index else []), *more]
+        stored = f"({_ROW} {table} WHERE {' AND '.join(of_live)} {first}) UNION ALL SELECT * FROM ended"
+    else:
+        stored = f"{_ROW} {table} WHERE {' AND '.join([visible('$1'), *more])}"
+    if pending:
+        # New rows come after all others in insertion order; changed rows keep their place.
+        kept = ", ".join(f"(SELECT _order FROM {table} WHERE id = p.id AND {place})" for place in places)
+        stored += (
+            " UNION ALL SELECT p.id, p.data, 0::bigint AS _txid, ''::text AS _owner, "
+            f"coalesce({kept}, 4611686018427387904 + p.n) AS position "
+            f"FROM own AS p WHERE {' AND '.join(['p.data IS NOT NULL', *conditions])}"
+        )
+    return f"WITH {', '.join([*parts, f'rows AS ({stored})'])}"
 
 
 def query(
@@ -238,7 +274,8 @@ def query(
     Rows whose field is null or absent come first. Where its type is not declared, orders are those of jsonb: null
     first, then strings, numbers, booleans, arrays, objects.
     """
-    prefix, params = _rows(pointer, wanted, snapshot, pending)
+    params: list[str | int | None] = [snapshot + 1]
+    conditions = _matches(wanted, params)
     direction = "DESC NULLS LAST" if window.descending else "ASC NULLS FIRST"
     by_id = 'id COLLATE "C"'
     field = ""
@@ -247,51 +284,57 @@ def query(
         name = f"(${len(params)}::text)"
         untyped = f"coalesce(data->{name}, 'null'::jsonb)"
         field = untyped if window.order is None else compared(window.order, f"(data->>{name})")
-    position = _beyond(window, field, by_id, params)
+    conditions += _beyond(window, field, by_id, params)
     params.append(window.limit)
-    order = f"{field} {direction}, {by_id} {direction}" if field else f"{by_id} {direction}"
-    page_of = f"SELECT id, data, _txid, _owner FROM rows {position} ORDER BY {order} LIMIT ${len(params)}::bigint"
-    text = f"{prefix} SELECT * FROM ({_page_in_bounds(page_of)}) AS page{_too_old_marker(pointer, '$1')}"
-    return Statement(text, tuple(params))
+    is_ordered = wanted.id is not None or not (field or wanted.contains)
+    # Never null, so the words mean nothing, and no index is in that order. With a filter that is wanted: the planner
+    # would walk the whole index for the few rows that match, because it takes them for many.
+    by = by_id + (f" {'DESC' if window.descending else 'ASC'}" if is_ordered else f" {direction}")
+    first = f"ORDER BY {f'{field} {direction}, ' if field else ''}{by} LIMIT ${len(params)}::bigint"
+    rows = _rows(pointer, conditions, pending, params, first=first, index=LIVE if is_ordered else "")
+    page = _page_in_bounds(f"SELECT id, data, _txid, _owner FROM rows {first}")
+    return Statement(f"{rows} SELECT * FROM ({page}) AS page{_too_old_marker(pointer, '$1')}", tuple(params))
 
 
-def _beyond(window: Window, field: str, by_id: str, params: list[str | int | None]) -> str:
-    """Return the condition for rows after the last one of the page before, and add its parameters."""
+def _beyond(window: Window, field: str, by_id: str, params: list[str | int | None]) -> list[str]:
+    """Return the condition for rows after the last one of the page before, if any, and add its parameters."""
     if window.after is None:
-        return ""
+        return []
     params.append(window.after)
     after = f"${len(params)}::text"
     sign = "<" if window.descending else ">"
     if not field:
-        return f"WHERE {by_id} {sign} {after}"
+        return [f"{by_id} {sign} {after}"]
     if window.order is None:
         params.append(window.after_value or "null")
-        return f"WHERE ({field}, {by_id}) {sign} (${len(params)}::jsonb, {after})"
+        return [f"({field}, {by_id}) {sign} (${len(params)}::jsonb, {after})"]
     if window.after_value in (None, "null"):
         later = "" if window.descending else f" OR {field} IS NOT NULL"
-        return f"WHERE ({field} IS NULL AND {by_id} {sign} {after}){later}"
+        return [f"(({field} IS NULL AND {by_id} {sign} {after}){later})"]
     params.append(window.after_value)
     value = compared(window.order, f"(${len(params)}::jsonb #>> '{{}}')")
     later = f" OR {field} IS NULL" if window.descending else ""
-    return f"WHERE ({field}, {by_id}) {sign} ({value}, {after}){later}"
+    return [f"(({field}, {by_id}) {sign} ({value}, {after}){later})"]
 
 
 def end_row(pointer: TablePointer, snapshot: Snapshot, pending: Sequence[Pending], *, last: bool) -> Statement:
     """Return the row that was inserted last (or first): what pop (or shift) takes."""
-    prefix, params = _rows(pointer, Filter(), snapshot, pending)
+    params: list[str | int | None] = [snapshot + 1]
     direction = "DESC" if last else "ASC"
+    first = f'ORDER BY {{}} {direction}, id COLLATE "C" {direction} LIMIT 1'
+    rows = _rows(pointer, [], pending, params, first=first.format("_order"), index=IN_ORDER)
     row = _row_in_bounds(
-        f"SELECT id, data::text AS data, _txid, _owner FROM (SELECT id, data, _txid, _owner FROM rows "
-        f'ORDER BY position {direction}, id COLLATE "C" {direction} LIMIT 1) AS end_row'
+        "SELECT id, data::text AS data, _txid, _owner FROM (SELECT id, data, _txid, _owner FROM rows "
+        f"{first.format('position')}) AS end_row"
     )
-    text = f"{prefix} SELECT * FROM ({row}) AS row{_too_old_marker(pointer, '$1')}"
-    return Statement(text, tuple(params))
+    return Statement(f"{rows} SELECT * FROM ({row}) AS row{_too_old_marker(pointer, '$1')}", tuple(params))
 
 
 def count(pointer: TablePointer, wanted: Filter, snapshot: Snapshot, pending: Sequence[Pending] = ()) -> Statement:
     """One row whose ``_txid`` column holds the number of matching rows."""
-    prefix, params = _rows(pointer, wanted, snapshot, pending)
-    text = f"{prefix} SELECT 'count', NULL::text, count(*), '' FROM rows{_too_old_marker(pointer, '$1')}"
+    params: list[str | int | None] = [snapshot + 1]
+    rows = _rows(pointer, _matches(wanted, params), pending, params)
+    text = f"{rows} SELECT 'count', NULL::text, count(*), '' FROM rows{_too_old_marker(pointer, '$1')}"
     return Statement(text, tuple(params))
 
 
@@ -302,7 +345,8 @@ def select(
 
     Raises inside PostgreSQL: TOO_LARGE, as soon as they are more than SELECT_BYTES together.
     """
-    prefix, params = _rows(pointer, Filter(), snapshot, pending)
+    params: list[str | int | None] = [snapshot + 1]
+    prefix = _rows(pointer, [], pending, params)
     size = "octet_length(data::text)"
     within = ""
     if selection.row_bytes:
