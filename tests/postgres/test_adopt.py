@@ -97,7 +97,7 @@ async def test_an_adopted_table_keeps_versions(url, store, connection):
     assert plain.kind is TableKind.PLAIN
     assert await apply(store, plain, 1, a=1, b=1) is ApplyOutcome.APPLIED
     assert await apply(store, plain, 2, b=None) is ApplyOutcome.APPLIED
-    assert "versioned table now" in (await quietly(url))[0]
+    assert "is now a versioned table" in (await quietly(url))[0]
 
     adopted = await lookup(store)
     assert (adopted.kind, adopted.just_adopted) == (TableKind.VERSIONED, True)
@@ -233,7 +233,7 @@ def test_the_command(postgres, capsys, monkeypatch):
     ]
     assert main(["table", "adopt", "purses", "--owner", OWNER]) == 0
     out = capsys.readouterr().out
-    assert "versioned table now" in out
+    assert "is now a versioned table" in out
     assert "collation" in out
     assert main(["table", "adopt", "nothing"]) == 1
     assert "What to do" in capsys.readouterr().err
