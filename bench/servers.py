@@ -170,14 +170,15 @@ def kontract(
     return Server(stage, name, [sys.executable, "-m", "kontract.cli.main", "serve"], root, variables)
 
 
-def fastapi(stage: Stage, name: str, url: str, *, quiet: bool = False) -> Server:
-    """FastAPI on uvicorn with uvloop and httptools, one process."""
+def fastapi(stage: Stage, name: str, url: str, *, quiet: bool = False, isolation: str = "") -> Server:
+    """FastAPI on uvicorn with uvloop and httptools, one process. ``isolation``: "serializable", or locks."""
     root = stage.fastapi_server()
     command = [
         *(sys.executable, "-m", "uvicorn", "main:app", "--host", "127.0.0.1", "--port", "{port}"),
         *("--loop", "uvloop", "--http", "httptools", "--no-access-log" if quiet else "--access-log"),
     ]
-    return Server(stage, name, command, root, {"DATABASE_URL": url, "PYTHONPATH": str(root / "packages")})
+    variables = {"DATABASE_URL": url, "PYTHONPATH": str(root / "packages"), "ISOLATION": isolation}
+    return Server(stage, name, command, root, variables)
 
 
 def node_http(stage: Stage, name: str, url: str, *, quiet: bool = False) -> Server:

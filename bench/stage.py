@@ -275,7 +275,10 @@ class Stage:
 
     def fastapi_server(self) -> Path:
         """The FastAPI server beside its packages for this Python, which are kept in the checkout's local state."""
-        root = self._copy("fastapi-server")
+        root = self.folder / "fastapi-server"
+        if root.exists():  # there are two servers
+            return root
+        self._copy("fastapi-server")
         kept = self.checkout.state / "bench-fastapi-server"
         requirements = root / "requirements.txt"
         stamp = digest(requirements, sys.version)

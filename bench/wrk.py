@@ -33,8 +33,8 @@ class Round:
 
     @property
     def rate(self) -> float:
-        """Calls per second."""
-        return self.calls / self.seconds
+        """Calls per second that were not refused."""
+        return (self.calls - self.refused) / self.seconds
 
 
 def program() -> str:

@@ -67,10 +67,11 @@ def check(text: bytes, what: str = "the request body") -> bytes:
     if unescaped.count(b'"') > 4 * limits.JSON_VALUES:  # two of a value, two of its name
         raise _too_many(what)
     joints = _joints(unescaped)
-    if _count(joints) > limits.JSON_VALUES:
-        raise _too_many(what)
-    _check_depth(joints, what, limits.JSON_DEPTH)
-    _check_numbers(joints, what)
+    if len(joints) > limits.JSON_DEPTH:  # what is shorter is below every limit; most calls are
+        if _count(joints) > limits.JSON_VALUES:
+            raise _too_many(what)
+        _check_depth(joints, what, limits.JSON_DEPTH)
+        _check_numbers(joints, what)
     if joints.count(b":") > 1:
         _check_names(text, what)
     return joints

@@ -6,14 +6,17 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kontract.core.model.perms import ALL
 from kontract.core.transaction.storage import Storage
 from kontract.core.transaction.transaction import Transaction
 from kontract.gateway.counters import CallCounters
 from kontract.gateway.shared_storage import SharedStorage
-from kontract.ports import Clock, Log
+from kontract.ports import Log
+
+if TYPE_CHECKING:
+    from kontract.gateway.scope import Scope
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -54,11 +57,9 @@ class Context:
     perm: int
     env: Mapping[str, str]
     client: str
-    shared: SharedStorage
-    counters: CallCounters
     log: Log
-    _clock: Clock
-    _spawn: Callable[[Awaitable[Any]], None]
+    _scope: Scope
+    _shared: SharedStorage | None = None
     _storage: Storage | None = None
     _transaction: Transaction | None = None
     _after_commit: list[Callable[[], Any]] = field(default_factory=list)
@@ -97,6 +98,20 @@ class Context:
         return self._storage
 
     @property
+    def shared(self) -> SharedStorage:
+        """Small values that all requests of the owner see at once."""
+        if self._shared is None:
+            platform = self._scope.platform
+            stub = platform.shared(self.owner)
+            self._shared = SharedStorage(stub, platform.kv, owner=self.owner, spawn=platform.spawn)
+        return self._shared
+
+    @property
+    def counters(self) -> CallCounters:
+        """Counts that all requests of the owner share, for middleware that limits."""
+        return self._scope.counters(self.owner)
+
+    @property
     def current_txid(self) -> int:
         """Versions with a lower txid are visible; 0 before the first read."""
         snapshot = self._transaction.snapshot if self._transaction is not None else None
@@ -104,7 +119,7 @@ class Context:
 
     def now(self) -> datetime:
         """Return the platform's time in UTC, to the millisecond. Tests can stop and move this clock."""
-        return _EPOCH + timedelta(milliseconds=self._clock.now())
+        return _EPOCH + timedelta(milliseconds=self._scope.platform.clock.now())
 
     def after_commit(self, action: Callable[[], Any]) -> None:
         """Call ``action`` (a function, sync or async) once, after this transaction has committed.
@@ -120,7 +135,7 @@ class Context:
 
     def wait_until(self, work: Awaitable[Any]) -> None:
         """Let the awaitable ``work`` continue after the response; it must not use ``storage``."""
-        self._spawn(work)
+        self._scope.platform.spawn(work)
 
     def start_attempt(self, transaction: Transaction, storage: Storage) -> None:
         """Bind a new attempt's transaction and drop the actions of the previous attempt. For the gateway."""

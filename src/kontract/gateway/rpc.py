@@ -24,7 +24,6 @@ from kontract.gateway.http import HttpResp, Request, Response, encode_json
 from kontract.gateway.routes import Endpoint
 from kontract.gateway.scope import Scope
 from kontract.gateway.sessions import authorize, ensure_live, is_live, public_session, required
-from kontract.gateway.shared_storage import SharedStorage
 from kontract.gateway.transact import Transactor
 
 PREFIX = "/rpc/"
@@ -229,7 +228,6 @@ class RpcCall:
         )
 
     def _make_context(self) -> Context:
-        shared = self._platform.shared(self._session.owner)
         return Context(
             session=self._session,
             method=self._request.method,
@@ -240,11 +238,8 @@ class RpcCall:
             perm=self._endpoint.meta.perm,
             env=self._scope.deployment.config.application,
             client=self._scope.request.client,
-            shared=SharedStorage(shared, self._platform.kv, owner=self._session.owner, spawn=self._platform.spawn),
-            counters=self._scope.counters(self._session.owner),
             log=self._platform.log,
-            _clock=self._platform.clock,
-            _spawn=self._platform.spawn,
+            _scope=self._scope,
         )
 
     def _action_failed(self, error: Exception) -> None:
