@@ -1,4 +1,4 @@
-// Types of kontract.js, written by hand. What functions there are is said by `kontract generate ts`.
+// Types of kontract.js, written by hand. `kontract generate ts` writes those of your functions.
 
 export interface Session {
   token: string;
@@ -25,11 +25,11 @@ export interface Timing {
 
 export function parseServerTiming(header: string): Record<string, Timing>;
 
-/** What a call fails with: what the server answered, or why there was no answer. */
+/** The error of a call: the server's answer, or why there was no answer. */
 export class KontractError extends Error {
   /** The server's code, for example "NOT_FOUND"; or "NETWORK", "TIMEOUT", "UNSUPPORTED", "RAYSTREAM", "UNSAFE_INTEGER". */
   readonly code: string;
-  /** Of HTTP, 0 when there was no answer. */
+  /** HTTP status, 0 if there was no answer. */
   readonly status: number;
   readonly requestId: string;
   readonly details: Record<string, unknown> | null;
@@ -43,7 +43,7 @@ export interface CallInfo {
   readonly args: readonly unknown[];
   readonly status: number;
   readonly requestId: string;
-  /** The number of its commit, null if it wrote nothing. */
+  /** The txid of its commit, null if it wrote nothing. */
   readonly txid: number | null;
   readonly attempts: number;
   readonly tries: number;
@@ -56,11 +56,11 @@ export interface CallInfo {
 }
 
 export interface Options {
-  /** Of the backend; the page's own origin if left out. */
+  /** URL of the backend (default: the page's own origin). */
   url?: string | URL;
-  /** A token that was obtained elsewhere. */
+  /** A token from elsewhere. */
   token?: string;
-  /** Sign up by itself. */
+  /** Sign up automatically, without an account. */
   anonymous?: boolean;
   storage?: SessionStorage;
   /** Calls go through raystream. */
@@ -69,11 +69,11 @@ export interface Options {
   serverKey?: string;
   onCall?(info: CallInfo): void;
   attempts?: number;
-  /** Milliseconds of each try. */
+  /** Milliseconds for each attempt. */
   timeout?: number;
-  /** What stands for each argument that is undefined before a later one; `kontract generate ts` makes it. */
+  /** Defaults for arguments that are undefined before a later one; `kontract generate ts` makes this. */
   defaults?: ReadonlyMap<string, readonly unknown[]>;
-  /** Integers beyond 2^53 come as BigInt, whatever a generated type says; without it they are an error. */
+  /** Integers beyond 2^53 become BigInt, despite generated types; without this option they are an error. */
   bigint?: boolean;
   fetch?: typeof fetch;
   backoff?: { first: number; last: number };
@@ -109,7 +109,7 @@ export type Change<Rows, Name extends keyof Rows = keyof Rows> = {
   } & ({ type: "insert" | "update"; data: Rows[Table] } | { type: "delete"; data: null });
 }[Name];
 
-/** Some changes are not to be had any more: read the tables anew. */
+/** Some changes are no longer available: read the tables again. */
 export interface Reset {
   type: "reset";
   reason: string;
@@ -142,7 +142,7 @@ export interface ChangeStream<Event> extends AsyncIterable<Event | Reset> {
 export interface Client<Rows = Record<string, Record<string, unknown>>> {
   readonly url: string;
   readonly auth: Auth;
-  /** A client is no promise, also where a function is called so: that one is called with `call("then", [])`. */
+  /** A client is not a promise: call a function of this name with `call("then", [])`. */
   readonly then?: undefined;
   call<T = unknown>(name: string, args?: readonly unknown[], how?: CallOptions): Promise<T>;
   stream<Name extends keyof Rows & string>(

@@ -1,5 +1,5 @@
-// The client of a Kontract backend for browsers, Node, Deno and Bun: one ES module and its parts beside it, nothing to
-// install and nothing to build.
+// The client of a Kontract backend for browsers, Node, Deno and Bun: one ES module with its parts beside it. There is
+// nothing to install and nothing to build.
 //
 //   import { connect } from "./kontract.js";
 //
@@ -20,23 +20,23 @@ const TIMEOUT_MS = 30_000;
 const BACKOFF = { first: 100, last: 5_000 }; // milliseconds, doubled each time and jittered over their full length
 
 /**
- * Returns a client: `await api.create_task("Buy milk")` calls the backend function of that name. What it can do besides
- * are `api.call`, `api.stream` and `api.auth`; a function that is named like one of these is called with `api.call`.
+ * Returns a client: `await api.create_task("Buy milk")` calls the backend function of that name. It also has
+ * `api.call`, `api.stream` and `api.auth`; call a function with one of these names with `api.call`.
  *
- * - `url`: of the backend; the page's own origin if left out.
- * - `token`: a token that was obtained elsewhere. Without it, sessions come from `api.auth`, or by themselves with
+ * - `url`: of the backend (default: the page's own origin).
+ * - `token`: a token from elsewhere. Without it, sessions come from `api.auth`, or automatically with
  *   `anonymous: true`.
- * - `storage`: where a session is kept: `memoryStorage()` (the default), `browserStorage(...)`, or an object with
- *   `load()`, `save(session)` and perhaps `exclusive(work)`, all of which may be asynchronous.
+ * - `storage`: where the session is stored: `memoryStorage()` (the default), `browserStorage(...)`, or an object with
+ *   `load()`, `save(session)` and optionally `exclusive(work)`, all of which may be asynchronous.
  * - `secure`: calls go through raystream, encrypted on top of TLS, to the holder of `serverKey` (base64url) or, without
  *   one, of the key that the server names at `/.well-known/kontract`. Needs X25519 in WebCrypto.
- * - `onCall(info)`: told of each call when it has ended: see `CallInfo`.
- * - `attempts`, `timeout`: how often a call is tried at most (5), and the milliseconds that each try may take (30,000).
- * - `defaults`: a Map from names of functions to what stands for each argument that is `undefined` before a later one;
- *   `kontract generate ts` makes it. Without it that is null, as everywhere in JSON.
- * - `bigint`: integers beyond 2^53, which a number cannot hold, come as BigInt. Without it they are a KontractError
- *   with the code "UNSAFE_INTEGER", of a call and of a stream. A BigInt is sent as an integer in any case.
- * - `fetch`, `backoff`: other implementations, other pauses.
+ * - `onCall(info)`: called after each call: see `CallInfo`.
+ * - `attempts`, `timeout`: the most attempts of a call (5), and the milliseconds for each attempt (30,000).
+ * - `defaults`: a Map from function names to the defaults for arguments that are `undefined` before a later one;
+ *   `kontract generate ts` makes it. Without it they are sent as null.
+ * - `bigint`: integers beyond 2^53, which a number cannot hold, become BigInt. Without it they are a KontractError
+ *   with the code "UNSAFE_INTEGER", in calls and streams. A BigInt is always sent as an integer.
+ * - `fetch`, `backoff`: another implementation, other pauses.
  */
 export function connect(options = {}) {
   const client = new Client(options);
@@ -48,7 +48,7 @@ export function connect(options = {}) {
   };
   return new Proxy(own, {
     get(target, name) {
-      // A client is no promise, whatever `await` asks it; and symbols are the language's, not backend functions.
+      // A client is not a promise, although `await` asks for `then`; and symbols are not backend functions.
       if (typeof name !== "string" || name === "then" || Object.hasOwn(target, name)) return target[name];
       return async (...args) => client.call(name, given(args, options.defaults?.get(name)));
     },
@@ -76,7 +76,7 @@ class Client {
     this.#options = options;
     this.#fetch = options.fetch ?? ((...args) => globalThis.fetch(...args));
     this.url = String(options.url ?? globalThis.location?.origin ?? "").replace(/\/+$/, "");
-    if (options.serverKey && !options.secure) throw new TypeError("serverKey is for secure: true");
+    if (options.serverKey && !options.secure) throw new TypeError("serverKey needs secure: true");
     if (!/^https?:\/\//.test(this.url)) throw new TypeError("connect() needs the url of the backend");
     this.auth = new Auth({
       url: this.url,
@@ -90,13 +90,13 @@ class Client {
   /**
    * Calls a backend function with an array of arguments; returns its result, or throws a KontractError.
    *
-   * A call that lost against others, or got no answer, is repeated with growing pauses. It brings an idempotency key,
-   * so it is applied once all the same. `idempotencyKey`: your own, to repeat it yourself, even after a reload (the
-   * server remembers for 24 hours); null for none, then a call that may have been applied is not repeated. `signal`,
+   * A call that lost a conflict, or got no answer, is retried with growing pauses. It has an idempotency key, so it is
+   * applied only once. `idempotencyKey`: your own, to repeat the call yourself, even after a reload (the server
+   * remembers it for 24 hours); null for none: then a call that may have been applied is not retried. `signal`,
    * `timeout` and `attempts`: of this call.
    */
   async call(name, args = [], { idempotencyKey = keyForOneCall(), signal, timeout, attempts } = {}) {
-    if (!Array.isArray(args)) throw new TypeError("the arguments of a call are an array");
+    if (!Array.isArray(args)) throw new TypeError("pass the arguments of a call as an array");
     const headers = { "content-type": "application/json" };
     if (idempotencyKey !== null) headers["idempotency-key"] = idempotencyKey;
     const request = {

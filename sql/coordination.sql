@@ -1,11 +1,11 @@
--- What several nodes of `kontract serve` share when there is no TiKV: the coordinators' logs.
--- Needed for KONTRACT_COORDINATION=postgres only; Workers and TiKV do without. Idempotent, applied by
--- `kontract migrate --coordination`. To be empty is a valid state: whoever truncates these tables while no node runs
--- loses change events and the values of ctx.shared, and no other data.
+-- Tables that several nodes of `kontract serve` share when there is no TiKV: the coordinators' logs.
+-- Needed only for KONTRACT_COORDINATION=postgres, not for Workers or TiKV. Idempotent, applied by
+-- `kontract migrate --coordination`. Empty tables are a valid state: truncating them while no node runs loses change
+-- events and the values of ctx.shared, and no other data.
 
 BEGIN;
 
--- Where the log of each tenant ends. Appending locks its row, so the log has one order.
+-- The end of each tenant's log. Appending locks its row, so the log has one order.
 CREATE TABLE IF NOT EXISTS coordination (
   owner    TEXT   PRIMARY KEY,
   position BIGINT NOT NULL
@@ -20,14 +20,14 @@ CREATE TABLE IF NOT EXISTS coordination_log (
   PRIMARY KEY (owner, position)
 );
 
--- The state up to a position, so that what comes before need not be kept.
+-- The state up to a position, so that earlier entries need not be kept.
 CREATE TABLE IF NOT EXISTS coordination_checkpoints (
   owner    TEXT   PRIMARY KEY,
   position BIGINT NOT NULL,
   state    BYTEA  NOT NULL
 );
 
--- Values of ctx.shared: JSON as text; until is when they end, in milliseconds since the Unix epoch.
+-- Values of ctx.shared: JSON as text; until is their expiry, in milliseconds since the Unix epoch.
 CREATE TABLE IF NOT EXISTS shared (
   owner TEXT COLLATE "C" NOT NULL,
   key   TEXT COLLATE "C" NOT NULL,

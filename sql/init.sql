@@ -3,8 +3,8 @@
 
 BEGIN;
 
--- Which physical table (ptr) holds a logical table (id) of a tenant (owner). A second tenant's table of the same name
--- has the id '<owner>/<name>'.
+-- The physical table (ptr) of each logical table (id) of a tenant (owner). A second tenant's table of the same name has
+-- the id '<owner>/<name>'.
 CREATE TABLE IF NOT EXISTS storage (
   id          TEXT PRIMARY KEY,
   ptr         TEXT NOT NULL,
@@ -13,9 +13,9 @@ CREATE TABLE IF NOT EXISTS storage (
 );
 
 -- Fences: one row per transaction that was applied (create_txid > 0) or aborted for good (< 0), kept for a day; and one
--- row per tenant, sid 'epoch/<owner>', that says which incarnation of its coordinator may commit. result: the answer of
--- a call with an Idempotency-Key, for its repetitions; without this column they are refused when the coordinator has
--- lost its journal, and nothing else changes.
+-- row per tenant, sid 'epoch/<owner>', with the incarnation of its coordinator that may commit. result: the answer of a
+-- call with an Idempotency-Key, for its repetitions; without this column only those after a loss of the coordinator's
+-- journal are refused.
 CREATE TABLE IF NOT EXISTS trxs (
   sid         TEXT    PRIMARY KEY,
   owner       TEXT    NOT NULL,
@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS trxs (
   result      TEXT
 );
 
--- ADD COLUMN IF NOT EXISTS would lock out every commit for a moment even where there is nothing to add.
+-- ADD COLUMN IF NOT EXISTS would block every commit for a moment even if there is nothing to add.
 DO $$
 BEGIN
   IF NOT EXISTS (
@@ -35,9 +35,14 @@ BEGIN
 END
 $$;
 
+<<<<<<< Updated upstream
 -- A versioned table: every version of a row is a row of its own until it is collected. At most one version of an id is
 -- live. COLLATE "C" makes the order of ids that of their bytes, wherever the database runs. The index _order is for pop
 -- and shift alone: its condition is spelled otherwise than that of _live, so that nothing else is looked for in it.
+=======
+-- A versioned table: every version of a row is a separate row until it is collected. At most one version of an id is
+-- live. COLLATE "C" orders ids by their bytes on every system.
+>>>>>>> Stashed changes
 CREATE TABLE IF NOT EXISTS tbl_tasks_5f0c1d (
   id            TEXT COLLATE "C" NOT NULL,
   data          JSONB  NOT NULL DEFAULT '{}',
@@ -94,7 +99,7 @@ CREATE TABLE IF NOT EXISTS tbl_sessions_e08b53 (
 CREATE UNIQUE INDEX IF NOT EXISTS tbl_sessions_e08b53_live ON tbl_sessions_e08b53 (id) WHERE _deleted_txid IS NULL;
 CREATE INDEX IF NOT EXISTS tbl_sessions_e08b53_dead ON tbl_sessions_e08b53 (_deleted_txid)
   WHERE _deleted_txid IS NOT NULL;
--- For a coordinator that has lost its memory: which sessions were ended, and still matter.
+-- For a coordinator that has lost its memory: ended sessions that still matter.
 CREATE INDEX IF NOT EXISTS tbl_sessions_e08b53_ended ON tbl_sessions_e08b53 (((data->>'until')::bigint))
   WHERE _deleted_txid IS NULL AND data @> '{"ended": true}';
 

@@ -26,7 +26,7 @@ function saying(groups, text) {
     .filter((group) => group.get("operations").size > 0);
 }
 
-/** Swagger UI shows "Execute" some milliseconds before it has resolved the operation, and fails if it is clicked then. */
+/** Swagger UI shows "Execute" before it has resolved the operation, and fails if it is clicked then. */
 const known = (execute, { specSelectors }) => (request) => {
   const operation = request.operation.has("operationId")
     ? request.operation

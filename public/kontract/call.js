@@ -2,17 +2,17 @@ import { KontractError, errorOfFetch } from "./errors.js";
 
 const MAX_RETRY_AFTER_S = 30;
 
-// What may be repeated. The first three did certainly not happen; of the others nobody knows, so those are repeated
-// only with an idempotency key, under which the server applies a call once.
+// Errors that may be retried. After the first three nothing was applied; after the others the outcome is unknown, so
+// they are retried only with an idempotency key, under which the server applies a call once.
 const NOT_APPLIED = new Set(["CONFLICT", "BUSY", "DEADLINE_EXCEEDED"]);
 const NOT_KNOWN = new Set(["UNAVAILABLE", "COMMIT_UNKNOWN", "NETWORK", "TIMEOUT"]);
 
 /**
- * What a call cost. `txid`: the number of its commit, null if it wrote nothing. `attempts`: how often the server ran
- * the function, `tries`: how often the client asked. `roundTrips`: `{coordinator, database}`, counts. `timing`: what
- * the server's `Server-Timing` header says, by name, each `{dur, desc}` with milliseconds. `milliseconds`: all in all,
- * as seen from here. `error`: what it failed with, or null. `replayed`: the answer is that of an earlier call with the
- * same idempotency key. `sealed`: it went through raystream.
+ * Figures of a call. `txid`: of its commit, null if it wrote nothing. `attempts`: how often the server ran the
+ * function; `tries`: how often the client sent the request. `roundTrips`: `{coordinator, database}`, counts. `timing`:
+ * the server's `Server-Timing` header by name, each `{dur, desc}` in milliseconds. `milliseconds`: the total, measured
+ * here. `error`: why it failed, or null. `replayed`: the answer is from an earlier call with the same idempotency key.
+ * `sealed`: it went through raystream.
  */
 export class CallInfo {
   status = 0;
@@ -46,7 +46,7 @@ export class CallInfo {
   }
 }
 
-/** Parses a `Server-Timing` header (W3C): an object by name of `{dur, desc}`, as far as they are there. */
+/** Parses a `Server-Timing` header (W3C): an object by name of `{dur, desc}`, each if present. */
 export function parseServerTiming(header) {
   const metrics = {};
   const word = /[!#$%&'*+.^_`|~\w-]+/y;
@@ -83,15 +83,15 @@ export function parseServerTiming(header) {
 }
 
 /**
- * A new idempotency key that ends with its call: "auto-" tells the server so, and saves it from keeping what a read
- * answered. (crypto.randomUUID exists on pages served over TLS alone.)
+ * Returns a new idempotency key for one call: "auto-" tells the server so, which then need not store the answer of a
+ * read. (crypto.randomUUID exists only on pages served over TLS.)
  */
 export function keyForOneCall() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return `auto-${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 
-/** One HTTP request to its end: `{status, header(name), text | bytes}`; a KontractError when there is no answer. */
+/** Sends an HTTP request: returns `{status, header(name), text | bytes}`; throws a KontractError without an answer. */
 export async function exchange(fetch, url, init, timeout, signal, kind = "text") {
   const limit = AbortSignal.timeout(timeout);
   try {

@@ -1,12 +1,12 @@
 /**
- * What a call fails with: what the server answered, or why there was no answer.
+ * The error of a call: the server's answer, or why there was no answer.
  *
  * - `code`: the server's, for example "NOT_FOUND", or "NETWORK" (no connection), "TIMEOUT" (no answer in time),
- *   "UNSUPPORTED" (this browser cannot), "RAYSTREAM" (the other side is not who it should be), "UNSAFE_INTEGER" (the
- *   answer has an integer that a number cannot hold).
+ *   "UNSUPPORTED" (the browser lacks something), "RAYSTREAM" (the server is not the trusted one), "UNSAFE_INTEGER"
+ *   (the answer has an integer that a number cannot hold).
  * - `message`: a sentence for people.
- * - `status`: of HTTP, 0 when there was no answer. `requestId`: under which the server's log has the story.
- * - `details`: an object that some codes bring; for "CONFLICT" it has function, table, key and attempts.
+ * - `status`: of HTTP, 0 if there was no answer. `requestId`: the id of the request in the server's log.
+ * - `details`: an object with some codes; for "CONFLICT" it has function, table, key and attempts.
  */
 export class KontractError extends Error {
   constructor(code, message, { status = 0, requestId = "", details = null, retryAfter = 0, cause } = {}) {
@@ -29,8 +29,8 @@ const OF_STATUS = {
 };
 
 /**
- * The error of an answer that is none: `status`, `header(name)` and the body as text. Bodies that are not the server's
- * own come from something between here and there.
+ * Returns the error of a failed request: `status`, `header(name)` and the body as text. A body that is not from the
+ * server comes from a proxy in between.
  */
 export function errorOf(status, header, text) {
   const retryAfter = Number(header("retry-after")) || 0;
@@ -55,7 +55,7 @@ export function errorOf(status, header, text) {
   return new KontractError(code, message, { status, requestId: header("x-request-id") ?? "", retryAfter });
 }
 
-/** The error of a fetch that threw. Aborts by the caller's own signal are passed on as they are. */
+/** Returns the error of a fetch that threw. Aborts by the caller's own signal are passed on unchanged. */
 export function errorOfFetch(error, signal) {
   if (error instanceof KontractError) return error;
   if (signal?.aborted) return signal.reason;
@@ -64,7 +64,7 @@ export function errorOfFetch(error, signal) {
   return new KontractError("NETWORK", "the server cannot be reached", { cause: error });
 }
 
-/** Calls a handler of the page. What it throws is its own affair, and neither a call's nor a stream's failure. */
+/** Calls a handler of the page. Its exceptions are reported, but fail neither a call nor a stream. */
 export function report(handler, ...values) {
   try {
     handler?.(...values);

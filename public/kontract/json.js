@@ -1,7 +1,7 @@
 import { KontractError } from "./errors.js";
 
 // A JavaScript number holds every integer up to 2^53 and only some beyond: JSON.parse reads 9007199254740993 as ...992,
-// and what is written back is another number. Here nothing is rounded: such an integer is a BigInt, or an error.
+// and would write back another number. Here nothing is rounded: such an integer is a BigInt, or an error.
 
 const TOKEN = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
 const LONG = /\d{16}/; // shorter integers are safe
@@ -9,7 +9,7 @@ const LAST_WRITTEN_OUT = 1e21; // from here on numbers are written with an expon
 
 const isUnsafe = (token) => /^-?\d{16,}$/.test(token) && !Number.isSafeInteger(Number(token));
 
-/** Parses JSON. Integers that a number cannot hold become BigInt with `bigint`, and are a KontractError without. */
+/** Parses JSON. Integers that a number cannot hold become BigInt with `bigint`; otherwise a KontractError is thrown. */
 export function decode(text, bigint = false) {
   if (!LONG.test(text)) return JSON.parse(text);
   const mark = newMark();
@@ -26,7 +26,7 @@ export function decode(text, bigint = false) {
   );
 }
 
-/** Writes JSON, a BigInt as an integer. A TypeError for an integer that a number cannot hold: it is rounded already. */
+/** Writes JSON, a BigInt as an integer. Throws a TypeError for a number beyond 2^53: it is already rounded. */
 export function encode(value) {
   let mark = null;
   const text = JSON.stringify(value, (_, one) => {
@@ -39,7 +39,7 @@ export function encode(value) {
   return mark === null ? text : text.replace(new RegExp(`"${mark}(-?\\d+)"`, "g"), "$1");
 }
 
-/** What stands before the digits of a BigInt while it is a string: new each time, so that no text is taken for one. */
+/** Prefix of the digits of a BigInt while it is a string: new each time, so that no text is mistaken for one. */
 function newMark() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

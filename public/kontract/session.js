@@ -2,7 +2,7 @@ import { KontractError, errorOf, errorOfFetch } from "./errors.js";
 
 const REFRESH_EARLY_MS = 60_000;
 
-/** Keeps a session as long as the page lives. */
+/** Stores a session as long as the page lives. */
 export function memoryStorage() {
   let kept = null;
   return {
@@ -14,9 +14,9 @@ export function memoryStorage() {
 }
 
 /**
- * Keeps a session in localStorage (shared by all tabs, kept when they close), or with "sessionStorage" there (of one
- * tab); in memory, if the browser lets nobody keep anything. Scripts of the page's origin can read it there: keep
- * foreign ones out with a content security policy.
+ * Stores a session in localStorage (shared by all tabs, kept when they close), or in sessionStorage (of one tab); in
+ * memory if the browser allows neither. Scripts of the page's origin can read it: keep foreign scripts out with a
+ * content security policy.
  */
 export function browserStorage(name = "localStorage", key = "kontract.session") {
   let area;
@@ -29,13 +29,13 @@ export function browserStorage(name = "localStorage", key = "kontract.session") 
   return {
     load: () => JSON.parse(area.getItem(key) ?? "null"),
     save: (session) => (session === null ? area.removeItem(key) : area.setItem(key, JSON.stringify(session))),
-    // A refresh token is good for one use: only one tab at a time gets a new one, the others find it here.
+    // A refresh token can be used once: only one tab at a time refreshes, the others find the new one here.
     exclusive: (work) => (globalThis.navigator?.locks ? navigator.locks.request(key, work) : work()),
   };
 }
 
 /**
- * Who this client is: signing in, keeping the token fresh, signing out. `api.auth` of a client.
+ * The identity of a client (`api.auth`): signing in, refreshing the token, signing out.
  *
  * `session` is `{token, refreshToken, expiresAt, owner, user}`, times in milliseconds since the epoch, or null.
  */
@@ -55,27 +55,27 @@ export class Auth {
     this.#fixed = token;
   }
 
-  /** Whether there can be another token when this one is refused. */
+  /** Whether there can be another token after this one is rejected. */
   get renewable() {
     return !this.#fixed;
   }
 
-  /** The session of now, a promise of one or of null. */
+  /** Returns a promise of the current session, or of null. */
   async session() {
     return this.#fixed ? { token: this.#fixed } : ((await this.#storage.load()) ?? null);
   }
 
-  /** A new user without an account. */
+  /** Creates a user without an account. */
   anonymous() {
     return this.#sign("anonymous");
   }
 
-  /** A new account, and the session of it. */
+  /** Creates an account and its session. */
   register(name, password) {
     return this.#sign("register", { name, password });
   }
 
-  /** The session of an account. */
+  /** Logs in to an account. */
   login(name, password) {
     return this.#sign("login", { name, password });
   }
@@ -85,7 +85,7 @@ export class Auth {
     return this.#sign("link", { name, password }, await this.token());
   }
 
-  /** New tokens for this session. Calls do this by themselves shortly before the old ones expire. */
+  /** Gets new tokens for this session. Calls do this automatically shortly before the old ones expire. */
   async refresh() {
     const session = await this.session();
     await this.renew(session?.token);
@@ -99,17 +99,17 @@ export class Auth {
     try {
       await this.#post("logout", undefined, session.token);
     } catch (error) {
-      if (error.code !== "UNAUTHORIZED") throw error; // it was over already
+      if (error.code !== "UNAUTHORIZED") throw error; // it had already ended
     }
     if (!this.#fixed) await this.#storage.save(null);
   }
 
-  /** Who the server takes this session for. */
+  /** Returns who this session belongs to, as the server sees it. */
   async me() {
     return this.#request("GET", "me", undefined, await this.token());
   }
 
-  /** A token that is good for now; null when there is none and nobody asked for an anonymous one. */
+  /** Returns a valid token; null if there is none and anonymous sessions are not enabled. */
   async token() {
     const session = await this.session();
     const fresh = session && !(session.expiresAt - Date.now() < REFRESH_EARLY_MS);
@@ -119,8 +119,8 @@ export class Auth {
   }
 
   /**
-   * Replaces `stale`, a token that was refused or is about to expire; a KontractError when there is no way to another.
-   * Whoever asks meanwhile waits for the same answer.
+   * Replaces `stale`, a token that was rejected or is about to expire; throws a KontractError if it cannot get another.
+   * Concurrent calls wait for the same answer.
    */
   renew(stale) {
     this.#renewing ??= this.#renew(stale).finally(() => {

@@ -1,10 +1,10 @@
-// Server-sent events, as the HTML standard has them be parsed (section 9.2.6, "Interpreting an event stream").
+// A parser of server-sent events, as in the HTML standard (section 9.2.6, "Interpreting an event stream").
 //
-// A browser's own EventSource cannot send a token in a header and hides which event carried an id; so this parser is
-// fed with the bytes of a fetch, however they were cut into chunks.
+// A browser's own EventSource cannot send a token in a header and hides which event carried an id; so this parser takes
+// the bytes of a fetch, in chunks of any size.
 
 /**
- * Parses one event stream. A new connection needs a new parser, which goes on with the last id of the one before.
+ * Parses one event stream. A new connection needs a new parser, which continues with the last id of the previous one.
  *
  * - `onEvent({type, data, lastEventId})`: an event, `type` is "message" for unnamed ones.
  * - `onId(id)`: a block of the stream that had an id is complete (after its event, if it was one).
@@ -12,8 +12,8 @@
  */
 export class EventStreamParser {
   #handlers;
-  // UTF-8; it keeps half a character for the next chunk. The byte order mark is left out here: decoders that are fed
-  // piece by piece do not agree on how many of them to leave out.
+  // UTF-8; it keeps half a character for the next chunk. The byte order mark is dropped here: streaming decoders do
+  // not agree on how many of them to drop.
   #decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   #started = false;
   #rest = ""; // of a line whose end has not come yet
@@ -28,12 +28,12 @@ export class EventStreamParser {
     this.#lastEventId = lastEventId;
   }
 
-  /** The id to resume after, the one of the last complete block that had any. */
+  /** The id to resume after: that of the last complete block with an id. */
   get lastEventId() {
     return this.#lastEventId;
   }
 
-  /** Takes the next bytes (Uint8Array). What the stream ends with, short of an empty line, is dropped by design. */
+  /** Takes the next bytes (Uint8Array). An event without its empty line at the end is dropped by design. */
   push(bytes) {
     let text = this.#decoder.decode(bytes, { stream: true });
     if (text === "") return;
@@ -47,7 +47,7 @@ export class EventStreamParser {
       this.#line(this.#rest + text.slice(start, end.index));
       this.#rest = "";
       start = ends.lastIndex;
-      // A line ends with CR, LF or CR LF. After a CR nothing is waited for: the event is complete now.
+      // A line ends with CR, LF or CR LF. After a CR it does not wait for a LF: the event is complete now.
       if (end[0] === "\r") {
         if (start === text.length) this.#ignoreLineFeed = true;
         else if (text[start] === "\n") ends.lastIndex = start += 1;

@@ -17,19 +17,19 @@ const WAITING = 1_000; // changes that an iterator has not taken; beyond it, the
  *
  * A change is `{type: "insert" | "update" | "delete", table, id, data, oldData?, txid}`. Options:
  *
- * - `ids`: an array with the ids of the only rows that are of interest. `since`: the position to begin after, as
- *   `position` was; without it the stream begins with what comes from now on.
- * - `onReady({tables, denied})`: the stream stands. Whoever reads tables now and applies all changes from now on misses
+ * - `ids`: an array of row ids, for changes of these rows only. `since`: the position to begin after, from `position`;
+ *   without it the stream begins now.
+ * - `onReady({tables, denied})`: the stream is open. A page that reads tables now and applies all later changes misses
  *   nothing.
  * - `onTransaction(changes, {txid, position})`: all changes of one transaction that concern these tables.
  * - `onEvent(change)`: the same, one by one.
- * - `onReset(reason)`: some changes are not to be had any more; read the tables anew. An iterator is given
+ * - `onReset(reason)`: some changes are no longer available; read the tables again. An iterator gets
  *   `{type: "reset", reason}`.
- * - `onState(state, {error, milliseconds})`: "connecting", "open", "waiting" (for another attempt in so many
- *   milliseconds, because of that error) or "closed" (for good: by `close()`, or because of that error).
- * - `transport`: "sse" (the default), an answer that does not end, or "websocket". Browsers keep six connections to a
- *   server of HTTP/1.1, in all tabs together, and each answer that does not end takes one; WebSockets are not counted.
- *   Where none can be opened, one attempt later the stream is an answer all the same.
+ * - `onState(state, {error, milliseconds})`: "connecting", "open", "waiting" (for the next attempt in so many
+ *   milliseconds, because of the error) or "closed" (for good: by `close()`, or because of the error).
+ * - `transport`: "sse" (the default), a response that does not end, or "websocket". Browsers open six connections to an
+ *   HTTP/1.1 server, in all tabs together, and each such response takes one; WebSockets are not counted. If no
+ *   WebSocket can be opened, the next attempt uses "sse".
  * - `signal`: an AbortSignal that closes it. `silence`: milliseconds without a sign of life after which a connection
  *   counts as lost (45,000).
  */
@@ -54,10 +54,10 @@ export class ChangeStream {
   /** "connecting", "open", "waiting" or "closed". */
   state = "connecting";
 
-  /** The id of the last transaction that was dealt with: what `since` takes. An iterator's moves with its loop. */
+  /** The id of the last transaction that was handled, for `since`. An iterator's position moves with its loop. */
   position;
 
-  /** What the stream was closed by, if it was not `close()`. */
+  /** The error that closed the stream, if it was not `close()`. */
   error = null;
 
   constructor(url, fetch, auth, tables, how) {
@@ -80,7 +80,7 @@ export class ChangeStream {
     this.#closing.abort();
   }
 
-  /** The changes one after the other. Leaving the loop closes the stream; a KontractError ends it. */
+  /** Iterates over the changes. Leaving the loop closes the stream; a KontractError ends it. */
   async *[Symbol.asyncIterator]() {
     const queue = (this.#queue ??= []);
     try {
@@ -131,7 +131,7 @@ export class ChangeStream {
     }
   }
 
-  /** One connection from its request to its end, which is always an error. */
+  /** Runs one connection to its end, which is always an error. */
   async #connection() {
     const silence = new Silence(this.#how.silence ?? SILENCE_MS);
     const signal = AbortSignal.any([this.#closing.signal, silence.signal]);
@@ -150,18 +150,18 @@ export class ChangeStream {
       const response = await this.#answer(`/stream?${this.#query}`, { headers, signal }, token);
       if (response === null) return;
       if (response.status !== 200 || !/^text\/event-stream\b/i.test(response.headers.get("content-type") ?? "")) {
-        throw new KontractError("INTERNAL", "the server's answer is no stream", { status: response.status });
+        throw new KontractError("INTERNAL", "the server's answer is not a stream", { status: response.status });
       }
       await this.#read(response.body.getReader(), silence, token);
     } catch (error) {
-      if (silence.signal.aborted) throw new KontractError("NETWORK", "the stream has fallen silent", { cause: error });
+      if (silence.signal.aborted) throw new KontractError("NETWORK", "the stream is silent", { cause: error });
       throw errorOfFetch(error, this.#closing.signal);
     } finally {
       silence.stop();
     }
   }
 
-  /** An answer that is no error; null when the token was refused and there is another one. */
+  /** Returns a successful response; null if the token was rejected and there is another one. */
   async #answer(path, init, token) {
     const response = await this.#fetch(`${this.#url}${path}`, { ...init, credentials: "omit", cache: "no-store" });
     if (response.status === 401 && token !== null && this.#auth.renewable && !this.#renewed) {
@@ -174,7 +174,7 @@ export class ChangeStream {
     return response;
   }
 
-  /** Takes messages of a WebSocket until its end. A ticket stands for the token, which does not belong in a URL. */
+  /** Takes messages of a WebSocket until its end. A ticket replaces the token, which does not belong in a URL. */
   async #converse(ticket, signal, silence, token) {
     const query = new URLSearchParams([...this.#query, ["ticket", ticket]]);
     if (this.#received !== "") query.set("since", this.#received);
@@ -191,12 +191,12 @@ export class ChangeStream {
       else if (message.event === "end") ended = message.reason;
       if (message.id !== undefined) this.#deliver(message.id);
       behind = this.#queued > WAITING;
-      return !behind; // an iterator that does not keep up leaves and comes back: a WebSocket cannot be made to wait
+      return !behind; // a slow iterator disconnects and reconnects: a WebSocket cannot be made to wait
     });
     if (signal.aborted) throw signal.reason;
     if (!opened) {
       this.#unsocketed = true;
-      throw new KontractError("NETWORK", "no WebSocket to the server can be opened");
+      throw new KontractError("NETWORK", "a WebSocket to the server cannot be opened");
     }
     if (behind) await this.#room(silence);
     else await this.#over(ended, token);
@@ -228,7 +228,7 @@ export class ChangeStream {
     await this.#over(ended, token);
   }
 
-  /** What the end of a connection is: an error in any case, and perhaps the token's end. */
+  /** Handles the end of a connection: always an error, and perhaps the end of the token. */
   async #over(ended, token) {
     if ((ended === "expired" || ended === "session") && token !== null) await this.#auth.renew(token);
     throw new KontractError("NETWORK", ended ? `the server ended the stream: ${ended}` : "the stream was cut off");
@@ -247,7 +247,7 @@ export class ChangeStream {
     report(this.#how.onReset, reason);
   }
 
-  /** A transaction is complete with its id. The position moves first: a handler that fails does not get it again. */
+  /** Delivers a transaction, complete with its id. The position moves first: a failed handler does not get it again. */
   #deliver(id) {
     const changes = this.#pending;
     this.#pending = [];
@@ -266,7 +266,7 @@ export class ChangeStream {
     this.#wake();
   }
 
-  /** Waits for an iterator that does not keep up: what is not read stays with the server, which may end the stream. */
+  /** Waits for a slow iterator: unread data stays with the server, which may end the stream. */
   async #room(silence) {
     while (this.#queued > WAITING && !this.#closing.signal.aborted) {
       silence.heard();
@@ -276,7 +276,7 @@ export class ChangeStream {
 
   async #wait(error) {
     this.#failures += 1;
-    // The first pause is short, and no two clients make the same: after a deployment they do not come back all at once.
+    // The first pause is short and random: after a deployment clients do not reconnect all at once.
     const milliseconds = this.#retry / 2 + delay(error, this.#failures, { first: this.#retry, last: LAST_BACKOFF_MS });
     this.#become("waiting", { error, milliseconds });
     this.#hurry = new AbortController();
@@ -291,12 +291,12 @@ export class ChangeStream {
   }
 }
 
-/** Hands messages to `take` until it returns false, or the WebSocket ends for whatever reason, or `signal` aborts. */
+/** Passes messages to `take` until it returns false, the WebSocket ends, or `signal` aborts. */
 function hear(url, signal, parse, take) {
   return new Promise((resolve, reject) => {
     const socket = new WebSocket(url);
     const leave = () => {
-      socket.onmessage = socket.onclose = null; // what is still on its way comes again
+      socket.onmessage = socket.onclose = null; // what is still in transit is sent again
       signal.removeEventListener("abort", leave);
       socket.close();
       resolve();
@@ -315,7 +315,7 @@ function hear(url, signal, parse, take) {
   });
 }
 
-/** Aborts when it has not heard anything for a while. */
+/** Aborts after a silence. */
 class Silence {
   #controller = new AbortController();
   #timer = 0;
@@ -340,7 +340,7 @@ class Silence {
   }
 }
 
-/** Whether connecting again may help. What the server refuses for good, it refuses again. */
+/** Whether reconnecting may help: the server repeats a permanent error. */
 function recoverable(error) {
   if (!(error instanceof KontractError)) return false;
   return ["NETWORK", "TIMEOUT"].includes(error.code) || error.status === 429 || error.status >= 500;

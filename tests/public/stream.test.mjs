@@ -202,7 +202,7 @@ test("an answer that is no event stream closes the stream", async (t) => {
   const { url } = await streams(t, () => ({ raw: "<html>", headers: { "content-type": "text/html" } }));
   const seen = listen(t, client(url));
   await seen.until("states", 2);
-  assert.equal(seen.stream.error.message, "the server's answer is no stream");
+  assert.equal(seen.stream.error.message, "the server's answer is not a stream");
 });
 
 test("a token that is refused is renewed, and another refused one ends the matter", async (t) => {

@@ -21,7 +21,7 @@ from kontract.ports import Clock
 T = TypeVar("T")
 
 REFRESH_BEFORE_MS = 60_000
-"""A token that expires within this time is refreshed before use: no call takes longer, and clocks drift less than that."""
+"""A token that expires within this time is refreshed before use: calls take less, and clocks drift less than that."""
 
 
 class Tokens(Struct, frozen=True):
