@@ -35,14 +35,9 @@ BEGIN
 END
 $$;
 
-<<<<<<< Updated upstream
--- A versioned table: every version of a row is a row of its own until it is collected. At most one version of an id is
--- live. COLLATE "C" makes the order of ids that of their bytes, wherever the database runs. The index _order is for pop
--- and shift alone: its condition is spelled otherwise than that of _live, so that nothing else is looked for in it.
-=======
 -- A versioned table: every version of a row is a separate row until it is collected. At most one version of an id is
--- live. COLLATE "C" orders ids by their bytes on every system.
->>>>>>> Stashed changes
+-- live. COLLATE "C" orders ids by their bytes on every system. The index _order is only for pop and shift: its condition
+-- is written differently from that of _live, so that no other query uses it.
 CREATE TABLE IF NOT EXISTS tbl_tasks_5f0c1d (
   id            TEXT COLLATE "C" NOT NULL,
   data          JSONB  NOT NULL DEFAULT '{}',
