@@ -118,7 +118,7 @@ async def test_when_there_is_no_room(api, monkeypatch):
     await api.result("shared_set", "a", 1)
     await api.result("shared_set", "b", 1)
     body = await api.error(400, "INVALID_REQUEST", "shared_set", "c", 1)
-    assert "there are 2 shared values already" in body["message"]
+    assert "there are already 2 shared values" in body["message"]
     assert await api.result("shared_incr", "a") == 2
 
 

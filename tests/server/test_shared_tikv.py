@@ -245,7 +245,7 @@ async def test_there_is_room_for_so_many(request, connect, postgres, checkout, m
     for request_ in (SharedSet("d", Raw(b"1")), SharedIncr("d")):
         refused = await one.shared(request_)
         assert isinstance(refused, SharedRefused)
-        assert "there are 3 shared values already" in refused.reason
+        assert "there are already 3 shared values" in refused.reason
     assert (await one.shared(SharedIncr("c"))).value == Raw(b"2")
     assert (await one.shared(SharedSet("a", Raw(b"5")))).value == Raw(b"5")
     assert (await two.shared(SharedSet("d", Raw(b"1")))).value == Raw(b"1")

@@ -114,7 +114,7 @@ async def test_owners_have_their_own_and_there_is_room_for_so_many(server, http)
     await asyncio.gather(*[full("shared_set", f"k{n}", n) for n in range(ROOM)])
     response = await full.post("shared_set", "more", 1)
     assert (response.status_code, response.json()["error"]) == (400, "INVALID_REQUEST")
-    assert f"there are {ROOM} shared values already" in response.json()["message"]
+    assert f"there are already {ROOM} shared values" in response.json()["message"]
     assert await full("shared_incr", "k1") == 2
     assert await full("shared_delete", "k2") is True
     assert await full("shared_incr", "more") == 1

@@ -28,7 +28,7 @@ def test_what_workerd_can_reach_passes(url, found):
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("postgresql:///name", "names no host"),
+        ("postgresql:///name", "lacks a host"),
         ("postgresql://u@/name?host=/var/run/postgresql", "Unix socket"),
         ("postgresql://u@%2Fvar%2Frun%2Fpostgresql/name", "Unix socket"),
         ("mysql://u:p@host/name", "does not start with postgresql://"),
