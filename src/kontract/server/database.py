@@ -8,8 +8,9 @@ depends on what stands between, which the first connection finds out (:class:`Ac
 
 - PostgreSQL itself: as a parameter of the connection. Statements are prepared once and cost one network turn each.
 - A pooler in transaction mode: it lends another server connection to each transaction, so nothing may be left in a
-  session. The role's own setting (``ALTER ROLE .. SET statement_timeout``) holds on all of them. Without it only this
-  process limits its statements, and ``kontract serve`` says so when it starts.
+  session. Statements are prepared if it keeps them for its clients (PgBouncer from 1.21 on); if not, each goes out
+  whole, in one network turn. The role's own setting (``ALTER ROLE .. SET statement_timeout``) holds on all connections.
+  Without it only this process limits its statements, and ``kontract serve`` says so when it starts.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 from msgspec import Struct
@@ -29,6 +30,7 @@ from kontract.core.statements import Statement
 from kontract.core.transaction import sqlstates
 from kontract.ports import DatabaseError, DatabaseUnavailableError
 from kontract.server.connect import connect
+from kontract.server.prepared import KEPT, Statements, are_tracked
 
 CONNECT_SECONDS = 5.0
 
@@ -41,23 +43,24 @@ IDLE_SECONDS = 300.0
 LIFE_SECONDS = 1_800.0
 """A connection is replaced after half an hour, so that a database that has moved is found at its new address."""
 
-CACHED_STATEMENTS = 500
-"""Prepared statements of one connection. Each table has some ten; what is over is prepared again."""
+_LOOK = "SELECT pg_backend_pid(), setting::int FROM pg_settings WHERE name = 'statement_timeout'"
 
 RENEW_SECONDS = 1.0
 """All connections are replaced when one of them cannot write, but not more often than this: reads need them, too."""
 
 _LOST = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
+T = TypeVar("T")
+
 _PROTOCOL_VIOLATION = "08P01"
 _READ_ONLY = "25006"
 _UNKNOWN_STATEMENT = ("26000", "42P05")
 """invalid_sql_statement_name, duplicate_prepared_statement: a pooler has changed the server under a prepared one."""
 
 
-async def _fetch(connection: Any, statement: Statement, seconds: float | None) -> Sequence[Sequence[Any]]:
-    """Run a statement; raises DatabaseError, and DatabaseUnavailableError after which the connection is of no use."""
+async def _fetch(found: Awaitable[T]) -> T:
+    """Await what asyncpg finds; raises DatabaseError, and DatabaseUnavailableError if the connection is of no use."""
     try:
-        rows: Sequence[Sequence[Any]] = await connection.fetch(statement.text, *statement.params, timeout=seconds)
+        return await found
     except asyncpg.PostgresConnectionError as error:
         raise DatabaseUnavailableError(str(error)) from error
     except asyncpg.PostgresError as error:
@@ -65,7 +68,6 @@ async def _fetch(connection: Any, statement: Statement, seconds: float | None) -
         raise DatabaseError(error.sqlstate or "XX000", str(error), constraint or "") from error
     except _LOST as error:
         raise DatabaseUnavailableError(str(error) or type(error).__name__) from error
-    return rows
 
 
 class AsyncpgDatabase:
@@ -92,7 +94,7 @@ class AsyncpgDatabase:
             try:
                 if self._connection is None:
                     self._connection = await _connect(self._url, statement_cache_size=0)
-                return await _fetch(self._connection, statement, timeout)
+                return await _fetch(self._connection.fetch(statement.text, *statement.params, timeout=timeout))
             except DatabaseUnavailableError:
                 self._drop()
                 raise
@@ -151,10 +153,11 @@ _WITHOUT_SESSIONS = Access(pooled=True, session_timeout=False, role_timeout_ms=0
 class _Held:
     """A connection of the pool, and when it was opened and last used (seconds of a clock that never goes back)."""
 
-    __slots__ = ("access", "connection", "idle_since", "opened")
+    __slots__ = ("access", "connection", "idle_since", "opened", "statements")
 
     def __init__(self, connection: Any, access: Access, now: float) -> None:
         self.connection = connection
+        self.statements = Statements(connection, named=access.prepared, pooled=access.pooled)
         self.access = access
         self.opened = now
         self.idle_since = now
@@ -378,7 +381,7 @@ async def _run(held: _Held, statement: Statement) -> Sequence[Sequence[Any]]:
     patience = (statement.timeout_ms or limits.STATEMENT_MS) / 1000 + 1.0
     # Never BEGIN, SET LOCAL and COMMIT around it: a process that is stopped in between keeps the locks of its rows, and
     # everybody else waiting, for as long as it pleases. A statement alone ends by itself.
-    return await _fetch(held.connection, statement, patience)
+    return await _fetch(held.statements.fetch(statement, patience))
 
 
 async def _look(url: str, prepared: str) -> Access:
@@ -391,13 +394,10 @@ async def _look(url: str, prepared: str) -> Access:
             raise
         connection, session = await _connect(url, statement_cache_size=0), False
     try:
-        [[pid, setting]] = await _fetch(
-            connection,
-            Statement("SELECT pg_backend_pid(), setting::int FROM pg_settings WHERE name = 'statement_timeout'"),
-            CONNECT_SECONDS,
-        )
+        [[pid, setting]] = await _fetch(connection.fetch(_LOOK, timeout=CONNECT_SECONDS))
         # A pooler makes up the process id that a client is told (it stands for the client in a cancel request).
         pooled = pid != connection.get_server_pid()
+        kept = not pooled or (prepared == "auto" and await _keeps(url))
     finally:
         connection.terminate()
     session = session and not pooled
@@ -405,8 +405,17 @@ async def _look(url: str, prepared: str) -> Access:
         pooled=pooled,
         session_timeout=session,
         role_timeout_ms=0 if session else int(setting),
-        prepared=prepared == "on" or (prepared == "auto" and not pooled),
+        prepared=prepared == "on" or (prepared == "auto" and kept),
     )
+
+
+async def _keeps(url: str) -> bool:
+    """Whether the pooler at this address keeps prepared statements."""
+    connection = await _connect(url, statement_cache_size=KEPT)
+    try:
+        return await _fetch(are_tracked(connection))
+    finally:
+        connection.terminate()
 
 
 def _options(access: Access) -> dict[str, Any]:
@@ -416,7 +425,7 @@ def _options(access: Access) -> dict[str, Any]:
         # A policy that would hide rows makes the statement fail instead: rows must not vanish without a word.
         settings["row_security"] = "off"
     return {
-        "statement_cache_size": CACHED_STATEMENTS if access.prepared else 0,
+        "statement_cache_size": KEPT if access.prepared else 0,
         "server_settings": settings,
     }
 
