@@ -19,8 +19,8 @@ OF_ONE_PLATFORM = {
     "cloudflare": {"durable_object.py", "kv.py"},
     "server": {
         "adapter.py", "assets.py", "body.py", "clients.py", "connect.py", "env_file.py", "exporter.py", "metrics.py",
-        "serve.py", "settings.py", "shared_postgres.py", "shared_tikv.py", "sockets.py", "streams.py", "system.py",
-        "tikv.py", "timed.py", "websocket.py", "workers.py",
+        "prepared.py", "serve.py", "settings.py", "shared_postgres.py", "shared_tikv.py", "sockets.py", "streams.py",
+        "system.py", "tikv.py", "timed.py", "websocket.py", "workers.py",
     },
 }  # fmt: skip
 """What only one of them has to do: workerd serves files, reads HTTP and starts processes by itself."""
