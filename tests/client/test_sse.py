@@ -70,7 +70,7 @@ def test_a_connection_goes_on_with_the_id_of_the_one_before():
 def test_what_the_gateway_writes_is_what_is_read():
     """The encoder against the parser: values with line breaks and every kind of character."""
     value = {"text": "line\r\nbreak\n\u2028é🎈\x7f", "n": [1, None]}
-    (event,) = Parser().feed(sse.event(value, name="ready", id="g1-5").encode())
+    (event,) = Parser().feed(sse.event(value, name="ready", id="g1-5"))
     assert (event.event, event.id) == ("ready", "g1-5")
     assert "\n" not in event.data
     for bad in ({"name": "a\nb"}, {"id": "1\n2"}, {"id": "a\0"}):

@@ -44,12 +44,12 @@ def opened(holdings: Holdings, user: str = "u", address: str = "203.0.113.7", st
 
 async def test_texts_come_in_their_order_and_together():
     client, outbox = opened(Holdings())
-    for text in ("a", "", "b", "c"):
+    for text in (b"a", b"", b"b", b"c"):
         outbox.put(text)
-    outbox.beat("beat")
+    outbox.beat(b"beat")
     client.reading.set()
     await outbox.drained()
-    outbox.beat("beat")
+    outbox.beat(b"beat")
     await outbox.drained()
     assert (client.text, client.writes, outbox.waiting_bytes) == (b"abcbeat", 2, 0)
     await outbox.close()
@@ -59,9 +59,9 @@ async def test_texts_come_in_their_order_and_together():
 async def test_what_waits_for_one_stream_is_bounded():
     holdings = Holdings()
     _, outbox = opened(holdings)
-    outbox.put("x" * limits.STREAM_BACKLOG_BYTES)
+    outbox.put(b"x" * limits.STREAM_BACKLOG_BYTES)
     outbox.check_pace(limits.STREAM_BACKLOG_BYTES)
-    outbox.put("x")
+    outbox.put(b"x")
     with pytest.raises(TooSlowError):
         outbox.check_pace(limits.STREAM_BACKLOG_BYTES)
     await outbox.close()
@@ -79,9 +79,9 @@ async def test_what_waits_for_all_streams_is_bounded(monkeypatch, name, user, ad
     _, reads = opened(holdings, user or "reads", address or "198.51.100.100")
     _, other = opened(holdings, "other", "203.0.113.8")
     for outbox in slow:
-        outbox.put("x" * 2 * limits.STREAM_SHARE_BYTES)
-    reads.put("x" * limits.STREAM_SHARE_BYTES)
-    other.put("x" * 2 * limits.STREAM_SHARE_BYTES)
+        outbox.put(b"x" * 2 * limits.STREAM_SHARE_BYTES)
+    reads.put(b"x" * limits.STREAM_SHARE_BYTES)
+    other.put(b"x" * 2 * limits.STREAM_SHARE_BYTES)
     cut = 0
     for outbox in [*slow, reads, other]:
         try:
@@ -101,7 +101,7 @@ async def test_an_address_that_is_not_known_is_not_counted(monkeypatch):
     """Its callers would share one room with everybody."""
     monkeypatch.setattr(limits, "STREAM_ADDRESS_BACKLOG_BYTES", 1)
     _, outbox = opened(Holdings(), address="")
-    outbox.put("x" * 2 * limits.STREAM_SHARE_BYTES)
+    outbox.put(b"x" * 2 * limits.STREAM_SHARE_BYTES)
     outbox.check_pace()
     await outbox.close()
 
@@ -111,7 +111,7 @@ async def test_a_client_who_left_ends_the_waiting():
     stopped = asyncio.Event()
     client, outbox = opened(Holdings(), stopped=stopped.set)
     client.gone = True
-    outbox.put("x")
+    outbox.put(b"x")
     client.reading.set()
     with pytest.raises(ClientGoneError):
         await outbox.drained()

@@ -25,7 +25,6 @@ from kontract.core.transaction.transaction import Call, RetryError, Transaction
 from kontract.core.types import EVERY_ROW, Filter, TableKind, TablePointer
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.journal import MemoryJournal
-from kontract.server.runtime import LocalStub
 from kontract.server.system import SystemClock
 
 OWNER = "tenant-1"
@@ -98,7 +97,7 @@ class Bank:
         shell = CoordinatorShell(
             OWNER, MemoryJournal(), lambda: AsyncpgDatabase(url), SystemClock(), lambda *_, **__: None
         )
-        self.stub = LocalStub(shell)
+        self.stub = shell
 
     def store(self) -> SqlStore:
         return SqlStore(AsyncpgDatabase(self.url))

@@ -21,7 +21,6 @@ from kontract.core.transaction.transaction import Call, Transaction, _wire
 from kontract.core.types import Isolation, TableKind, TablePointer
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.journal import MemoryJournal
-from kontract.server.runtime import LocalStub
 
 OWNER = "tenant-1"
 PLAIN = """
@@ -85,7 +84,7 @@ class Bench:
             idempotent=False,
         )
         store = SqlStore(AsyncpgDatabase(self.url))
-        return Transaction(call, 1, LocalStub(self.shell), store, self.clock, asyncio.Lock)
+        return Transaction(call, 1, self.shell, store, self.clock, asyncio.Lock)
 
     async def write(self, **rows) -> int:
         """Commit; None deletes."""

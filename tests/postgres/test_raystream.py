@@ -9,6 +9,7 @@ import json
 import pytest
 
 from kontract import Context, HttpError, HttpResp, backend, perms
+from kontract.coordination.shell import CoordinatorShell
 from kontract.core import limits
 from kontract.core.security import keys
 from kontract.core.security.raystream import frames
@@ -19,7 +20,6 @@ from kontract.gateway.app import Gateway
 from kontract.gateway.http import Response
 from kontract.gateway.routes import Registry
 from kontract.server.crypto import NativeCrypto
-from kontract.server.runtime import LocalStub
 from support.api import Api, apis, check_error
 from support.sealed import SealedClient
 from support.sessions import ENVIRONMENT, SECRET, token
@@ -160,11 +160,11 @@ async def test_the_cost_of_calls(api, monkeypatch):
     sealed = client(api)
     asked = []
 
-    async def ask(self, request, plain=LocalStub.ask):
+    async def ask(self, request, plain=CoordinatorShell.ask):
         asked.append(getattr(request, "idempotent", False))
         return await plain(self, request)
 
-    monkeypatch.setattr(LocalStub, "ask", ask)
+    monkeypatch.setattr(CoordinatorShell, "ask", ask)
     task = json.loads((await sealed.rpc("create_task", "x")).body)["result"]
     # Within a minute of the coordinator's start a copy might be of a call from before it; then its fence is asked.
     assert (api.log[-1]["coord_calls"], api.log[-1]["db_statements"]) == (3, 2 + 1)

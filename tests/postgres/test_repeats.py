@@ -230,10 +230,11 @@ async def test_results_of_the_release_before_have_no_digest(api):
     await api.result("give", "a")
     first = await api.rpc("spend", "a", 1, idempotency_key="k")
     journal = api.platform._shell("tenant-1")._journal
-    for txid, raw in journal._records.items():
-        digest = raw.find(b',\\"digest\\"')
-        if digest >= 0:
-            journal._records[txid] = raw[:digest] + raw[raw.index(b"}", digest) :]
+    for record in journal._records.values():
+        if record.result is not None:
+            envelope = json.loads(record.result)
+            del envelope["digest"]
+            record.result = json.dumps(envelope)
     again = await api.rpc("spend", "a", 2, idempotency_key="k")
     assert (again.status, again.body) == (200, first.body)
 

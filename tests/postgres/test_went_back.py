@@ -10,7 +10,7 @@ import pytest
 
 from kontract.cli.doctor.database import database_findings
 from kontract.core import limits
-from kontract.core.events import End, Subscription
+from kontract.core.events import End, Parcel, Subscription
 from kontract.core.protocol.hub import Subscriber
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import Request, Response
@@ -81,8 +81,8 @@ class Listener(Subscriber):
         self.subscription = Subscription(["accounts"], "u", "")
         self.closed = False
 
-    def send(self, text: str) -> None:
-        self.last = text
+    def send(self, parcel: Parcel) -> None:
+        self.last = parcel.frame
 
     def keep(self) -> None:
         pass
@@ -187,7 +187,7 @@ async def test_numbers_go_on_and_streams_are_reset(process, postgres, url):
     await go_back(process, postgres, url)
     for _ in range(3):
         await process.call("balance", "a")
-    assert (listener.closed, End("restart").reason in listener.last) == (True, True)
+    assert (listener.closed, listener.last) == (True, End("restart"))
     again = await process.shell.resume(Listener(), page.position)
     assert again.reset
     after = await process.call("open_account", "c", 1)

@@ -14,7 +14,7 @@ from typing import Any
 
 from kontract.coordination import replica as replicas
 from kontract.coordination.replica import Replica
-from kontract.core.events import Batch, End, Page, Subscription, decode_frame, parse_position
+from kontract.core.events import Batch, End, Page, Parcel, Subscription, parse_position
 from kontract.core.messages import Prepared
 from kontract.core.protocol.machine import Machine
 from kontract.core.protocol.phases import CoordinatorStage
@@ -226,8 +226,8 @@ class Listener:
 
     # --- the hub's Subscriber ----------------------------------------------------------------------------------------
 
-    def send(self, text: str):
-        self._frames.append(decode_frame(text))
+    def send(self, parcel: Parcel):
+        self._frames.append(parcel.frame)
         self._news.set()
 
     def keep(self):

@@ -12,12 +12,12 @@ import msgspec
 from workers import Response as WorkerResponse
 
 from kontract.cloudflare.database import HyperdriveDatabase, connector
-from kontract.cloudflare.feed import SocketSubscriber, page_text
+from kontract.cloudflare.feed import SocketSubscriber
 from kontract.cloudflare.journal import SqliteJournal
 from kontract.cloudflare.runtime import WorkerClock, log_line
 from kontract.cloudflare.shared import SqliteCounters, SqliteRows
 from kontract.coordination.shell import CoordinatorShell
-from kontract.core.events import End, Page, Resume, Subscription
+from kontract.core.events import End, Page, Parcel, Resume, Subscription
 from kontract.core.messages import decode_request, encode
 from kontract.core.protocol.audience import Subscriber
 from kontract.core.shared import state as shared
@@ -86,7 +86,7 @@ class SessionObject:
             page: Page | End = await shell.resume(subscriber, resume.since)
         except CoordinatorUnavailableError as error:
             page = End(f"unavailable: {error}")
-        subscriber.send(page_text(page))
+        subscriber.send(Parcel(page))
         await self._set_alarm(shell)
 
     def closed(self, socket: Any) -> None:

@@ -20,7 +20,7 @@ from pyodide.ffi import create_proxy, to_js
 
 from kontract.core import limits
 from kontract.core.errors import RateLimitedError
-from kontract.core.events import Frame, Resume, Subscription, decode_frame, encode_frame
+from kontract.core.events import Frame, Parcel, Resume, Subscription, decode_frame
 from kontract.core.pace import Pace
 from kontract.ports import ClientGoneError, CoordinatorUnavailableError, FeedClosedError
 
@@ -51,10 +51,10 @@ class SocketSubscriber:
         """Return the subscriber of a socket that has outlived an earlier life of the object."""
         return cls(socket, msgspec.json.decode(str(socket.deserializeAttachment()), type=Subscription))
 
-    def send(self, text: str) -> None:
+    def send(self, parcel: Parcel) -> None:
         """Send; a socket that is closing is told by its close event."""
         with contextlib.suppress(Exception):  # JavaScript's errors come in many classes
-            self._socket.send(text)
+            self._socket.send(parcel.text)
 
     def keep(self) -> None:
         """Write the attachment."""
@@ -258,8 +258,3 @@ async def connect(namespace: Any, owner: str, subscription: Subscription) -> Soc
         message = f"the object answered {raw.status}"
         raise CoordinatorUnavailableError(message)
     return SocketFeed(raw.webSocket)
-
-
-def page_text(frame: Frame) -> str:
-    """Encode a frame as text, as WebSockets carry it."""
-    return encode_frame(frame).decode()

@@ -86,7 +86,7 @@ class Subscription(Struct):
 
 Frame: TypeAlias = Page | Batch | End
 
-encode_frame = msgspec.json.Encoder().encode
+_encode_frame = msgspec.json.Encoder().encode
 _decode_frame = msgspec.json.Decoder(Frame).decode
 
 
@@ -94,6 +94,24 @@ def decode_frame(text: str | bytes) -> Frame:
     """Decode a frame from an owner's coordinator; raises msgspec.ValidationError."""
     frame: Frame = _decode_frame(text)
     return frame
+
+
+class Parcel:
+    """A frame for several lines. Those in this process take the value; the others its text, which is made once."""
+
+    __slots__ = ("_text", "frame")
+
+    def __init__(self, frame: Frame) -> None:
+        """Pack a frame."""
+        self.frame = frame
+        self._text = ""
+
+    @property
+    def text(self) -> str:
+        """The frame as JSON text."""
+        if not self._text:
+            self._text = _encode_frame(self.frame).decode()
+        return self._text
 
 
 def batch_of(txid: int, writes: list[Write]) -> Batch:

@@ -1,7 +1,7 @@
-"""Messages between workers and the coordinator: JSON text, one tagged object per message.
+"""Messages between workers and the coordinator: values that nobody changes.
 
-An exception loses its type between a Worker and a Durable Object, and JavaScript rounds integers; so every outcome is a
-value, and the whole message travels as one string.
+In one process they are passed as they are. Between a Worker and a Durable Object an exception loses its type, and
+JavaScript rounds integers; so every outcome is a value, and a message travels as one JSON text, a tagged object.
 """
 
 from __future__ import annotations

@@ -97,18 +97,17 @@ class Outbox:
         """How many bytes the client has not taken yet."""
         return self._waiting_bytes
 
-    def put(self, text: str) -> None:
-        """Send a text, which is never empty."""
-        if text:
-            data = text.encode()
+    def put(self, data: bytes) -> None:
+        """Send a text in UTF-8, unless it is empty."""
+        if data:
             self._texts.append(data)
             self._change(len(data))
             self._filled.set()
 
-    def beat(self, text: str) -> None:
+    def beat(self, data: bytes) -> None:
         """Send a text that only shows that the connection is alive, unless something else is on its way."""
         if not self._texts:
-            self.put(text)
+            self.put(data)
 
     def check_pace(self, at_most: int | None = None) -> None:
         """Raise TooSlowError when more than ``at_most`` bytes wait here, or too many in all of a user's streams."""

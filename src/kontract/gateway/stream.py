@@ -58,19 +58,19 @@ _UNAVAILABLE = "unavailable"
 class Encoder(Protocol):
     """Encodes events for a client: as an event stream, or as WebSocket messages."""
 
-    def opening(self) -> str:
+    def opening(self) -> bytes:
         """Return what comes first, if anything."""
         ...
 
-    def heartbeat(self) -> str:
+    def heartbeat(self) -> bytes:
         """Return what shows that the connection is alive."""
         ...
 
-    def note(self, name: str, data: dict[str, Any], position: str = "") -> str:
+    def note(self, name: str, data: dict[str, Any], position: str = "") -> bytes:
         """Return a ready, reset or end."""
         ...
 
-    def change(self, change: Change, position: str) -> str:
+    def change(self, change: Change, position: str) -> bytes:
         """Return a change; only the last one of a transaction has a ``position``."""
         ...
 
@@ -78,19 +78,19 @@ class Encoder(Protocol):
 class SseEncoder:
     """Server-sent events."""
 
-    def opening(self) -> str:
+    def opening(self) -> bytes:
         """Return the time to wait before reconnecting."""
         return sse.OPENING
 
-    def heartbeat(self) -> str:
+    def heartbeat(self) -> bytes:
         """Return a comment."""
         return sse.HEARTBEAT
 
-    def note(self, name: str, data: dict[str, Any], position: str = "") -> str:
+    def note(self, name: str, data: dict[str, Any], position: str = "") -> bytes:
         """Return a named event."""
         return sse.event(data, name=name, id=position)
 
-    def change(self, change: Change, position: str) -> str:
+    def change(self, change: Change, position: str) -> bytes:
         """Return an unnamed event."""
         return sse.event(change, id=position)
 
@@ -98,21 +98,21 @@ class SseEncoder:
 class MessageEncoder:
     """WebSocket messages: one JSON text each."""
 
-    def opening(self) -> str:
+    def opening(self) -> bytes:
         """Return nothing: the first message is the ready."""
-        return ""
+        return b""
 
-    def heartbeat(self) -> str:
+    def heartbeat(self) -> bytes:
         """Return a message: browsers do not show the protocol's pings to pages."""
-        return '{"event":"heartbeat"}'
+        return b'{"event":"heartbeat"}'
 
-    def note(self, name: str, data: dict[str, Any], position: str = "") -> str:
+    def note(self, name: str, data: dict[str, Any], position: str = "") -> bytes:
         """Return a named message."""
-        return encode_json({"event": name, **({"id": position} if position else {}), **data}).decode()
+        return encode_json({"event": name, **({"id": position} if position else {}), **data})
 
-    def change(self, change: Change, position: str) -> str:
+    def change(self, change: Change, position: str) -> bytes:
         """Return a change."""
-        return encode_json({"event": "change", **({"id": position} if position else {}), "change": change}).decode()
+        return encode_json({"event": "change", **({"id": position} if position else {}), "change": change})
 
 
 class Rule:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from kontract.core.events import End, Frame, Page, Subscription, decode_frame, encode_frame
+from kontract.core.events import End, Frame, Page, Parcel, Subscription
 from kontract.core.protocol.audience import Subscriber
 from kontract.core.protocol.hub import Hub
 from kontract.ports import CoordinatorUnavailableError, FeedClosedError
@@ -28,12 +28,12 @@ class LocalFeed:
         """Listen; :meth:`resume` says from where."""
         self.subscription = subscription
         self._shell = shell
-        self._frames: asyncio.Queue[str | None] = asyncio.Queue()
+        self._frames: asyncio.Queue[Frame | None] = asyncio.Queue()
         self._closed = False
 
-    def send(self, text: str) -> None:
+    def send(self, parcel: Parcel) -> None:
         """Take a frame from the hub."""
-        self._frames.put_nowait(text)
+        self._frames.put_nowait(parcel.frame)
 
     def keep(self) -> None:
         """Nothing: it ends with the process, as its connection does."""
@@ -50,7 +50,7 @@ class LocalFeed:
             page = await self._shell.resume(self, since)
         except CoordinatorUnavailableError as error:
             raise FeedClosedError(str(error)) from error
-        self.send(encode_frame(page).decode())
+        self._frames.put_nowait(page)
 
     async def next(self, milliseconds: float) -> Frame | None:
         """Return the next frame."""
@@ -58,9 +58,9 @@ class LocalFeed:
             raise FeedClosedError
         try:
             async with asyncio.timeout(milliseconds / 1000):
-                text = await self._frames.get()
+                frame = await self._frames.get()
         except TimeoutError:
             return None
-        if text is None:
+        if frame is None:
             raise FeedClosedError
-        return decode_frame(text)
+        return frame

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Mapping
-
-import msgspec
+from copy import copy
 
 from kontract.coordination.recovery import Saved
 from kontract.core import limits
@@ -22,7 +21,7 @@ class MemoryJournal:
     def __init__(self) -> None:
         """Start as a coordinator that has never run."""
         self._head: tuple[int, int] | None = None
-        self._records: dict[int, bytes] = {}
+        self._records: dict[int, Record] = {}  # as they were when they were written
         self._txids: list[int] = []  # those of the records, in order: a page is found without looking at all
         self._by_call: dict[str, int] = {}  # of idempotent calls: the txid of the newest record
         self._marks: dict[int, Mark] = {}
@@ -37,7 +36,7 @@ class MemoryJournal:
         if self._head is None:
             return None
         epoch, last_txid = self._head
-        records = [self._decode(raw) for raw in self._records.values()]
+        records = [copy(record) for record in self._records.values()]
         order = dict(self._order) if self._order_known else None
         return Saved(epoch, last_txid, records, dict(self._ended), order, of_records(records))
 
@@ -59,13 +58,13 @@ class MemoryJournal:
         for entry in entries:
             match entry:
                 case PutRecord():
-                    # Encoded at once: the coordinator goes on changing its record.
+                    # A copy: the coordinator goes on changing its record, and never what it writes.
                     if entry.record.txid not in self._records:
                         insort(self._txids, entry.record.txid)
                         if entry.record.idempotent:
                             newest = self._by_call.get(entry.record.call, 0)
                             self._by_call[entry.record.call] = max(entry.record.txid, newest)
-                    self._records[entry.record.txid] = msgspec.json.encode(entry.record)
+                    self._records[entry.record.txid] = copy(entry.record)
                 case PutBlock():
                     assert self._head is not None
                     self._head = (self._head[0], entry.last_txid)
@@ -76,8 +75,7 @@ class MemoryJournal:
                     self._ended[entry.session] = entry.until
                 case Drop():
                     self._ended = {session: until for session, until in self._ended.items() if until > entry.now}
-                    for txid, raw in list(self._records.items()):
-                        record = self._decode(raw)
+                    for txid, record in list(self._records.items()):
                         if record.settled_at and _unpublished(record, entry):
                             self._log_head = LogHead(self._log_head.generation, max(self._log_head.floor, txid))
                         if _expired(record, entry):
@@ -89,7 +87,7 @@ class MemoryJournal:
     def newest(self, call: str) -> Record | None:
         """Return the newest record of an idempotent call."""
         txid = self._by_call.get(call)
-        return self._decode(self._records[txid]) if txid is not None else None
+        return copy(self._records[txid]) if txid is not None else None
 
     def log_head(self) -> LogHead:
         """Return where the event log begins."""
@@ -101,10 +99,10 @@ class MemoryJournal:
         size = 0
         first, last = bisect_right(self._txids, after), bisect_right(self._txids, up_to)
         for txid in self._txids[first:last]:
-            record = self._decode(self._records[txid])
+            record = self._records[txid]
             if record.phase == Phase.COMMITTED.value:
-                page.append(record)
-                size += len(self._records[txid])
+                page.append(copy(record))
+                size += sum(len(bytes(write.data)) + len(bytes(write.old)) for write in record.writes)
             if len(page) >= limits.EVENT_PAGE_TRANSACTIONS or size >= limits.EVENT_PAGE_BYTES:
                 break
         return page
@@ -126,10 +124,6 @@ class MemoryJournal:
         self._marks.update({mark.watermark: mark for mark in marks})
         newest = max(self._marks, default=0)
         self._marks = {w: mark for w, mark in self._marks.items() if mark.stage < CollectionStage.FENCES or w == newest}
-
-    @staticmethod
-    def _decode(raw: bytes) -> Record:
-        return msgspec.json.decode(raw, type=Record)
 
 
 def _expired(record: Record, drop: Drop) -> bool:

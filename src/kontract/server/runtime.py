@@ -15,7 +15,6 @@ from kontract.coordination.shell import CoordinatorShell
 from kontract.core import limits, logs
 from kontract.core.errors import RateLimitedError
 from kontract.core.events import Subscription
-from kontract.core.messages import Answer, Request, decode_answer, decode_request, encode
 from kontract.core.shared.state import DictRows, SharedState
 from kontract.ports import CoordinatorStub, Database, DOStub, Feed, KVStore, Log, Mutex
 from kontract.ports.shared_log import SharedLog
@@ -30,18 +29,6 @@ from kontract.server.system import SystemClock, SystemRandomness
 def log_line(level: str, event: str, **fields: Any) -> None:
     """Write one JSON line."""
     sys.stdout.write(logs.line(level, event, fields) + "\n")
-
-
-class LocalStub:
-    """A coordinator in this process, reached through the same text messages as a remote one."""
-
-    def __init__(self, shell: CoordinatorShell) -> None:
-        """Talk to ``shell``."""
-        self._shell = shell
-
-    async def ask(self, request: Request) -> Answer:
-        """Ask."""
-        return decode_answer(encode(await self._shell.ask(decode_request(encode(request)))))
 
 
 class ServerPlatform:
@@ -126,7 +113,7 @@ class SingleProcess(ServerPlatform):
 
     def coordinator(self, owner: str) -> CoordinatorStub:
         """Return the coordinator of ``owner``, made at its first use."""
-        return LocalStub(self._shell(owner))
+        return self._shell(owner)
 
     def _source(self, owner: str) -> Source:
         return self._shell(owner)

@@ -13,6 +13,7 @@ from kontract.core import limits
 from kontract.core.errors import InvalidRequestError
 from kontract.core.model.signatures import Passing, Signature
 from kontract.core.model.values import hook
+from support.probe import Probe
 
 
 class Ctx:
@@ -275,3 +276,17 @@ def test_each_attempt_is_given_arguments_of_its_own():
     first, second = arguments.take("first"), arguments.take("second")
     first["items"].append(3)
     assert (second, arguments.take("third")["items"]) == ({"items": [1, 2], "ctx": "second"}, [1, 2])
+
+
+def test_a_body_is_decoded_once_an_attempt():
+    def f(title: str, count: int = 0) -> None: ...
+
+    signature = Signature(f, "f", Ctx)
+    for body, passing in ((b'["a", 1]', Passing.BY_POSITION), (b'{"title": "a", "count": 1}', Passing.BY_NAME)):
+        with Probe() as probe:
+            arguments = signature.read(body, passing)
+            arguments.take(None)
+        assert probe.codecs == {("kontract.core.model.values", "decode"): 1}
+        with Probe() as probe:
+            arguments.take(None)
+        assert probe.codecs == {("kontract.core.model.values", "decode"): 1}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Raw
 
-from kontract.core.events import Batch, End, Subscription, decode_frame
+from kontract.core.events import Batch, End, Parcel, Subscription
 from kontract.core.messages import Write
 from kontract.core.protocol.hub import Hub, LogHead
 from kontract.core.protocol.records import Record
@@ -46,7 +46,7 @@ class Line:
     def __init__(self, subscription: Subscription | None = None) -> None:
         self._subscription = subscription or Subscription(["t"], "u", "s")
         self.attachment = b""
-        self.sent: list[str] = []
+        self.sent: list[Parcel] = []
         self.kept = 0
         self.looked_at = 0
         self.closed = False
@@ -56,8 +56,8 @@ class Line:
         self.looked_at += 1
         return self._subscription
 
-    def send(self, text: str) -> None:
-        self.sent.append(text)
+    def send(self, parcel: Parcel) -> None:
+        self.sent.append(parcel)
 
     def keep(self) -> None:
         self.kept += 1
@@ -74,7 +74,7 @@ class Line:
 
     @property
     def txids(self) -> list[int]:
-        frames = [decode_frame(text) for text in self.sent]
+        frames = [parcel.frame for parcel in self.sent]
         return [frame.txid for frame in frames if isinstance(frame, Batch)]
 
 
@@ -126,7 +126,7 @@ def test_a_line_whose_past_is_gone_is_ended():
     hub = Hub(log)
     hub.restore([old])
     hub.publish([], 12)
-    assert decode_frame(old.sent[-1]) == End("restart")
+    assert old.sent[-1].frame == End("restart")
     assert (old.closed, len(hub)) == (True, 0)
 
 
@@ -237,7 +237,7 @@ def test_rows_that_only_their_owner_sees_go_to_their_owner():
     hub.publish([log.add(1, owner="anna")], 1)
     hub.publish([log.add(2, "a", "t", owner="anna")], 2)
     assert (anna.txids, ben.txids, all_of_it.txids) == ([1, 2], [2], [1, 2])
-    assert [change.table for change in decode_frame(ben.sent[-1]).changes] == ["a"]
+    assert [change.table for change in ben.sent[-1].frame.changes] == ["a"]
     late = Line(Subscription(["t"], "ben", "s", own=[0]))
     hub.add(late)
     assert hub.page(late, "g1-0", 2).batches == []

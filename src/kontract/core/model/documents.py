@@ -159,7 +159,10 @@ def _check_text(text: str, where: str) -> None:
 
 def check_text(text: str, where: str) -> None:
     """Raise InvalidRequestError for text that PostgreSQL cannot store: NUL, or an unpaired surrogate."""
-    check(text, where)
+    try:
+        _check_text(text, where)
+    except _FlawError as flaw:
+        raise InvalidRequestError(flaw.text) from None
 
 
 def check_id(row_id: Any, table: str) -> str:

@@ -66,6 +66,7 @@ class RowType:
             self._has_floats = holds(kind, (inspect.FloatType,))
             self._has_defaults = holds(kind, (inspect.DataclassType,))
             self._decode = values.Decoder[Any](struct).decode
+            self._key_text = _encode(self.key)
 
     def encode(self, value: Any, row_id: str | None) -> str:
         """Validate a row and return its JSON without the id; ``row_id`` None: any id in it is ignored."""
@@ -183,7 +184,7 @@ class RowType:
     def _read(self, data: str, row_id: str) -> Any:
         # The last of duplicate names counts: JSON written by others may have the id's name.
         comma = "" if data == "{}" else ","
-        return self._decode(f"{data[:-1]}{comma}{_encode(self.key)}:{_encode(row_id)}}}")
+        return self._decode(f"{data[:-1]}{comma}{self._key_text}:{_encode(row_id)}}}")
 
     def shown(self, version: Version) -> dict[str, Any]:
         """Return what callers see of a stored row, even one too old to be decoded."""

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from kontract.core.events import Subscription
+from kontract.core.events import Parcel, Subscription
 from kontract.core.messages import Write
 
 
@@ -15,7 +15,7 @@ class Subscriber(Protocol):
 
     subscription: Subscription
 
-    def send(self, text: str) -> None:
+    def send(self, parcel: Parcel) -> None:
         """Send a frame. It never raises: a lost connection is reported elsewhere."""
         ...
 

@@ -23,9 +23,9 @@ from kontract.core.events import (
     Batch,
     End,
     Page,
+    Parcel,
     Subscription,
     batch_of,
-    encode_frame,
     parse_position,
     position,
 )
@@ -165,22 +165,23 @@ class Hub:
     def _send(self, records: list[Record]) -> None:
         for record in records:
             listeners = self._audience.of(record.writes)
-            texts: dict[object, str | None] = {}  # most of them are sent the same
+            parcels: dict[object, Parcel | None] = {}  # most of them are sent the same
             for subscriber in listeners:
                 subscription = subscriber.subscription
                 if not subscription.live or subscription.last >= record.txid:
                     continue
                 same = (tuple(subscription.tables), subscription.user if subscription.own else None)
-                if same not in texts:
-                    texts[same] = _text(_relevant(record, subscription))
-                text = texts[same]
-                if text is not None:
+                if same not in parcels:
+                    batch = _relevant(record, subscription)
+                    parcels[same] = Parcel(batch) if batch is not None else None
+                parcel = parcels[same]
+                if parcel is not None:
                     subscription.last = record.txid
                     subscriber.keep()
-                    subscriber.send(text)
+                    subscriber.send(parcel)
 
     def _end(self, subscriber: Subscriber, reason: str) -> None:
-        subscriber.send(encode_frame(End(reason)).decode())
+        subscriber.send(Parcel(End(reason)))
         self._close(subscriber)
 
     def _close(self, subscriber: Subscriber) -> None:
@@ -223,7 +224,3 @@ def _relevant(record: Record, subscription: Subscription) -> Batch | None:
     """Return the changes of a record that concern a subscription; None when there are none."""
     writes = [write for write in record.writes if subscription.hears(write.table, write.owner or "")]
     return batch_of(record.txid, writes) if writes else None
-
-
-def _text(batch: Batch | None) -> str | None:
-    return encode_frame(batch).decode() if batch is not None else None
