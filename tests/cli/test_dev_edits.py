@@ -116,7 +116,7 @@ def test_what_is_saved_shows_in_the_next_calls_mistakes_too(product, command, ca
         shows(MODULE.format(body="return 1 / 0"), 500, "src/app/greeting.py:6: ZeroDivisionError")
         shows(MODULE.format(body='return "five"'), 200, "five")
 
-        shows(NOTES, 404, "there is no table 'notes'; make it with: kontract migrate new")
+        shows(NOTES, 404, "there is no table 'notes'; create it with: kontract migrate new")
         running.wait_for(
             "Table notes is new. There is no migration for this yet. Run: .venv/bin/kontract migrate new NAME"
         )

@@ -121,7 +121,7 @@ async def test_a_transaction_reads_no_more_than_its_bytes(api, how):
     counted = count_bytes(api)
     of = {"all": None, "each": [f"r{n:03}" for n in range(1, 61)], "ordered": 60}[how]
     error = await api.error(413, "PAYLOAD_TOO_LARGE", "read", how, of)
-    assert f"reads more than {limits.READ_BYTES} bytes of rows; ask for fewer at a time" in error["message"]
+    assert f"reads more than {limits.READ_BYTES} bytes of rows; read fewer at a time" in error["message"]
     assert sum(counted) <= limits.READ_BYTES + limits.PAGE_BYTES
     assert max(counted) <= limits.PAGE_BYTES + 60 * 100
 

@@ -144,7 +144,7 @@ async def test_aggregates_answer_as_before(world):
 
 def test_an_aggregate_of_another_query_is_refused():
     """PostgreSQL would make it of the rows around, where nothing counts them."""
-    with pytest.raises(InvalidRequestError, match="string_agg in a subquery must be given columns of that subquery"):
+    with pytest.raises(InvalidRequestError, match="string_agg in a subquery must use columns of that subquery"):
         select.parse("SELECT (SELECT string_agg(a.id, ',') FROM tasks AS b LIMIT 1) AS x FROM tasks AS a", [], "tasks")
 
 

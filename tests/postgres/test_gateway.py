@@ -454,7 +454,7 @@ async def own_table(api) -> None:
         ({"n": -1}, 400, "INVALID_REQUEST", "constraint 'not_negative' of the database refuses these values"),
         ({"mail": "a@b"}, 409, "ALREADY_EXISTS", "constraint 'one_of_a_mail' of the database"),
         ({"age": "old"}, 400, "INVALID_REQUEST", "cannot take these values"),
-        ({"text": "x7" * 4}, 413, "PAYLOAD_TOO_LARGE", "larger than an index"),
+        ({"text": "x7" * 4}, 413, "PAYLOAD_TOO_LARGE", "too large for an index"),
     ],
 )
 async def test_what_a_rule_of_the_database_refuses_is_said_at_once(api, value, status, code, says):

@@ -118,7 +118,7 @@ async def test_without_its_fences_a_commit_is_refused_as_the_database_said(api, 
 @pytest.mark.parametrize(
     ("change", "back", "says"),
     [
-        ("ALTER ROLE poor NOLOGIN", "ALTER ROLE poor LOGIN", "the database does not let the gateway in"),
+        ("ALTER ROLE poor NOLOGIN", "ALTER ROLE poor LOGIN", "the database rejects the gateway's login"),
         ("ALTER ROLE poor CONNECTION LIMIT 0", "ALTER ROLE poor CONNECTION LIMIT -1", "takes no more connections"),
         ("ALTER DATABASE {} ALLOW_CONNECTIONS false", "ALTER DATABASE {} ALLOW_CONNECTIONS true", "not in a state to"),
     ],

@@ -358,7 +358,7 @@ async def test_two_that_take_over_at_once_do_not_count_each_others_commits(bench
         return await read(self, owner)
 
     monkeypatch.setattr(SqlStore, "row_order", late)
-    with pytest.raises(Exception, match="taken 'tenant-1' over while"):
+    with pytest.raises(Exception, match="took over 'tenant-1' while"):
         await recovery.start(OWNER, None, other)
     await store.aclose()
     await other.aclose()

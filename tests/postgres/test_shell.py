@@ -105,7 +105,7 @@ async def test_a_contradiction_ends_the_coordinator_and_the_journal_starts_the_n
     above = await node.shell.ask(prepare("c3", "z"))
     assert await node.shell.ask(Finish(above.txid, above.epoch, applied=False)) == Aborted(above.txid)
 
-    with pytest.raises(CoordinatorUnavailableError, match="starts again"):
+    with pytest.raises(CoordinatorUnavailableError, match="is restarting"):
         await node.shell.ask(Finish(above.txid, above.epoch, applied=True))
     assert "contradiction" in node.log
 

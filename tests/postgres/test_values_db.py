@@ -317,7 +317,7 @@ async def test_rows_in_other_spellings_are_neither_lost_nor_compared_as_text(api
     assert (await stored(api, "a"))["starts"] == "2026-01-01T19:30:00.000000Z"
     await write_by_sql(api, "things", e='{"price": "ten"}')
     error = await api.error(500, "INTERNAL", "ordered", "price")
-    assert "table 'things' has rows whose values are not of the type" in error["message"]
+    assert "table 'things' has rows whose values do not match the declared type" in error["message"]
 
 
 async def test_an_update_rounds_nothing_that_it_does_not_touch(api):

@@ -146,7 +146,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(serve, client):
         connection.sendall(head(server, "/rpc/open_account", "Content-Length: 100") + b'["slow"')
         answer = await asyncio.to_thread(read_all, connection)
     assert answer.startswith(b"HTTP/1.1 400 ")
-    assert b"did not come within" in answer
+    assert b"did not arrive within" in answer
 
 
 def read_all(connection: socket.socket) -> bytes:

@@ -77,25 +77,25 @@ def test_flags_win_over_the_environment_and_it_wins_over_the_file(tmp_path):
         ({"KONTRACT_OWNER": "_x"}, "KONTRACT_OWNER must name the tenant"),
         ({"KONTRACT_SIGN_UP": "everybody"}, "KONTRACT_SIGN_UP takes"),
         ({"KONTRACT_CORS_ORIGINS": "*"}, "KONTRACT_CORS_ORIGINS has '*'"),
-        ({"KONTRACT_HOST": "example.com"}, "--host (KONTRACT_HOST) is 'example.com'"),
-        ({"PORT": "http"}, "PORT is 'http'"),
-        ({"PORT": "0"}, "PORT is '0'"),
-        ({"PORT": "65536"}, "PORT is '65536'"),
-        ({"PORT": "٣"}, "PORT is"),
-        ({"KONTRACT_WORKERS": "0"}, "KONTRACT_WORKERS is '0'"),
+        ({"KONTRACT_HOST": "example.com"}, "--host (KONTRACT_HOST) cannot be 'example.com'"),
+        ({"PORT": "http"}, "PORT cannot be 'http'"),
+        ({"PORT": "0"}, "PORT cannot be '0'"),
+        ({"PORT": "65536"}, "PORT cannot be '65536'"),
+        ({"PORT": "٣"}, "PORT cannot be"),
+        ({"KONTRACT_WORKERS": "0"}, "KONTRACT_WORKERS cannot be '0'"),
         (
             {"KONTRACT_COORDINATION": "memory", "KONTRACT_WORKERS": "2"},
             "KONTRACT_COORDINATION=memory is for one process",
         ),
         ({"KONTRACT_COORDINATION": "tikv"}, "KONTRACT_COORDINATION=tikv needs TIKV_PD_ENDPOINT"),
-        ({"KONTRACT_POOL": "many"}, "KONTRACT_POOL is 'many'"),
-        ({"KONTRACT_PREPARED": "yes"}, "KONTRACT_PREPARED is 'yes'"),
-        ({"KONTRACT_COORDINATION": "zookeeper"}, "KONTRACT_COORDINATION is 'zookeeper'"),
-        ({"KONTRACT_TRUSTED_PROXIES": "10.0.0.0/8, all"}, "KONTRACT_TRUSTED_PROXIES holds 'all'"),
-        ({"KONTRACT_METRICS": "on"}, "KONTRACT_METRICS is 'on'"),
-        ({"KONTRACT_METRICS": "localhost:9464"}, "KONTRACT_METRICS is 'localhost:9464'"),
-        ({"KONTRACT_DRAIN_SECONDS": "-1"}, "KONTRACT_DRAIN_SECONDS is '-1'"),
-        ({"KONTRACT_LOG_LEVEL": "all"}, "KONTRACT_LOG_LEVEL is 'all'"),
+        ({"KONTRACT_POOL": "many"}, "KONTRACT_POOL cannot be 'many'"),
+        ({"KONTRACT_PREPARED": "yes"}, "KONTRACT_PREPARED cannot be 'yes'"),
+        ({"KONTRACT_COORDINATION": "zookeeper"}, "KONTRACT_COORDINATION cannot be 'zookeeper'"),
+        ({"KONTRACT_TRUSTED_PROXIES": "10.0.0.0/8, all"}, "KONTRACT_TRUSTED_PROXIES has 'all'"),
+        ({"KONTRACT_METRICS": "on"}, "KONTRACT_METRICS cannot be 'on'"),
+        ({"KONTRACT_METRICS": "localhost:9464"}, "KONTRACT_METRICS cannot be 'localhost:9464'"),
+        ({"KONTRACT_DRAIN_SECONDS": "-1"}, "KONTRACT_DRAIN_SECONDS cannot be '-1'"),
+        ({"KONTRACT_LOG_LEVEL": "all"}, "KONTRACT_LOG_LEVEL cannot be 'all'"),
     ],
 )
 def test_each_mistake_is_named(wrong, says):
@@ -139,7 +139,7 @@ def test_a_start_that_cannot_succeed_says_why(checkout, postgres, reaper, tmp_pa
     assert "DATABASE_URL is not set" in ends_with(server)
     server.database_url = postgres.url
     with socket.create_server(("127.0.0.1", server.port)):
-        assert f"127.0.0.1:{server.port} cannot be listened on" in ends_with(server)
+        assert f"127.0.0.1:{server.port} (" in ends_with(server)
 
 
 def test_an_application_that_was_not_compiled_is_said(tmp_path, monkeypatch):

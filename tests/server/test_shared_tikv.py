@@ -314,8 +314,8 @@ async def test_postgresql_that_does_not_answer(postgres):
 @pytest.mark.parametrize(
     ("endpoints", "environment", "message"),
     [
-        ("", {}, "names no server"),
-        (" , ", {}, "names no server"),
+        ("", {}, "names no PD server"),
+        (" , ", {}, "names no PD server"),
         ("pd:1", {"TIKV_CERT": "c"}, "with TIKV_CA only"),
         ("pd:1", {"TIKV_CA": "c", "TIKV_KEY": "k"}, "go together"),
     ],

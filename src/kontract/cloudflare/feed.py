@@ -99,7 +99,7 @@ class SocketFeed:
                 return None
         if self._frames:
             return decode_frame(self._frames.popleft())
-        message = "the owner's object closed the line"
+        message = "the owner's object closed the connection"
         raise FeedClosedError(message)
 
     def close(self) -> None:
@@ -192,7 +192,7 @@ class ClientSocket:
     def _message(self, event: Any) -> None:
         data = event.data
         if not isinstance(data, str):
-            self._hang_up(_UNSUPPORTED, "messages are text")
+            self._hang_up(_UNSUPPORTED, "messages must be text")
         elif _is_too_long(data):
             self._hang_up(_TOO_BIG, f"a message has at most {limits.STREAM_MESSAGE_BYTES} bytes")
         elif self._pace.spend(_now()):

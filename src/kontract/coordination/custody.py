@@ -146,7 +146,7 @@ class Custody:
         await self.look()
         after = self._coordinator()
         if after is None or after.epoch != epoch or not self._is_confirmed(after):
-            raise CoordinatorUnavailableError("the coordinator starts again, or the database does not answer")
+            raise CoordinatorUnavailableError("the coordinator is restarting, or the database does not answer")
 
     def _is_confirmed(self, coordinator: ReplicatedCoordinator) -> bool:
         if self._confirmed is None:

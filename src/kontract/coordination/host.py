@@ -30,7 +30,7 @@ from kontract.ports import (
 )
 from kontract.ports.shared_log import LogUnavailableError
 
-STARTS_AGAIN = "the coordinator starts again"
+STARTS_AGAIN = "the coordinator is restarting"
 
 
 class Host:

@@ -29,7 +29,7 @@ class Outgoing:
         """Append a command, and return when it has been replayed here."""
         encoded = encode(command)
         if encoded.size > MAX_BATCH_BYTES - 1024:
-            message = "the values that this transaction replaces are too large to be written down; split it"
+            message = "the values that this transaction replaces are too large for the log; split it"
             raise PayloadTooLargeError(message)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append((encoded, done))

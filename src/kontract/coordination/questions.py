@@ -78,7 +78,7 @@ class Questions:
             owner=self._owner,
             epoch=old.epoch,
             acknowledged=acknowledged,
-            message=f"commits up to txid {acknowledged} had been acknowledged, and the newest of them are gone from "
+            message=f"commits up to txid {acknowledged} were acknowledged, but the newest of them are missing from "
             "the database: was an older backup restored, or did a standby take over that lagged? Streams are reset; "
             "docs/how-to/operate.md says what to do",
         )

@@ -62,7 +62,7 @@ async def take_over(owner: str, at_least: int, store: SqlStore) -> tuple[int, in
     epoch, highest = await store.take_over(owner, at_least)
     order = await store.row_order(owner)
     if await store.read_epoch(owner) != epoch:
-        message = f"another coordinator has taken {owner!r} over while this one started"
+        message = f"another coordinator took over {owner!r} while this one started"
         raise DatabaseUnavailableError(message)
     return epoch, highest, order
 

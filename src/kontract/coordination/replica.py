@@ -330,7 +330,7 @@ class Replica(Host):
         if self._applied_batch < number:
             await self._catch_up()
         if self._applied_batch < number:
-            raise LogUnavailableError("whether the message has arrived is not known")
+            raise LogUnavailableError("it is unknown whether the message has arrived")
 
     # --- carrying out ------------------------------------------------------------------------------------------------
 

@@ -54,9 +54,9 @@ TRANSITIONS: dict[tuple[ShellState, ShellEvent], ShellState] = {
 
 STOPPED = {
     ShellState.OUTDATED: (
-        "nodes with a newer version of this application coordinate already; this one has to be replaced"
+        "nodes with a newer version of this application already coordinate; this one must be replaced"
     ),
-    ShellState.BROKEN: "this node cannot go on coordinating; the log has the reason, and others may be able to",
+    ShellState.BROKEN: "this node can no longer coordinate; see its log for the reason. Other nodes may be able to",
 }
 """The states for good, and what callers are told in them."""
 

@@ -1,4 +1,4 @@
-"""What a platform must bring: the Protocols that adapters implement, and nothing else.
+"""What a platform must provide: the Protocols that adapters implement, and nothing else.
 
 ``kontract.cloudflare`` implements them for workerd, ``kontract.server`` for CPython, the tests' simulation with a
 scheduler of its own. Errors that adapters may raise are here, too, because they are part of the contract.

@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class CryptoError(Exception):
-    """What was asked cannot be done with these bytes. There is one, without detail: detail helps attackers alone."""
+    """The operation failed on these bytes. It has no detail: that would only help attackers."""
 
 
 class Cipher(Enum):
@@ -26,12 +26,12 @@ class Crypto(Protocol):
 
     @property
     def hashes_at_once(self) -> int:
-        """How many :meth:`scrypt` may run at the same time in one process without keeping others from working."""
+        """How many :meth:`scrypt` may run at the same time in one process without blocking other work."""
         ...
 
     @property
     def hash_rest_ms(self) -> int:
-        """How long others get to work between two of them: 0 where they do so beside it."""
+        """How many ms other work gets between two of them: 0 if it runs in parallel."""
         ...
 
     def x25519_public(self, private: bytes) -> bytes:
@@ -47,7 +47,7 @@ class Crypto(Protocol):
         ...
 
     def open(self, cipher: Cipher, key: bytes, nonce: bytes, sealed: bytes, associated: bytes) -> bytes:
-        """Return the plaintext of ciphertext and tag; raises CryptoError for everything that was not sealed so."""
+        """Return the plaintext of ciphertext and tag; raises CryptoError for anything not sealed like this."""
         ...
 
     async def scrypt(self, password: bytes, salt: bytes, n: int, r: int, p: int, length: int) -> bytes:

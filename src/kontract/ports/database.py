@@ -26,22 +26,22 @@ class DatabaseError(Exception):
 
 
 class DatabaseUnavailableError(Exception):
-    """No connection, or none any more: whether a statement under way took effect is not known."""
+    """There is no connection, or it was lost: it is unknown whether a running statement took effect."""
 
 
 class SnapshotTooOldError(Exception):
-    """A version newer than the snapshot has replaced what it would have shown (plain tables): begin again."""
+    """A newer version has replaced the one of the snapshot (plain tables): begin again."""
 
 
 class ApplyRefusedError(Exception):
     """PostgreSQL refused the apply statement; its DatabaseError is the cause.
 
-    ``answer``: what the caller is told when no other attempt can do better, for example a constraint of the table.
+    ``answer``: the error for the caller if no other attempt can succeed, for example for a constraint of the table.
     Another apply of the same transaction may still have succeeded: the fence decides, as always.
     """
 
     def __init__(self, answer: HttpError | None) -> None:
-        """Carry the answer, None when another attempt may succeed."""
+        """``answer``: None if another attempt may succeed."""
         super().__init__("the database refused the commit")
         self.answer = answer
 
@@ -68,7 +68,7 @@ class Database(Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a connection to give back."""
+        """Whether there is a connection to release."""
         ...
 
     async def aclose(self) -> None:
@@ -94,23 +94,23 @@ class Store(Protocol):
     async def query(
         self, pointer: TablePointer, wanted: Filter, snapshot: Snapshot, window: Window, pending: Sequence[Pending]
     ) -> list[Version]:
-        """Read a page of rows under one's own writes (those have txid 0); raises SnapshotTooOldError."""
+        """Read a page of rows with this transaction's own writes (with txid 0); raises SnapshotTooOldError."""
         ...
 
     async def end_row(
         self, pointer: TablePointer, snapshot: Snapshot, pending: Sequence[Pending], *, last: bool
     ) -> Version | None:
-        """Read the row inserted last (or first) under one's own writes; raises SnapshotTooOldError."""
+        """Read the row inserted last (or first) with this transaction's own writes; raises SnapshotTooOldError."""
         ...
 
     async def count(self, pointer: TablePointer, wanted: Filter, snapshot: Snapshot, pending: Sequence[Pending]) -> int:
-        """Count rows under one's own writes; raises SnapshotTooOldError."""
+        """Count rows with this transaction's own writes; raises SnapshotTooOldError."""
         ...
 
     async def select(
         self, pointer: TablePointer, selection: Selection, snapshot: Snapshot, pending: Sequence[Pending]
     ) -> list[str]:
-        """Run a checked SELECT under one's own writes and return its rows as JSON text, at most one over the limit.
+        """Run a checked SELECT with this transaction's own writes; return rows as JSON, at most one over the limit.
 
         Raises SnapshotTooOldError, and InvalidRequestError for what PostgreSQL cannot evaluate.
         """
@@ -129,7 +129,7 @@ class Store(Protocol):
         ...
 
     async def committed(self, call: str) -> tuple[Txid, str | None] | None:
-        """Return txid and kept result of an idempotent call that was committed; None: it was not."""
+        """Return txid and stored result of a committed idempotent call; None if it has not committed."""
         ...
 
     async def aclose(self) -> None:

@@ -1,4 +1,4 @@
-"""The way to what all requests of one owner share: its coordinator, its shared values, and their copies."""
+"""What all requests of one owner share: its coordinator, its shared values, and their copies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kontract.core.shared.state import SharedAnswer, SharedRequest
 
 
 class CoordinatorUnavailableError(Exception):
-    """The coordinator did not answer: whether it took the message is not known."""
+    """The coordinator did not answer: it is unknown whether it got the message."""
 
 
 class CoordinatorStub(Protocol):
@@ -32,13 +32,13 @@ class KVStore(Protocol):
     """A key-value store that may be slow to show what was written (Workers KV). Values are text."""
 
     async def get(self, key: str) -> str | None:
-        """Return a value, or None; also None when the store does not answer."""
+        """Return a value; None if there is none or the store does not answer."""
         ...
 
     async def put(self, key: str, value: str, ttl: float | None = None) -> None:
-        """Keep a value, for ``ttl`` seconds if given. Never raises: it is a copy."""
+        """Store a value, for ``ttl`` seconds if given. Never raises: it is a copy."""
         ...
 
     async def delete(self, key: str) -> None:
-        """Forget a value. Never raises."""
+        """Delete a value. Never raises."""
         ...

@@ -1,4 +1,4 @@
-"""What a process has: time, randomness, locks and log lines."""
+"""What a process provides: time, randomness, locks and log lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Clock(Protocol):
         ...
 
     def elapsed(self) -> float:
-        """Milliseconds of a clock that never goes back, with fractions."""
+        """Milliseconds of a monotonic clock, with fractions."""
         ...
 
     async def sleep(self, milliseconds: float) -> None:
@@ -38,13 +38,13 @@ class Mutex(Protocol):
     """Mutual exclusion between the tasks of one transaction (asyncio.Lock fits)."""
 
     async def __aenter__(self) -> Any:
-        """Wait for one's turn."""
+        """Acquire the lock."""
         ...
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Any:
-        """Let the next one in."""
+        """Release the lock."""
         ...
 
 

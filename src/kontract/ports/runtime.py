@@ -28,7 +28,7 @@ class RuntimeAdapter(Protocol):
 
     @property
     def crypto(self) -> Crypto:
-        """Native cryptography. On Workers it can be used inside a request only."""
+        """Native cryptography. On Workers it can only be used inside a request."""
         ...
 
     @property
@@ -42,16 +42,16 @@ class RuntimeAdapter(Protocol):
         ...
 
     def coordinator(self, owner: str) -> CoordinatorStub:
-        """Return the way to the coordinator of ``owner``."""
+        """Return a stub for the coordinator of ``owner``."""
         ...
 
     def shared(self, owner: str) -> DOStub:
-        """Return the way to the shared state of ``owner``."""
+        """Return a stub for the shared state of ``owner``."""
         ...
 
     @property
     def kv(self) -> KVStore | None:
-        """The warm tier of the shared state; None where there is none."""
+        """The warm tier of the shared state; None if there is none."""
         ...
 
     async def open_feed(self, owner: str, subscription: Subscription) -> Feed:
@@ -67,9 +67,9 @@ class RuntimeAdapter(Protocol):
         ...
 
     def spawn(self, work: Awaitable[Any]) -> None:
-        """Let ``work`` go on after the response has been sent."""
+        """Let ``work`` continue after the response has been sent."""
         ...
 
     async def within(self, milliseconds: float, work: Awaitable[Any]) -> Any:
-        """Await ``work``, at most so long; raises TimeoutError."""
+        """Await ``work`` up to the time limit; raises TimeoutError."""
         ...

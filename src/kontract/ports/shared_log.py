@@ -1,8 +1,8 @@
 """The log that nodes share: what a store must do so that the coordinators of several nodes act as one.
 
 Each owner has a log of *batches* of commands at positions 1, 2, 3 and so on, without a gap. Every node that serves the
-owner replays it into a coordinator of its own (:mod:`kontract.core.protocol.machine`). An entry never changes
-once it is there. There is no leader and no lock: whoever appends first is first.
+owner replays it into its own coordinator (:mod:`kontract.core.protocol.machine`). An entry never changes
+once it is there. There is no leader and no lock: the first append comes first.
 
 :mod:`~kontract.server.shared_log.memory`, ``postgres`` and ``tikv`` beside this module implement it; the suite
 ``tests/contract/test_shared_log.py`` holds for all of them.
@@ -30,18 +30,18 @@ NOTHING: Mapping[str, int | None] = MappingProxyType({})
 
 
 class LogUnavailableError(Exception):
-    """The store does not answer: whether an append has taken place, or still will, is not known."""
+    """The store does not answer: it is unknown whether an append has taken place or still will."""
 
 
 class WentBackError(Exception):
-    """The log is not the one that was read before, only older: it went back in time with the database that it is in.
+    """The log is no longer the one that was read: it went back in time with its database.
 
     Nothing was appended. Start from the checkpoint, and from the log as it is now.
     """
 
 
 class TrimmedError(Exception):
-    """What was asked for is not kept any more: start from the checkpoint."""
+    """The requested entries are no longer stored: start from the checkpoint."""
 
 
 class Entry(Struct, frozen=True):
@@ -53,7 +53,7 @@ class Entry(Struct, frozen=True):
 
 
 class Last(Struct, frozen=True):
-    """Which entry a node has read last. A position alone does not say it: the log may have gone back and grown again.
+    """The last entry that a node has read. A position alone is not enough: the log may have gone back and grown again.
 
     ``at``: when it was appended; None: that is not known, or there is none.
     """
@@ -76,21 +76,20 @@ class Checkpoint(Struct, frozen=True):
 class SharedLog(Protocol):
     """The logs of all owners. Every method raises LogUnavailableError when the store does not answer in time.
 
-    A log may lie in a database that is restored to an earlier state, or replaced by a standby that lagged. Where that
-    can happen, ``append`` and ``read`` raise WentBackError for a node that has read further than there is, or something
-    else than there is; and ``news`` has an empty list for it. A position does not say what was read: the log may have
-    grown again. So a node says with it when its last entry was appended (``at``; None: it does not know). If that entry
-    is not kept any more, this cannot be told, and the node has to start from the checkpoint (TrimmedError).
+    A log may be in a database that is restored to an earlier state, or replaced by a lagging standby. Where that can
+    happen, ``append`` and ``read`` raise WentBackError for a node that has read beyond the end, or other entries; and
+    ``news`` has an empty list for it. A position alone is not enough: the log may have grown again. So a node also
+    passes when its last entry was appended (``at``; None: unknown). If that entry is no longer stored, this cannot be
+    checked, and the node has to start from the checkpoint (TrimmedError).
 
-    Reads are linearizable: what an append that was answered has written is seen by every read that begins later, on
-    every node.
+    Reads are linearizable: every read on every node sees all appends that were answered before it began.
     """
 
     async def append(self, owner: str, after: int, batch: bytes, at: int | None = None, /) -> list[Entry]:
-        """Append a batch behind everything there is, and return the entries above ``after``, the new one among them.
+        """Append a batch at the end, and return the entries above ``after``, including the new one.
 
-        Where more than READ_ENTRIES entries (or READ_BYTES) lie between, only the first of them are returned, without
-        the new one: read on, it is there. Raises TrimmedError when entries above ``after`` are gone (then it may have
+        If there are more than READ_ENTRIES entries (or READ_BYTES) in between, only the first are returned, without the
+        new one: keep reading to find it. Raises TrimmedError when entries above ``after`` are gone (then it may have
         been appended, or not).
         """
         ...
@@ -103,9 +102,9 @@ class SharedLog(Protocol):
         ...
 
     async def news(self, after: Mapping[str, int], at: Mapping[str, int | None] = NOTHING, /) -> dict[str, list[Entry]]:
-        """Return for several owners at once what is above the position given for each; those without news are left out.
+        """Return the entries above the given position of each of several owners; owners without news are left out.
 
-        In few round trips, whatever the number of owners. An owner whose entries have been trimmed gets an empty list.
+        It takes few round trips for any number of owners. An owner whose entries have been trimmed gets an empty list.
         """
         ...
 
@@ -118,19 +117,19 @@ class SharedLog(Protocol):
         ...
 
     async def write_checkpoint(self, owner: str, checkpoint: Checkpoint) -> None:
-        """Keep a checkpoint in place of older ones. All or nothing; one that is not newer than the kept one is ignored.
+        """Store a checkpoint, atomically replacing older ones; one that is not newer than the stored one is ignored.
 
         A checkpoint may be tens of MiB.
         """
         ...
 
     async def trim(self, owner: str, below: int, keep: Sequence[int] = ()) -> None:
-        """Forget the entries below a position (at most the newest checkpoint's position + 1), except those to keep.
+        """Remove the entries below a position (at most the newest checkpoint's position + 1), except those to keep.
 
-        What is kept can be had from :meth:`entries` only, and goes with a later call that does not name it any more.
+        Kept entries are only available from :meth:`entries`, and are removed by a later call that does not name them.
         """
         ...
 
     async def aclose(self) -> None:
-        """Give connections back. Never raises."""
+        """Release connections. Never raises."""
         ...

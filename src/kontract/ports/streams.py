@@ -1,4 +1,4 @@
-"""Streams of changes: the line to an owner, and the way to a client."""
+"""Streams of changes: the connection to an owner, and the one to a client."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from kontract.core.events import Frame
 
 
 class ClientGoneError(Exception):
-    """Whoever listened has left, or reads too slowly to be kept."""
+    """The client has left, or reads too slowly."""
 
 
 class FeedClosedError(Exception):
-    """The line to the owner's object is closed, or nothing came in time that had to come."""
+    """The connection to the owner's coordinator is closed, or an expected frame did not arrive in time."""
 
 
 class Feed(Protocol):
-    """An open line to the changes of one owner."""
+    """An open connection to the changes of one owner."""
 
     async def resume(self, since: str | None) -> None:
         """Ask for the page after a position; raises FeedClosedError."""
         ...
 
     async def next(self, milliseconds: float) -> Frame | None:
-        """Return the next frame, None when none comes in time; raises FeedClosedError."""
+        """Return the next frame; None if none comes in time; raises FeedClosedError."""
         ...
 
     def close(self) -> None:
-        """Hang up. Never raises."""
+        """Close the connection. Never raises."""
         ...
 
 
 class Outlet(Protocol):
-    """Where a streamed response is written to. ``separate``: each write is a message, so they must not be joined."""
+    """The output of a streamed response. ``separate``: each write is a message, so they must not be joined."""
 
     separate: bool
 
@@ -46,7 +46,7 @@ class Outlet(Protocol):
 
 
 class Socket(Outlet, Protocol):
-    """A client's WebSocket: what is written are text messages."""
+    """A client's WebSocket: each write is a text message."""
 
     async def receive(self) -> str:
         """Wait for a message; raises ClientGoneError."""

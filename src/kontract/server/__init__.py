@@ -1,7 +1,7 @@
 """Adapters for CPython. Nothing here is imported by the Worker.
 
-The names below are public: programs make a gateway of their own with them. Each is imported at its first use, because
-the client and the commands use modules of this package, too, and must start quickly.
+The names below are public: programs build their own gateway with them. Each is imported at first use, because the
+client and the commands use modules of this package, too, and must start fast.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A gateway made by hand: ``create_gateway(adapter, port)``, for programs that bring their own adapters.
+"""A gateway built by hand: ``create_gateway(adapter, port)``, for programs with their own adapters.
 
-``kontract serve`` does the same with settings, several processes, metrics and signals. Here the caller brings the parts
-(:class:`RuntimeAdapter`) and an event loop, and decides when it ends.
+``kontract serve`` does the same with settings, several processes, metrics and signals. Here the caller provides the
+parts (:class:`RuntimeAdapter`) and an event loop, and decides when it ends.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FINISH_SECONDS = 20.0
 
 
 class OwnedStub(DOStub, Protocol):
-    """A DOStub that knows the way to those of all owners, as those of this package do."""
+    """A DOStub that can return the stubs of all owners, like those of this package."""
 
     def for_owner(self, owner: str) -> DOStub:
         """Return the shared state of an owner."""
@@ -49,13 +49,13 @@ class OwnedStub(DOStub, Protocol):
 
 @dataclass
 class RuntimeAdapter:
-    """What a gateway is made of.
+    """The parts of a gateway.
 
     ``pg``: the URL of a PostgreSQL, a :class:`~kontract.server.database.Pool`, or a function that returns a Database.
     ``routes``: ``@backend`` functions by name, or a Registry that `kontract build` compiled. ``tables``: the ``@table``
-    structs of the functions' rows. ``do_stub`` and ``kv``: the tiers of ``ctx.shared``, else in memory.
+    structs of the functions' rows. ``do_stub`` and ``kv``: the tiers of ``ctx.shared``, by default in memory.
     ``coordination``: the log that several nodes share (PostgresLog, TiKVLog); without it the coordinators live in the
-    memory of this process, and there must be no other one on this database.
+    memory of this process, which must then be the only one on this database.
     """
 
     pg: str | Pool | Callable[[], Database]
@@ -68,7 +68,7 @@ class RuntimeAdapter:
 
 @dataclass
 class GatewayServer:
-    """A gateway that listens while it is entered: ``async with create_gateway(...) as server``."""
+    """A gateway that listens inside its context: ``async with create_gateway(...) as server``."""
 
     adapter: RuntimeAdapter
     port: int
@@ -80,7 +80,7 @@ class GatewayServer:
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        """Check what can be checked before anything is started."""
+        """Check the parts before anything is started."""
         try:
             config.read(self.environment)
         except ConfigurationError as error:
@@ -130,7 +130,7 @@ class GatewayServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Take no new requests, finish those that run, and give everything back."""
+        """Accept no new requests, finish running ones, and release everything."""
         self._http.drain()
         self._granian.stop()  # type: ignore[no-untyped-call]
         with contextlib.suppress(TimeoutError):
@@ -168,7 +168,7 @@ def create_gateway(
     ``environment`` (default: the process's) has KONTRACT_SECRET, KONTRACT_OWNER, KONTRACT_SIGN_UP and
     KONTRACT_CORS_ORIGINS, and is what functions see as ``ctx.env``. ``public``: a folder of files to serve.
 
-    Raises ValueError when the environment is incomplete or wrong, TypeError when a route is no ``@backend`` function or
-    ``pg`` is none of the three.
+    Raises ValueError when the environment is incomplete or wrong, TypeError when a route is not a ``@backend`` function
+    or ``pg`` has another type.
     """
     return GatewayServer(adapter, port, host, os.environ if environment is None else environment, log, public)

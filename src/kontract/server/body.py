@@ -42,10 +42,10 @@ class BodyRoom:
     def take(self, address: str, size: int) -> None:
         """Take room for so many bytes; raises RateLimitedError, UnavailableError. Nothing is taken then."""
         if address and self._addresses[address] + size > limits.BODIES_PER_ADDRESS_BYTES:
-            message = "too many large requests are coming from your network address at the same time"
+            message = "too many large requests from your network address at the same time"
             raise RateLimitedError(message, headers=_RETRY_LATER)
         if self._all + size > limits.BODIES_BYTES:
-            message = "too many large requests are coming at the same time"
+            message = "too many large requests at the same time"
             raise UnavailableError(message, headers=_RETRY_LATER)
         self._change(address, size)
 
@@ -115,7 +115,7 @@ class Body:
                 raise
             exchange.task.uncancel()
             self._unread = False  # nobody waits for the rest
-            message = f"the request body did not come within {BODY_SECONDS:.0f} s"
+            message = f"the request body did not arrive within {BODY_SECONDS:.0f} s"
             raise InvalidRequestError(message, headers={"Connection": "close"}) from None
         finally:
             exchange.reading_since = None

@@ -51,7 +51,7 @@ def assignments(text: str) -> Iterator[Assignment]:
         if not found["equals"]:
             doubt = "is not NAME=value"
         elif found["comment"] and given[:1] not in ("'", '"', "`", ""):
-            doubt = "has a # in a value without quotes: put the value in quotes, or the comment on a line of its own"
+            doubt = "has a # in a value without quotes: put the value in quotes, or the comment on a separate line"
         yield Assignment(text.count("\n", 0, found.start("name")) + 1, found["name"], value, doubt)
 
 

@@ -32,7 +32,7 @@ async def export(address: tuple[str, int], collect: Collect) -> asyncio.Server:
     try:
         return await asyncio.start_server(connected, *address, limit=8_192)
     except OSError as error:
-        message = f"{address[0]}:{address[1]} cannot be listened on ({error.strerror}): choose another KONTRACT_METRICS"
+        message = f"cannot listen on {address[0]}:{address[1]} ({error.strerror}): choose another KONTRACT_METRICS"
         raise SettingsError(message) from None
 
 

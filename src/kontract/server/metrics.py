@@ -21,11 +21,11 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 """Upper bounds of the histograms in seconds: from a cached answer to the longest transaction."""
 
 GAUGES = {
-    "kontract_requests_running": "Requests that are being answered.",
+    "kontract_requests_running": "Requests in progress.",
     "kontract_streams_open": "Open change streams, by protocol.",
     "kontract_pool_connections": "Connections to the database, by state; state=max is the limit.",
-    "kontract_pool_waiting": "Statements that wait for a connection.",
-    "kontract_draining": "1 while the process is stopping.",
+    "kontract_pool_waiting": "Statements waiting for a connection.",
+    "kontract_draining": "1 while the process is stopping, else 0.",
 }
 
 Labels = tuple[tuple[str, str], ...]
@@ -56,10 +56,8 @@ class Metrics:
             buckets=BUCKETS,
         )
         errors = counter("kontract_errors", "Answers that were errors, by code.", "code")
-        attempts = counter(
-            "kontract_attempts", "Runs of backend functions; one that lost a conflict ran again.", "function"
-        )
-        conflicts = counter("kontract_conflicts", "Attempts that lost against another transaction.", "function")
+        attempts = counter("kontract_attempts", "Attempts of calls; a conflict leads to another attempt.", "function")
+        conflicts = counter("kontract_conflicts", "Attempts that lost to another transaction.", "function")
         # `labels()` costs more than the counting itself: its answers are remembered.
         self._requests = _Remembered(lambda key: requests.labels(worker, key[0], str(key[1])))
         self._seconds = _Remembered(lambda function: seconds.labels(worker, function))

@@ -81,7 +81,7 @@ class ServedPlatform(RuntimeAdapter, Protocol):
 
 
 def open_platform(settings: Settings, pool: Pool, log: Log) -> ServedPlatform:
-    """Return the platform that the settings ask for. The one place that knows which coordinations there are."""
+    """Return the platform for the settings. Only this function knows all kinds of coordination."""
     if settings.coordination == "memory":
         return SingleProcess(pool.database, settings.environment, log)
     if settings.coordination == "postgres":
@@ -132,7 +132,7 @@ class LineLog:
 def application(*, development: bool = False) -> tuple[Registry, Path, str]:
     """Return what `kontract build` has compiled, the folder with public/ in it, and why there is no application.
 
-    The last is empty but in ``development``: elsewhere that raises SettingsError.
+    The last is empty except in ``development``: otherwise it raises SettingsError.
     """
     source = Path.cwd() / "src"
     if development:
@@ -145,7 +145,7 @@ def application(*, development: bool = False) -> tuple[Registry, Path, str]:
     except ModuleNotFoundError as error:
         if error.name != "routes":
             raise
-        message = "no functions are compiled: there is no src/routes.py; run: kontract build"
+        message = "src/routes.py is missing, so there are no functions; run: kontract build"
         raise SettingsError(message) from None
     broken = str(getattr(compiled, "BROKEN", ""))
     if broken and not development:
@@ -155,7 +155,7 @@ def application(*, development: bool = False) -> tuple[Registry, Path, str]:
 
 
 def check_port(host: str, port: int, name: str = "PORT") -> None:
-    """Raise SettingsError when the address cannot be listened on; later, processes of one server share it."""
+    """Raise SettingsError when the address is not available; later, processes of one server share it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # leftovers of closed connections are fine
@@ -163,16 +163,18 @@ def check_port(host: str, port: int, name: str = "PORT") -> None:
             probe.bind((host, port))
         except OSError as error:
             shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            message = f"{shown} cannot be listened on ({error.strerror}): stop what has it, or choose another {name}"
+            message = (
+                f"cannot listen on {shown} ({error.strerror}): stop the process that uses it, or choose another {name}"
+            )
             raise SettingsError(message) from None
 
 
 class DatabaseAwayError(SettingsError):
-    """The database does not answer, or does not take connections now: it may in a moment."""
+    """The database does not answer, or does not accept connections yet: it may in a moment."""
 
 
 async def await_database(pool: Pool, coordination: str, log: LineLog) -> None:
-    """Check the database, and wait for it where that can help: servers and their databases start together."""
+    """Check the database, and wait for it if that may help: servers and their databases start together."""
     until = time.monotonic() + DATABASE_SECONDS
     said = False
     while True:
@@ -180,7 +182,7 @@ async def await_database(pool: Pool, coordination: str, log: LineLog) -> None:
             return await check_database(pool, coordination)
         except DatabaseAwayError as error:
             if time.monotonic() + DATABASE_PAUSE_SECONDS > until:
-                message = f"{error}. This server has waited {DATABASE_SECONDS:.0f} s for it"
+                message = f"{error}. This server has waited {DATABASE_SECONDS:.0f} s"
                 raise SettingsError(message) from None
             if not said:
                 log("warning", "database_awaited", reason=str(error), seconds=DATABASE_SECONDS)
@@ -190,7 +192,7 @@ async def await_database(pool: Pool, coordination: str, log: LineLog) -> None:
 
 
 async def check_database(pool: Pool, coordination: str) -> None:
-    """Raise SettingsError when the database does not let this server in, or has not been migrated."""
+    """Raise SettingsError when the database refuses this server, or has not been migrated."""
     try:
         await pool.access()
         found = await pool.run(
@@ -199,19 +201,21 @@ async def check_database(pool: Pool, coordination: str) -> None:
         there, shared = all(row[0] for row in found[:2]), all(row[0] for row in found[2:])
     except DatabaseError as error:
         if sqlstates.meaning(error.sqlstate).fix is sqlstates.Fix.RETRY:
-            message = f"the database takes no connections now (SQLSTATE {error.sqlstate}: {error.message})"
+            message = f"the database accepts no connections at the moment (SQLSTATE {error.sqlstate}: {error.message})"
             raise DatabaseAwayError(message) from None
-        message = f"the database refuses (SQLSTATE {error.sqlstate}: {error.message}): check DATABASE_URL"
+        message = (
+            f"the database refuses the connection (SQLSTATE {error.sqlstate}: {error.message}): check DATABASE_URL"
+        )
         raise SettingsError(message) from None
     except DatabaseUnavailableError as error:
-        message = f"the database cannot be reached ({error}): check DATABASE_URL, and that PostgreSQL runs there"
+        message = f"the database cannot be reached ({error}): check DATABASE_URL, and that PostgreSQL is running there"
         raise DatabaseAwayError(message) from None
     if not there:
         message = "the tables storage and trxs are missing from the database: run: kontract migrate"
         raise SettingsError(message)
     if coordination == "postgres" and not shared:
         message = (
-            "the tables that processes share their coordinators in are missing from the database: run: "
+            "the tables for coordinators that processes share are missing from the database: run: "
             "kontract migrate --coordination (or set KONTRACT_COORDINATION=memory, if this is the only process)"
         )
         raise SettingsError(message)
@@ -347,7 +351,7 @@ class ServerProcess:
 
 _ADVICE = (
     "the database is reached through a pooler and its role has no statement_timeout, so a statement of a server that "
-    "dies may wait on a lock for long; run: ALTER ROLE <role> SET statement_timeout = '5s'"
+    "dies may wait for a lock for a long time; run: ALTER ROLE <role> SET statement_timeout = '5s'"
 )
 
 

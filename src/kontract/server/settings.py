@@ -1,4 +1,4 @@
-"""What `kontract serve` is told: flags, environment and an env file, checked once, before anything is started.
+"""The settings of `kontract serve`: flags, environment and an env file, checked once before anything is started.
 
 Flags win over the environment, which wins over the file.
 """
@@ -43,7 +43,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class SettingsError(Exception):
-    """A setting is missing or wrong. The message is one sentence that names it and says what to do; it holds no secret.
+    """A setting is missing or wrong. The message names it and says what to do, without secrets.
 
     It ends the command with exit code 2.
     """
@@ -54,7 +54,7 @@ class Settings(Struct, frozen=True):
 
     ``drain_seconds``: how long connections are still accepted after SIGTERM, while ``/ready`` says no. ``metrics``:
     address and port of ``/metrics``, None for none. ``development``: a server of ``kontract serve --local``, which
-    answers with what is wrong with the application. ``environment``: all variables, for the gateway; functions see
+    returns mistakes of the application to callers. ``environment``: all variables, for the gateway; functions see
     fewer (:func:`kontract.gateway.config.application`).
     """
 
@@ -75,7 +75,7 @@ class Settings(Struct, frozen=True):
 
 
 def read(environment: Mapping[str, str], flags: Mapping[str, str | None] | None = None) -> Settings:
-    """Check everything; raises SettingsError. ``flags``: variables that were given on the command line, if any."""
+    """Read and check all settings; raises SettingsError. ``flags``: variables from the command line, if any."""
     values = dict(environment) | {name: value for name, value in (flags or {}).items() if value is not None}
     _check_gateway(values)
     settings = Settings(
@@ -98,16 +98,16 @@ def read(environment: Mapping[str, str], flags: Mapping[str, str | None] | None 
     )
     if settings.coordination == "memory" and settings.workers > 1:
         message = (
-            f"KONTRACT_COORDINATION=memory is for one process, and --workers asks for {settings.workers}: leave one "
-            "of them out (without KONTRACT_COORDINATION processes share their coordinators in PostgreSQL)"
+            f"KONTRACT_COORDINATION=memory is for one process, but --workers is {settings.workers}: remove one of them "
+            "(without KONTRACT_COORDINATION processes share their coordinators in PostgreSQL)"
         )
         raise SettingsError(message)
     if values.get("KONTRACT_SHOW_ERRORS", "").strip() == "1" and (
         settings.trusted_proxies or not ipaddress.ip_address(settings.host).is_loopback
     ):
         message = (
-            f"KONTRACT_SHOW_ERRORS shows callers the inside of the application, and --host {settings.host} or "
-            "KONTRACT_TRUSTED_PROXIES lets others than this machine call it: remove KONTRACT_SHOW_ERRORS"
+            f"KONTRACT_SHOW_ERRORS reveals the application's exceptions to callers, and --host {settings.host} or "
+            "KONTRACT_TRUSTED_PROXIES allows callers from other machines: remove KONTRACT_SHOW_ERRORS"
         )
         raise SettingsError(message)
     if settings.coordination == "tikv" and not settings.tikv_pd_endpoint:
@@ -119,8 +119,8 @@ def read(environment: Mapping[str, str], flags: Mapping[str, str | None] | None 
 def read_env_file(path: Path) -> dict[str, str]:
     """Return the variables of a file (:mod:`kontract.server.env_file`); raises SettingsError, naming the line.
 
-    What systemd and Docker, which read such files too, would take for another value is refused: a ``#`` in a value
-    without quotes, and what is no assignment.
+    Lines that systemd and Docker, which read such files too, would read differently are refused: a ``#`` in an unquoted
+    value, and anything but an assignment.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -144,7 +144,7 @@ def read_env_file(path: Path) -> dict[str, str]:
 
 def _check_gateway(values: Mapping[str, str]) -> None:
     if not values.get("KONTRACT_SECRET"):
-        message = "KONTRACT_SECRET is not set: put what `kontract keygen` prints into the environment or the env file"
+        message = "KONTRACT_SECRET is not set: put the output of `kontract keygen` into the environment or the env file"
         raise SettingsError(message)
     try:
         config.read(values)
@@ -171,7 +171,7 @@ def _host(values: Mapping[str, str]) -> str:
     try:
         return str(ipaddress.ip_address(host.strip("[]")))
     except ValueError:
-        message = f"--host (KONTRACT_HOST) is {host!r}: it takes an IP address, such as 127.0.0.1, 0.0.0.0 or ::"
+        message = f"--host (KONTRACT_HOST) cannot be {host!r}: it takes an IP address, such as 127.0.0.1, 0.0.0.0 or ::"
         raise SettingsError(message) from None
 
 
@@ -180,7 +180,7 @@ def _number(values: Mapping[str, str], name: str, default: int, least: int, most
     if not text:
         return default
     if not text.isascii() or not text.isdigit() or len(text) > 9 or not least <= int(text) <= most:
-        message = f"{name} is {text!r:.40}: it takes {what}, a whole number from {least} to {most}"
+        message = f"{name} cannot be {text!r:.40}: it takes {what}, an integer from {least} to {most}"
         raise SettingsError(message)
     return int(text)
 
@@ -188,7 +188,7 @@ def _number(values: Mapping[str, str], name: str, default: int, least: int, most
 def _choice(values: Mapping[str, str], name: str, allowed: tuple[str, ...], default: str) -> str:
     text = values.get(name, "").strip().lower() or default
     if text not in allowed:
-        message = f"{name} is {text!r:.40}: it takes {' or '.join(allowed)}"
+        message = f"{name} cannot be {text!r:.40}: it takes {' or '.join(allowed)}"
         raise SettingsError(message)
     return text
 
@@ -200,14 +200,14 @@ def _networks(values: Mapping[str, str], name: str) -> tuple[Network, ...]:
             found.append(ipaddress.ip_network(text, strict=False))
         except ValueError:
             message = (
-                f"{name} holds {text!r:.60}: it takes addresses and networks separated by commas, such as "
+                f"{name} has {text!r:.60}: it takes addresses and networks separated by commas, such as "
                 "10.0.0.0/8, 192.0.2.7"
             )
             raise SettingsError(message) from None
         if _is_nearly_everybody(found[-1]):
             message = (
-                f"{name} holds {text}, which is far more than your proxies: everybody in it could claim any address; "
-                "name the proxies themselves or their network, such as 10.0.0.0/8"
+                f"{name} has {text}, which is far more than your proxies: everybody in it could claim any address; "
+                "name only the proxies or their network, such as 10.0.0.0/8"
             )
             raise SettingsError(message)
     return tuple(found)
@@ -231,6 +231,8 @@ def _address(values: Mapping[str, str], name: str) -> tuple[str, int] | None:
     except ValueError:
         valid = False
     if not valid:
-        message = f"{name} is {text!r:.60}: it takes a port of its own or address:port, such as 9464 or 0.0.0.0:9464"
+        message = (
+            f"{name} cannot be {text!r:.60}: it takes a separate port or address:port, such as 9464 or 0.0.0.0:9464"
+        )
         raise SettingsError(message)
     return address, int(port)

@@ -192,12 +192,12 @@ class PostgresShared:
         """Why a value was not kept, by what is there."""
         if not found:
             kept = limits.SHARED_KEYS
-            return SharedRefused(f"there are {kept} shared values already; delete some, or set a ttl")
+            return SharedRefused(f"there are already {kept} shared values; delete some, or set a ttl")
         if not counted:
             return None
         if found[0][0].removeprefix("-").isdecimal():
             return _out_of_range(key)
-        return SharedRefused(f"incr: what {key!r} holds is not a whole number")
+        return SharedRefused(f"incr: the value of {key!r} is not a whole number")
 
     async def _collect_now_and_then(self) -> None:
         now = self._common.clock.elapsed()

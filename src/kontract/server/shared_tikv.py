@@ -135,7 +135,7 @@ class TiKVShared:
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await self._answer(self._prefix + request.key, request)
         except TimeoutError as error:
-            raise CoordinatorUnavailableError("TiKV is too slow; whether it was done is not known") from error
+            raise CoordinatorUnavailableError("TiKV is too slow; it is unknown whether this was done") from error
 
     async def _answer(self, name: str, request: SharedRequest) -> SharedAnswer:
         if isinstance(request, SharedGet):
@@ -205,7 +205,7 @@ class TiKVShared:
                     break  # somebody has changed it since; whether ours came before that, nobody can tell
                 return False, current
             # Not done yet. If the lost one is still done later, the next one is not: what they expect is there once.
-        raise CoordinatorUnavailableError("whether a shared value was changed is not known")
+        raise CoordinatorUnavailableError("it is unknown whether a shared value was changed")
 
     async def _read(self, name: str) -> str | None:
         return await _asked(self._cluster.client.get(name))

@@ -192,8 +192,8 @@ class TiKVBytes:
     def _without_ttl(self) -> None:
         self._ttl = False
         _log.warning(
-            "TiKV forgets nothing by itself: set storage.enable-ttl = true (on a new cluster), or values of ctx.shared "
-            "that have ended stay in it, unseen"
+            "TiKV does not expire values: set storage.enable-ttl = true (on a new cluster), or expired values of "
+            "ctx.shared stay in it, invisible"
         )
 
 
@@ -258,9 +258,9 @@ def connect_tikv(
     addresses = endpoints.split(",") if isinstance(endpoints, str) else list(endpoints)
     addresses = [address.strip() for address in addresses if address.strip()]
     if not addresses:
-        raise ValueError("TIKV_PD_ENDPOINT names no server of PD; it is like pd-1:2379,pd-2:2379")
+        raise ValueError("TIKV_PD_ENDPOINT names no PD server; it must be like pd-1:2379,pd-2:2379")
     if not keyspace:
-        raise ValueError("a keyspace must be a text of at least one letter")
+        raise ValueError("a keyspace must be a non-empty string")
     try:
         client = AsyncRawClient(addresses, timeout=timeout, atomic=True, tls=_tls(environment or {}))
     except OSError as error:
@@ -274,7 +274,7 @@ def _tls(environment: Mapping[str, str]) -> TLSConfig | None:
     ca, cert, key = (environment.get(name) or None for name in ("TIKV_CA", "TIKV_CERT", "TIKV_KEY"))
     if ca is None:
         if cert or key:
-            raise ValueError("TIKV_CERT and TIKV_KEY are of use with TIKV_CA only, the certificate of the cluster's CA")
+            raise ValueError("TIKV_CERT and TIKV_KEY need TIKV_CA, the certificate of the cluster's CA")
         return None
     if (cert is None) != (key is None):
         raise ValueError("TIKV_CERT and TIKV_KEY go together: set both, or none")

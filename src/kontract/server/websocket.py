@@ -119,7 +119,7 @@ class ClientSocket:
                 data = await self._peer.receive(READ_BYTES)
         except TimeoutError:
             seconds = limits.STREAM_MESSAGE_MS // 1000
-            raise self._broken(CloseReason.POLICY_VIOLATION, f"a message must come within {seconds} s") from None
+            raise self._broken(CloseReason.POLICY_VIOLATION, f"a message must arrive within {seconds} s") from None
         except OSError as error:
             raise ClientGoneError(str(error)) from error
         if not data:

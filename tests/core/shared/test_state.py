@@ -133,7 +133,7 @@ def test_what_cannot_be_counted(state, it):
     put(state, "n", it)
     refused = state.handle(SharedIncr("n"), NOW)
     assert isinstance(refused, SharedRefused)
-    assert "is not an integer" in refused.reason
+    assert "is not a whole number" in refused.reason
     assert get(state, "n") == it
 
 

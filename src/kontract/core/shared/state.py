@@ -144,7 +144,7 @@ class SharedState:
     def _incr(self, request: SharedIncr, found: tuple[str, int | None] | None, now: int) -> SharedAnswer:
         value: object = 0 if found is None else msgspec.json.decode(found[0])
         if not isinstance(value, int) or isinstance(value, bool):
-            return SharedRefused(f"incr: the value of {request.key!r} is not an integer")
+            return SharedRefused(f"incr: the value of {request.key!r} is not a whole number")
         until = _until(request.ttl_ms, now) if found is None else found[1]
         total = value + request.by
         if abs(total) >= limits.SHARED_INTEGER:

@@ -177,7 +177,7 @@ class Attempts:
             return UnavailableError(f"this call could not commit: {loss.reason}", headers={"Retry-After": "1"})
         details = {"function": function, "table": loss.table, "key": loss.row_id, "attempts": self.number}
         what = f"row {loss.row_id!r} of table {loss.table!r}" if loss.row_id else f"the rows read from {loss.table!r}"
-        message = f"{function} lost against other transactions over {what} in {self.number} attempts; call it again"
+        message = f"{function} lost {self.number} attempts to other transactions on {what}; call it again"
         return ConflictError(message, details=details)
 
     def _remaining(self) -> float:
@@ -185,7 +185,7 @@ class Attempts:
 
     def _too_late(self) -> DeadlineExceededError:
         seconds = limits.TRANSACTION_MS // 1000
-        return DeadlineExceededError(f"the function did not finish within {seconds} s; nothing of it was kept")
+        return DeadlineExceededError(f"the function did not finish within {seconds} s and was rolled back")
 
     async def _first_result(self, replayed: ReplayedError) -> Repeated:
         """Return what the first run of the call kept: as the coordinator has it, else as its fence does."""

@@ -26,7 +26,7 @@ class Catalog:
         pointer = await store.lookup(owner, name)
         if pointer is None:
             self._known.pop((owner, name), None)
-            message = f"there is no table {name!r}; make it with: kontract migrate new, kontract migrate"
+            message = f"there is no table {name!r}; create it with: kontract migrate new, then kontract migrate"
             raise NotFoundError(message)
         self._known[owner, name] = (pointer, self._clock.elapsed() + limits.POINTER_CACHE_MS)
         return pointer

@@ -62,12 +62,12 @@ _NO_WRITES = _operator(
     "the database accepts no writes now: it is read-only, or a standby", Code.UNAVAILABLE, ends_connection=True
 )
 _SCHEMA = _operator("the database is not as this application needs it; run: kontract migrate", Code.UNAVAILABLE)
-_NOT_LET_IN = _operator("the database does not let the gateway in", Code.UNAVAILABLE, ends_connection=True)
+_NOT_LET_IN = _operator("the database rejects the gateway's login", Code.UNAVAILABLE, ends_connection=True)
 _AWAY = _retry("the database does not answer", ends_connection=True)
 _GOING = _retry("the database is shutting down or starting", ends_connection=True)
 _RESOURCES = _retry("the database is out of resources", ends_connection=True)
-_BROKEN = _operator("the database does not work", Code.UNAVAILABLE, ends_connection=True)
-_CROWDED = _retry("the database could not run this now")
+_BROKEN = _operator("the database has failed", Code.UNAVAILABLE, ends_connection=True)
+_CROWDED = _retry("the database could not run this at the moment")
 _SESSION = _retry("the database has ended this connection", ends_connection=True)
 
 CLASSES: dict[str, Meaning] = {
@@ -127,9 +127,9 @@ EXACT: dict[str, Meaning] = {
     "42703": _SCHEMA,  # undefined_column
     "42P05": _SESSION,  # duplicate_prepared_statement: see 26000
     "53100": _operator("the database's disk is full", Code.UNAVAILABLE),
-    "54000": _caller("a value is larger than an index of the database takes", Code.PAYLOAD_TOO_LARGE),
+    "54000": _caller("a value is too large for an index of the database", Code.PAYLOAD_TOO_LARGE),
     "53300": _retry("the database takes no more connections", ends_connection=True),
-    "53400": _operator("a limit that is set in the database does not allow this", Code.UNAVAILABLE),  # temp_file_limit
+    "53400": _operator("a limit set in the database does not allow this", Code.UNAVAILABLE),  # temp_file_limit
     # object_not_in_prerequisite_state itself: also what a database says that is closed to connections
     "55000": _operator("the database is not in a state to do this", Code.UNAVAILABLE, ends_connection=True),
     "55P02": _DEFECT,  # cant_change_runtime_param

@@ -33,7 +33,7 @@ class Storage:
         new_id: Callable[[], str],
         perm: int = ALL,
     ) -> None:
-        """Bind tables to one transaction of a function that may do what ``perm`` says."""
+        """Bind tables to one transaction of a function with the permission ``perm``."""
         self._perm = perm
         self._transaction = transaction
         self._store = store
@@ -42,7 +42,7 @@ class Storage:
         self._new_id = new_id
 
     def __getitem__(self, name: str) -> Table:
-        """Return the table; whether it exists is found out when it is used."""
+        """Return the table; its first use checks whether it exists."""
         return Table(name, self._row_type(name), self._transaction, self._reach, self._new_id)
 
     def __getattr__(self, name: str) -> Table:
@@ -52,7 +52,7 @@ class Storage:
         return self[name]
 
     async def _reach(self, rows: RowType, need: int) -> TablePointer:
-        """Return where the table is, as the caller may see it; raises PermissionDeniedError without the bits."""
+        """Return the table's pointer for this caller; raises PermissionDeniedError if permission bits are missing."""
         if need & READ and not self._perm & READ:
             message = f"this function may not read ({rows.name}): give it the R bit, for example perm=perms.RW_"
             raise PermissionDeniedError(message)
@@ -74,10 +74,10 @@ class Storage:
 class Table:
     """One logical table. Rows are instances of its ``@table`` struct, or dicts with their id under ``"id"``.
 
-    Errors of all methods: NotFoundError when the owner has no such table, InvalidRequestError for values that cannot be
-    stored, PermissionDeniedError where the function's bits or those of the table in ``storage`` do not allow it (R to
-    read, W to write, R and X for ``exec``), PayloadTooLargeError over the limits. In a table of ``rows="own"`` the rows
-    of other users are not there.
+    All methods raise NotFoundError when the owner has no such table, InvalidRequestError for values that cannot be
+    stored, PermissionDeniedError when the function or the table (in ``storage``) lacks a permission bit (R to read, W
+    to write, R and X for ``exec``), and PayloadTooLargeError above the limits. In a table with ``rows="own"`` the rows
+    of other users are invisible.
     """
 
     def __init__(
@@ -96,15 +96,16 @@ class Table:
         self._new_id = new_id
 
     async def get(self, id: str) -> Any | None:  # noqa: A002 - public name
-        """Return the row, or None."""
+        """Return the row; None if there is none."""
         row_id = documents.check_id(id, self.name)
         version = await self._transaction.get(await self._reach(self._rows, READ), row_id)
         return None if version is None else self._rows.decode(version)
 
     async def set(self, id: str, value: Any) -> None:  # noqa: A002
-        """Write the row whether it exists or not. Does not read it, so it conflicts with almost nothing.
+        """Write the row, whether it exists or not. It does not read the row, so it conflicts with almost nothing.
 
-        In a table of ``rows="own"`` it is read, and a row of somebody else's is a ConflictError (ALREADY_EXISTS).
+        In a table with ``rows="own"`` it does read it, and raises ConflictError (ALREADY_EXISTS) for another user's
+        row.
         """
         row_id = documents.check_id(id, self.name)
         data = self._rows.encode(value, row_id)
@@ -112,14 +113,14 @@ class Table:
             raise self._taken(row_id)
 
     async def insert(self, id: str, value: Any) -> None:  # noqa: A002
-        """Write a new row; raises ConflictError (ALREADY_EXISTS) when there is one with this id."""
+        """Write a new row; raises ConflictError (ALREADY_EXISTS) if the id exists."""
         row_id = documents.check_id(id, self.name)
         data = self._rows.encode(value, row_id)
         if not await self._transaction.add(await self._reach(self._rows, WRITE), row_id, data, fresh=False):
             raise self._taken(row_id)
 
     async def update(self, id: str, /, **changes: Any) -> Any:  # noqa: A002
-        """Change fields of a row and return the new row; raises NotFoundError when there is none."""
+        """Change fields of a row and return the new row; raises NotFoundError if there is none."""
         row_id = documents.check_id(id, self.name)
         pointer = await self._reach(self._rows, READ | WRITE)
         version = await self._transaction.get(pointer, row_id)
@@ -130,7 +131,7 @@ class Table:
         return await self.get(row_id)
 
     async def delete(self, id: str) -> bool:  # noqa: A002
-        """Delete the row; False when there is none."""
+        """Delete the row; return False if there was none."""
         row_id = documents.check_id(id, self.name)
         return await self._transaction.remove(await self._reach(self._rows, WRITE), row_id)
 
@@ -142,11 +143,11 @@ class Table:
         return row_id
 
     async def pop(self) -> Any | None:
-        """Delete and return the row inserted last, or None."""
+        """Delete and return the row inserted last; None if there is none."""
         return await self._take(last=True)
 
     async def shift(self) -> Any | None:
-        """Delete and return the row inserted first, or None."""
+        """Delete and return the row inserted first; None if there is none."""
         return await self._take(last=False)
 
     async def count(self, filter: Mapping[str, Any] | None = None) -> int:  # noqa: A002 - public name
@@ -165,8 +166,8 @@ class Table:
     ) -> AsyncIterator[Any]:
         """Iterate over the rows that contain ``filter``, in order of id, or of ``order_by`` and then id.
 
-        Fields of a declared table compare by their types; null and absent come first. InvalidRequestError for a field
-        whose type has no order.
+        Fields of a declared table are compared by type; null and missing values come first. Raises InvalidRequestError
+        for a field whose type has no order.
 
         ``after``: the id of the last row of the previous page; with ``order_by`` that row must still exist.
         """
@@ -203,21 +204,21 @@ class Table:
                 left -= len(versions)
 
     async def exec(self, sql: str, params: Sequence[select.Param] = ()) -> list[dict[str, Any]]:
-        """Run one SELECT on this table alone, for example ``SELECT id, data->>'title' AS title FROM tasks``.
+        """Run one SELECT on this table only, for example ``SELECT id, data->>'title' AS title FROM tasks``.
 
         It sees the columns id, data (jsonb: what callers may see of the row), _txid and _owner of the rows at the
-        snapshot, under one's own writes (whose _txid is 0), and counts as reading the whole table. ``params`` are bound
-        to $1, $2 and so on. Raises InvalidRequestError for SQL that is not on the list of what exec may do, or that
+        snapshot, with this transaction's own writes (whose _txid is 0), and counts as reading the whole table.
+        ``params`` are bound to $1, $2 and so on. Raises InvalidRequestError for SQL that exec does not allow, or that
         PostgreSQL cannot evaluate.
         """
         selection = select.parse(sql, params, self.name, self._rows.struct)
         return select.rows(await self._transaction.select(await self._reach(self._rows, READ | EXECUTE), selection))
 
     async def history(self, id: str) -> list[dict[str, Any]]:  # noqa: A002 - public name
-        """Return what is kept of a row's versions, oldest first: ``{"txid", "deleted_txid", "value"}``.
+        """Return the stored versions of a row, oldest first: ``{"txid", "deleted_txid", "value"}``.
 
-        Dead versions are collected after a while; of more than limits.QUERY_ROWS the newest are returned. The value of
-        a version that the struct cannot hold, because it is older, is a dict: what callers may see of it.
+        Dead versions are collected after a while; at most the newest limits.QUERY_ROWS are returned. The value of a
+        version that is too old for the struct is a dict with what callers may see of it.
         """
         row_id = documents.check_id(id, self.name)
         versions = await self._transaction.history(await self._reach(self._rows, READ), row_id)

@@ -106,8 +106,8 @@ class SqlStore:
             if not error.sqlstate.startswith("22"):
                 raise
             message = (
-                f"table {pointer.name!r} has rows whose values are not of the type that is declared for their field, "
-                "so they cannot be compared; kontract doctor names them"
+                f"table {pointer.name!r} has rows whose values do not match the declared type of their field and "
+                "cannot be compared; kontract doctor names them"
             )
             raise InternalError(message) from error
 
@@ -226,7 +226,7 @@ class SqlStore:
 
     async def _raise(self, owner: str, epoch: int, before: int) -> tuple[int, int]:
         if not await self._database.run(fences.raise_epoch(owner, epoch, before)):
-            message = f"another coordinator has taken {owner!r} over at the same moment"
+            message = f"another coordinator took over {owner!r} at the same moment"
             raise DatabaseUnavailableError(message)
         return epoch, await self._highest(owner)
 

@@ -80,7 +80,7 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 
 CONFLICT = "conflict"
 REFUSED = "the database refused the commit"
-UNDER_WAY = "the first call with this key is under way"
+UNDER_WAY = "the first call with this key is still running"
 
 
 class RetryError(Exception):
@@ -365,8 +365,8 @@ class Transaction:
             return None
         if self._written_bytes + len(result or "") > limits.WRITE_SET_BYTES:
             message = (
-                f"this transaction writes more than {limits.WRITE_SET_BYTES} bytes, counting its answer, which is kept "
-                "for the Idempotency-Key; split it, or answer with less"
+                f"this transaction writes more than {limits.WRITE_SET_BYTES} bytes, including its answer, which is "
+                "stored for the Idempotency-Key; split it, or return less"
             )
             raise PayloadTooLargeError(message)
         # Made once: what is validated and journalled is what is applied, whatever a stray task does meanwhile.
@@ -459,8 +459,8 @@ class Transaction:
             fence = await self._fence_that_cannot_be_written(prepared)
         if fence is None:
             message = (
-                "the outcome of this call is not known yet because the database does not answer; it is settled as soon "
-                "as the database is back. Repeat the call with an Idempotency-Key, or look before you repeat it"
+                "the outcome of this call is unknown because the database does not answer; it is settled when the "
+                "database is back. Repeat the call with its Idempotency-Key, or check the data first"
             )
             raise UnavailableError(message, code=Code.COMMIT_UNKNOWN)
         if fence == prepared.txid:
@@ -624,8 +624,8 @@ class Transaction:
 
     def _too_large(self, pointer: TablePointer, row_id: str) -> PayloadTooLargeError:
         message = (
-            f"row {row_id!r} of table {pointer.name!r} is larger than {limits.PAGE_BYTES} bytes as PostgreSQL writes "
-            "it, and cannot be read; read parts of it with exec, or make it smaller with SQL"
+            f"row {row_id!r} of table {pointer.name!r} is larger than {limits.PAGE_BYTES} bytes in PostgreSQL's text "
+            "form and cannot be read; read parts of it with exec, or make it smaller with SQL"
         )
         return PayloadTooLargeError(message)
 
@@ -634,12 +634,12 @@ class Transaction:
         self._read_bytes += sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
         if self._read_bytes > limits.READ_BYTES:
             message = (
-                f"this transaction reads more than {limits.READ_BYTES} bytes of rows; ask for fewer at a time, with a "
-                "filter or limit=, or for less of each with exec"
+                f"this transaction reads more than {limits.READ_BYTES} bytes of rows; read fewer at a time, with a "
+                "filter or limit=, or less of each with exec"
             )
             raise self._doomed(PayloadTooLargeError(message))
 
     def _check_reads(self) -> None:
         if len(self._read) > limits.READ_SET_ROWS:
-            message = f"this transaction reads more than {limits.READ_SET_ROWS} rows; ask for fewer at a time"
+            message = f"this transaction reads more than {limits.READ_SET_ROWS} rows; read fewer at a time"
             raise self._doomed(PayloadTooLargeError(message))

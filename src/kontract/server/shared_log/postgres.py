@@ -114,7 +114,7 @@ class PostgresLog:
         rows = await self._run(APPEND, owner, batch, after, READ_ENTRIES, at)
         if all(raw is not None for _, _, raw in rows):
             await self.read(owner, after, at)
-            raise LogUnavailableError("the log was another one at first")  # and is again what this node has read
+            raise LogUnavailableError("the log has been replaced")  # and is again what this node has read
         entries = [Entry(position, time, batch if raw is None else raw) for position, time, raw in rows]
         if _follow(entries, after) and sum(len(entry.batch) for entry in entries) <= READ_BYTES + len(batch):
             return entries

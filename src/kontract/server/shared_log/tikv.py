@@ -148,12 +148,12 @@ class TiKVLog:
     async def append(self, owner: str, after: int, batch: bytes, _at: int | None = None) -> list[Entry]:
         """Append: one swap at the position behind the last one known, and a look at the head."""
         if len(batch) > MAX_BATCH_BYTES:
-            raise ValueError(f"a batch has {MAX_BATCH_BYTES} bytes at most, not {len(batch)}")
+            raise ValueError(f"a batch has at most {MAX_BATCH_BYTES} bytes, not {len(batch)}")
         try:
             async with asyncio.timeout(APPEND_SECONDS):
                 return await self._append(self._owner(owner), after, batch)
         except TimeoutError as error:
-            raise LogUnavailableError("TiKV is too slow; whether the batch has been appended is not known") from error
+            raise LogUnavailableError("TiKV is too slow; it is unknown whether the batch was appended") from error
 
     async def _append(self, mine: _Owner, after: int, batch: bytes) -> list[Entry]:
         # One at a time: those of one process would only take each other's positions.
@@ -330,7 +330,7 @@ class TiKVLog:
                 return Checkpoint(head.position, b"".join(parts))
             before, head = head, await self._head(mine)
             if head.tag == before.tag:
-                raise LogUnavailableError("the checkpoint is not complete: has somebody deleted keys in TiKV?")
+                raise LogUnavailableError("the checkpoint is incomplete: were keys deleted in TiKV?")
         return None
 
     async def write_checkpoint(self, owner: str, checkpoint: Checkpoint) -> None:
@@ -427,7 +427,7 @@ class TiKVLog:
             if done:
                 return head
             before = current  # if it was done after all, there is nothing to do any more
-        raise LogUnavailableError("whether the log's head was changed is not known")
+        raise LogUnavailableError("it is unknown whether the log's head was changed")
 
     def _owner(self, owner: str) -> _Owner:
         mine = self._owners.get(owner)
@@ -454,7 +454,7 @@ def _decode(value: bytes) -> _Found:
 def _whole(entries: Iterable[Entry | None]) -> list[Entry]:
     found = list(entries)
     if None in found:
-        raise LogUnavailableError("a batch is missing: has somebody deleted keys in TiKV?")
+        raise LogUnavailableError("a batch is missing: were keys deleted in TiKV?")
     return [entry for entry in found if entry is not None]
 
 

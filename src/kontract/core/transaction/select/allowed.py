@@ -64,7 +64,7 @@ def only(node: Any, *known: str) -> None:
     """Refuse a node that has any argument besides the known ones, or a comment."""
     for key, value in node.args.items():
         if key not in known and value not in (None, False, []):
-            refuse(f"it uses {spell(type(node).__name__)} with {spell(key)}, which exec does not know")
+            refuse(f"it uses {spell(type(node).__name__)} with {spell(key)}, which exec does not support")
     if node.comments:
         refuse("leave the comments out")
 
@@ -76,7 +76,7 @@ def name_of(node: Any) -> str:
     only(node, "this", "quoted")
     name = node.this
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        refuse("names in it are made of letters, digits and underscores, at most 63")
+        refuse("names in it have only letters, digits and underscores, at most 63")
     return name if node.args.get("quoted") else fold(name)
 
 

@@ -66,7 +66,7 @@ class Expressions(ABC):
         else:
             write = getattr(self, f"_write_{kind.lower()}", None)
             if write is None:
-                refuse(f"it uses {spell(kind)}, which is not on the list of what exec may do")
+                refuse(f"it uses {spell(kind)}, which exec does not allow")
             text = write(node, scope)
         self._depth -= 1
         return str(text)
@@ -248,7 +248,7 @@ class Expressions(ABC):
         only(node, "this", "expressions")
         sizes = node.expressions
         if sizes and (known != "numeric" or len(sizes) > 2):
-            refuse("of types, only numeric takes a size in exec")
+            refuse("only the type numeric takes a size in exec")
         for size in sizes:
             only(size, "this")
             if type(size.this).__name__ != "Literal" or not re.fullmatch("[0-9]{1,3}", str(size.this.this), re.ASCII):
@@ -276,7 +276,7 @@ class Expressions(ABC):
         name = function_of(node)
         arity = AGGREGATES.get(name) or FUNCTIONS.get(name) or FORMS.get(name)
         if arity is None:
-            refuse(f"the function {name:.70} is not on the list of what exec may call")
+            refuse(f"exec does not allow the function {name:.70}")
         given = list(node.expressions)
         written = name.upper() if name in FORMS else f"pg_catalog.{name}"
         if name == "count" and len(given) == 1 and type(given[0]).__name__ == "Star":
@@ -298,7 +298,7 @@ class Expressions(ABC):
             if any(self._is_column(part) for part in node.walk()) and not any(
                 self._is_column(part, scope) for part in node.walk()
             ):
-                refuse(f"{name} in a subquery must be given columns of that subquery")
+                refuse(f"{name} in a subquery must use columns of that subquery")
             self._grown[-1] += values
         return f"{written}({distinct}{', '.join(values)}{order})"
 

@@ -47,7 +47,7 @@ def _check_tokens(tokens: Sequence[Any]) -> None:
         if kind == "SEMICOLON":
             refuse("leave the semicolon out: it must be exactly one SELECT")
         if kind in _ODD_TEXT:
-            refuse("write text as '...', without a prefix; anything unusual belongs into a parameter")
+            refuse("write text as '...', without a prefix; use a parameter for anything unusual")
         if kind in ("L_PAREN", "L_BRACKET", "L_BRACE", "CASE"):
             depth += 1
             if depth > limits.SELECT_DEPTH:

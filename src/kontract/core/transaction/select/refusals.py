@@ -36,13 +36,13 @@ def too_large() -> PayloadTooLargeError:
 def explain(sqlstate: str) -> InvalidRequestError | None:
     """Return what the caller is told of PostgreSQL's error if the SELECT or its values caused it, else None."""
     known = {
-        "22P02": "a value is not of the form that a cast in it asks for",
+        "22P02": "a value does not have the form that a cast in it needs",
         "22003": "a number in it is out of range",
         "22012": "it divides by zero",
         "22023": "a value in it is not a valid argument of its function",
-        "21000": "a subquery of it that must give one row gives several",
+        "21000": "a subquery in it that must return one row returns several",
         "42883": "an operator or function in it does not take values of these types; add casts",
-        "42804": "the types of two values in it do not fit together; add casts",
+        "42804": "the types of two values in it do not match; add casts",
         "42803": "a column in it must be in GROUP BY or inside an aggregate",
         "54001": "it is too complex",
     }

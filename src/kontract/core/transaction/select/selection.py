@@ -38,7 +38,7 @@ def parse(text: Any, params: Any, table: str, struct: type[Struct] | None = None
     used = {part for part in parts if isinstance(part, int)}
     if used != set(range(1, len(values) + 1)):
         named = ", ".join(f"${n}" for n in sorted(used)) or "none"
-        raise refusal(f"it uses the parameters {named}, but {len(values)} values were given")
+        raise refusal(f"it uses the parameters {named} but got {len(values)} values")
     check_params(sizes.largest, values)
     return Selection(
         parts, values, columns(struct), limits.SELECT_VALUE_BYTES // sizes.of_row if sizes.of_row > 1 else 0
@@ -56,7 +56,7 @@ def rows(texts: Sequence[str]) -> list[dict[str, Any]]:
         try:
             decoded.append(_decode(text))
         except msgspec.DecodeError:
-            raise refusal("it gives a number that is out of range") from None
+            raise refusal("it returns a number that is out of range") from None
     return decoded
 
 

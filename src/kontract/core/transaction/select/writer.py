@@ -131,7 +131,7 @@ class Writer(Expressions):
             refuse("it selects no columns")
         if named and len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            refuse(f"two of its columns are called {twice}; name them apart with AS")
+            refuse(f"two of its columns are called {twice}; rename one with AS")
         return columns, tuple(names)
 
     def _column_of(self, node: Any, scope: NameScope) -> list[tuple[str, str | None]]:
