@@ -85,7 +85,7 @@ export function onSubmit(form, where, work, { known = {}, queue = false } = {}) 
   });
 }
 
-/** Whether the focus is still within `element`, or nowhere: whoever has gone elsewhere meanwhile is not called back. */
+/** Whether the focus is still within `element`, or nowhere: it must not be taken from another place. */
 export function mayMoveFocus(element) {
   const { activeElement, body } = document;
   return activeElement === null || activeElement === body || element.contains(activeElement);
@@ -125,6 +125,6 @@ export function amount(values, field, least = 0) {
 /** Lets an element light up for a moment: it has just changed. */
 export function flash(element) {
   element.classList.remove("flash");
-  void element.offsetWidth; // so that the animation begins anew
+  void element.offsetWidth; // so that the animation restarts
   element.classList.add("flash");
 }

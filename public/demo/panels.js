@@ -63,7 +63,7 @@ export class Commits {
   }
 
   reset(reason) {
-    const text = `The stream begins anew: ${reason}. The page has read everything again.`;
+    const text = `The stream was restarted: ${reason}. The page has read everything again.`;
     this.#list.prepend(make("li", { className: "reset", textContent: text }));
   }
 }

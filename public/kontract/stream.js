@@ -103,7 +103,7 @@ export class ChangeStream {
   }
 
   async #run() {
-    await null; // handlers are told nothing before whoever made this has it in hand
+    await null; // no handler is called before the caller has this object
     const wakeUp = () => this.#hurry?.abort();
     globalThis.addEventListener?.("online", wakeUp);
     globalThis.document?.addEventListener("visibilitychange", wakeUp);

@@ -60,7 +60,7 @@ class NativeCrypto:
             raise CryptoError from None
 
     async def scrypt(self, password: bytes, salt: bytes, n: int, r: int, p: int, length: int) -> bytes:
-        """Derive. workerd does it on the isolate's own thread, so one at a time whoever asks."""
+        """Derive a key. workerd does it on the isolate's own thread, so only one runs at a time."""
         return _bytes(await _module().scrypt(to_js(password), to_js(salt), n, r, p, length))
 
 

@@ -31,7 +31,7 @@ ALARM_SLACK_MS = 250
 
 
 class SessionObject:
-    """What :class:`KontractSessionDO` delegates to. The object's owner is told with every call, and kept for alarms."""
+    """What :class:`KontractSessionDO` delegates to. Every call names the object's owner, which is stored for alarms."""
 
     def __init__(self, context: Any, env: Any) -> None:
         """Open the journal; nothing else may be done in a constructor."""
@@ -63,7 +63,7 @@ class SessionObject:
         return shared.encode(self._shared.handle(shared.decode_request(text), self._clock.now())).decode()
 
     def fetch(self, request: Any) -> Any:
-        """Accept a line for a change stream; the Worker has checked who asks."""
+        """Accept a connection for a change stream; the Worker has authorized it."""
         query = dict(parse_qsl(urlsplit(str(request.url)).query))
         shell = self._shell_of(query["owner"])
         subscription = msgspec.json.decode(query["subscription"], type=Subscription)
@@ -90,7 +90,7 @@ class SessionObject:
         await self._set_alarm(shell)
 
     def closed(self, socket: Any) -> None:
-        """Forget a line that was hung up."""
+        """Forget a closed connection."""
         subscriber = self._subscriber(socket)
         if subscriber is not None and self._shell is not None:
             self._shell.hub.remove(subscriber.subscription.number)

@@ -242,7 +242,7 @@ class StreamOutlet:
 
 
 async def connect(namespace: Any, owner: str, subscription: Subscription) -> SocketFeed:
-    """Open a line to the object of ``owner``; raises CoordinatorUnavailableError, RateLimitedError."""
+    """Open a connection to the object of ``owner``; raises CoordinatorUnavailableError, RateLimitedError."""
     stub = namespace.get(namespace.idFromName(owner))
     address = f"https://object/?owner={quote(owner)}&subscription={quote(_encode(subscription).decode())}"
     upgrade = to_js({"headers": {"Upgrade": "websocket"}}, dict_converter=Object.fromEntries)

@@ -71,7 +71,7 @@ class DurableObjectStub:
         self._owner = owner
 
     async def ask(self, request: Request) -> Answer:
-        """Ask the coordinator. The object may be restarting: then nobody knows whether it took the message."""
+        """Ask the coordinator. The object may be restarting: then it is unknown whether it got the message."""
         return decode_answer(await self._answer(self._stub.ask(self._owner, encode(request))))
 
     async def shared(self, request: SharedRequest) -> SharedAnswer:
@@ -123,7 +123,7 @@ class WorkerPlatform:
         return asyncio.Lock()
 
     def spawn(self, work: Awaitable[Any]) -> None:
-        """Let work go on after the response."""
+        """Let work continue after the response."""
         self._context.waitUntil(asyncio.ensure_future(work))
 
     async def within(self, milliseconds: float, work: Awaitable[Any]) -> Any:

@@ -1,7 +1,7 @@
 """The log of an owner as a log of committed transactions: what streams that catch up are given.
 
 What is asked for stands in the log; what was asked for lately, or has just become visible, is in memory. The hub asks
-without waiting (:class:`kontract.core.protocol.hub.EventLog`), so whoever wants a page of it first has it fetched.
+without waiting (:class:`kontract.core.protocol.hub.EventLog`), so a page has to be fetched first.
 """
 
 from __future__ import annotations

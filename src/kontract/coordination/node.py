@@ -12,16 +12,16 @@ from kontract.ports import Clock, Database, Log
 from kontract.ports.shared_log import LogUnavailableError, SharedLog
 
 FOLLOW_MS = 10
-"""How often the logs are asked while a caller waits for what another node will append."""
+"""How often to poll the logs while a caller waits for what another node will append."""
 
 LISTEN_MS = 50
-"""How often while somebody only listens, or something is unfinished: what a change event from another node may cost."""
+"""How often otherwise, while there are streams or unfinished transactions: the delay of events from other nodes."""
 
 IDLE_MS = 500
-"""How often time is looked at, when nobody waits for anything."""
+"""How often timers are checked when nobody waits."""
 
 FORGET_MS = 1_200_000
-"""After this without use a replica is forgotten; long enough for the collection that is due RETENTION_MS after use."""
+"""When an unused replica is dropped: late enough for the collection that is due RETENTION_MS after use."""
 
 
 class Node:

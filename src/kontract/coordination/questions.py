@@ -1,4 +1,4 @@
-"""What a coordinator has to find out from PostgreSQL: the same for every shell, each over a connection of its own."""
+"""A coordinator's questions to PostgreSQL: the same for every shell, each over its own connection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kontract.ports import Database, DatabaseError, DatabaseUnavailableError, Lo
 
 
 def unready(error: DatabaseError | DatabaseUnavailableError) -> Unready:
-    """Return what callers of a coordinator are told that cannot start."""
+    """Return the answer for callers of a coordinator that cannot start."""
     if isinstance(error, DatabaseError):
         return Unready(sqlstates.to_http_error(error.sqlstate).message)
     return Unready()

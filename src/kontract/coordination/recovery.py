@@ -77,7 +77,7 @@ def above(epoch: int, highest: int) -> int:
 
 
 def anew(old: Coordinator, found: int) -> Coordinator:
-    """Return the coordinator that goes on in place of one whose database has gone back, was reset or replaced.
+    """Return the successor of a coordinator whose database has gone back in time, was reset or replaced.
 
     In the next epoch, which the database does not know yet; above every number that was given and above ``found``, the
     highest in the database. Sessions that were ended stay ended. All else that the old one knew may be gone; results of

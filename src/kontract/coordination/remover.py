@@ -18,13 +18,13 @@ class SupersededError(Exception):
 
 
 class Removed(Enum):
-    """How far a collection came."""
+    """How far a collection got."""
 
     ALL = "all"
     """There is nothing left to remove now."""
 
     SOME = "some"
-    """Its time is over, the database does not answer, or another coordinator goes on."""
+    """Its time is over, the database does not answer, or another coordinator has taken over."""
 
     NOTHING = "nothing"
     """The epoch row is not ours."""

@@ -254,7 +254,7 @@ class Replica(Host):
             self._custody.fall_back(old)
 
     def _let_go(self, reason: str) -> None:
-        """Have nobody wait for what this node will not replay."""
+        """Release callers that wait for what this node will not replay."""
         self._history.forget()
         self._unpublished.clear()
         self._callers.fail_all(CoordinatorUnavailableError, reason)
@@ -341,7 +341,7 @@ class Replica(Host):
         for session in step.ended:
             self.hub.end_session(session)
         if step.left_behind:
-            self.hub.end_all("restart")  # whoever listens comes back, and its position is not of this log
+            self.hub.end_all("restart")  # clients reconnect, and their position is not from this log
         for ticket, answer in step.answers:
             self._decide(ticket, answer)
         for ticket in step.failed:
@@ -404,7 +404,7 @@ class Replica(Host):
 
     @property
     def follows(self) -> bool:
-        """Whether this node has to know what others append, though nobody asks."""
+        """Whether this node has to follow what others append, although nobody asks."""
         coordinator = self.machine.coordinator
         return self.state not in STOPPED and (
             self.waits or len(self.hub) > 0 or (coordinator is not None and coordinator.is_waited_for)

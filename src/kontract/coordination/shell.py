@@ -269,7 +269,7 @@ class CoordinatorShell(Host):
                 case Verdict.LEFT_BEHIND:
                     coordinator = self._leave_behind(coordinator, 0)
                     if coordinator is not self._coordinator:
-                        return  # it could not be written down: whoever comes next finds the same
+                        return  # it could not be stored: the next call finds the same
                     current = await self._claim(coordinator)
                 case Verdict.AWAITED:
                     current = await self._claim(coordinator)
@@ -281,7 +281,7 @@ class CoordinatorShell(Host):
     def _leave_behind(self, old: Coordinator, found: int) -> Coordinator:
         """Begin again for a database that has gone back, or is not the one this journal was written for."""
         self._spawn(self._questions.announce(old, self._clock.now()))
-        self.hub.end_all("restart")  # whoever listens comes back, and is told that its position is not of this log
+        self.hub.end_all("restart")  # clients reconnect and get a reset: their position is not from this log
         self._run(lambda: old.stop(WentBack(), self._clock.now()))
         if old is not self._coordinator:
             return old  # it could not be stopped, and the next message starts another one

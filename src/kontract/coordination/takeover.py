@@ -1,4 +1,4 @@
-"""Taking an owner over, where the log has no coordinator that may go on: one node does it, all find it in the log."""
+"""Takes over an owner whose log has no valid coordinator: one node does it, all find it in the log."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Takeover:
         self._send = send
 
     async def if_needed(self) -> None:
-        """Look whether the coordinator may go on, on a node that has caught up; if not, begin another epoch.
+        """Check whether the coordinator may continue, on a node that has caught up; if not, begin a new epoch.
 
         There is no log, or it belongs to other rules; or somebody without it has raised the epoch meanwhile, and this
         process starts; or a node of a release that does not number rows has written the checkpoint. Then this node
@@ -73,7 +73,7 @@ class Takeover:
         self._log_line("info", "coordinator_started", owner=self._owner, epoch=now.epoch, fresh=True)
 
     async def _is_superseded(self, coordinator: ReplicatedCoordinator) -> bool:
-        """Whether somebody without our log has raised the epoch, noticed by this log or not yet."""
+        """Return whether a coordinator outside our log has raised the epoch, whether the log has noticed it or not."""
         if coordinator.stage is CoordinatorStage.FENCED:
             return True
         current = await self._custody.look_first()

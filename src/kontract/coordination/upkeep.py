@@ -88,7 +88,7 @@ class Upkeep:
         await self._tell(Collected(0, 0, rest=True))
 
     async def write_checkpoint(self) -> None:
-        """Write the state down, and have the log forget what nobody needs any more."""
+        """Store the state, and remove from the log what is no longer needed."""
         machine = self._machine()
         checkpoint = Checkpoint(machine.position, machine.dump(), machine.at)
         floor, keep = machine.needed()

@@ -4,7 +4,7 @@ All nodes count together, in the shared state of an owner. When that does not an
 by itself: then each process lets the limit through once, instead of nobody or everybody.
 
 What is counted is named by a keyed digest. A full room, and on TiKV a full bucket of eight, forgets its lowest counter:
-whoever could reckon which names meet there would have one that counts against him forgotten, again and again. And names
+an attacker who could compute which names meet there could repeatedly evict a counter that counts against him. And names
 have network addresses in them, which nobody has to know who sees the room.
 """
 

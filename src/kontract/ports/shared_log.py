@@ -20,7 +20,7 @@ MAX_BATCH_BYTES = 4 * 1024 * 1024
 """The largest batch. TiKV refuses entries of more than 8 MiB; a write set of the largest size is 1 MB."""
 
 READ_ENTRIES = 500
-"""How many entries one call returns at most; whoever needs more asks again."""
+"""The most entries that one call returns; call again for more."""
 
 READ_BYTES = 4 * 1024 * 1024
 """Bytes of batches after which a call returns no further entry."""

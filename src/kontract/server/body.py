@@ -17,7 +17,7 @@ BODY_SECONDS = 30.0
 """How long the body of a request may take: 1 MiB over a slow mobile line."""
 
 DISCARD_BYTES = 4 * limits.BODY_BYTES
-"""Bytes of a body that is too large which are read all the same, so that its sender sees the answer."""
+"""Bytes of an oversized body that are still read, so that its sender sees the answer."""
 
 _CUT_OFF = "the request body ended before it was complete"
 _RETRY_LATER = {"Retry-After": "1"}
@@ -32,7 +32,7 @@ class BodySource(Protocol):
 
 
 class BodyRoom:
-    """What the bodies take that are being received: whoever sends slowly keeps it for BODY_SECONDS."""
+    """The memory of bodies that are being received: a slow sender keeps its part for BODY_SECONDS."""
 
     def __init__(self) -> None:
         """Nothing is being received."""
@@ -89,7 +89,7 @@ class Body:
         return await self._receive(at_most, keep=True)
 
     async def discard(self) -> None:
-        """Read what nobody asked for, and keep nothing of it.
+        """Read and drop what is not wanted.
 
         A connection that is closed with something unread is reset, and the caller, who still sends, may never see the
         answer. Beyond a limit that is the lesser evil.
@@ -130,7 +130,7 @@ class Body:
             self._chunks = aiter(self._protocol)
         while True:
             try:
-                # Not `async for`, which would begin anew: granian refuses that. Not `anext` with a default, which does
+                # Not `async for`, which would restart: granian refuses that. Not `anext` with a default, which does
                 # not go together with granian's awaitables: CPython 3.11 crashes.
                 chunk = await self._chunks.__anext__()
             except StopAsyncIteration:

@@ -30,7 +30,7 @@ class Clients:
             if not self._is_proxy(host):
                 return host
             hop = plain(_without_port(said.strip()))
-            if not hop:  # not an address: whoever wrote it, the last known hop is what there is
+            if not hop:  # not an address: use the last known hop
                 return host
             host = hop
         return host
@@ -45,7 +45,7 @@ class Clients:
 
 @lru_cache(maxsize=4_096)
 def plain(text: str) -> str:
-    """Return an address in its usual form, IPv4 inside IPv6 as IPv4; empty for what is none."""
+    """Return an address in its usual form, IPv4 inside IPv6 as IPv4; empty if it is not an address."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

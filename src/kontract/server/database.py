@@ -35,10 +35,10 @@ from kontract.server.prepared import KEPT, Statements, are_tracked
 CONNECT_SECONDS = 5.0
 
 CLOSE_SECONDS = 2.0
-"""How long saying goodbye may take; then the socket is closed without it."""
+"""How long a clean disconnect may take; then the socket is closed without it."""
 
 IDLE_SECONDS = 300.0
-"""A connection that nobody has used for so long is closed: firewalls forget silent connections."""
+"""An unused connection is closed after this time: firewalls drop silent connections."""
 
 LIFE_SECONDS = 1_800.0
 """A connection is replaced after half an hour, so that a database that has moved is found at its new address."""

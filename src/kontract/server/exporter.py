@@ -1,4 +1,4 @@
-"""Answers Prometheus, on a port of its own: what it says is for operators, and must not be reachable by everybody."""
+"""Serves metrics for Prometheus on a separate port: they are for operators and must not be public."""
 
 from __future__ import annotations
 

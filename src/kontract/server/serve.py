@@ -293,7 +293,7 @@ class ServerProcess:
         return 0
 
     def _metrics(self, registry: Registry, http: Http, pool: Pool, log: LineLog) -> exporter.Collect:
-        """Count from now on, if somebody is to read it; return what says the metrics."""
+        """Count from now on, if metrics are enabled; return the function that renders them."""
         if self._settings.metrics is None:
             return _none
         from kontract.server.metrics import Metrics  # 50 ms
@@ -440,7 +440,7 @@ def _run(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
 
 
 def _raise_file_limit() -> None:
-    """Every connection is an open file, and many systems allow 1,024 until somebody asks for more."""
+    """Raise the limit of open files: every connection is one, and many systems allow 1,024 by default."""
     with suppress(ImportError, OSError, ValueError):
         import resource
 

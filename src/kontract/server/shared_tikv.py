@@ -42,7 +42,7 @@ from kontract.server.tikv import AtomicTiKVClient, KeyValue, TiKVClient
 T = TypeVar("T")
 
 GRACE_SECONDS = 60
-"""How much longer than its own end a value stays in TiKV: for clocks that differ, and for requests that come late."""
+"""How long a value stays in TiKV after its expiry: for clocks that differ, and for late requests."""
 
 STRIPES = 256
 """Locks of one process. Changes of one key take turns here, rather than meet in the cluster and repeat each other."""
@@ -51,7 +51,7 @@ ANSWER_SECONDS = 10.0
 """For one request with all that is repeated: no caller waits longer (TRANSACTION_MS)."""
 
 SWAPS = 4
-"""Times that a change is sent whose answer does not come, each of them after a look at what is there."""
+"""How often a change without an answer is repeated, each time after reading what is there."""
 
 BUCKET = 8
 """Counters in one bucket: enough that one with a high count hardly ever meets seven others of its kind."""
@@ -246,7 +246,7 @@ class TiKVShared:
         census.taken = self._cluster.clock.elapsed()
 
     async def _remove(self, name: str, now: int) -> None:
-        """Remove what has ended, where only this process could set it anew; elsewhere TiKV does it by itself."""
+        """Remove what has expired, where only this process could set it again; otherwise TiKV does it."""
         lock = self._cluster.turn(name)
         if not self._cluster.atomic and not lock.locked():
             async with lock:

@@ -41,7 +41,7 @@ class PeerSocket:
         return int(struct.unpack_from("=Q", info, _BYTES_ACKED)[0]) if len(info) == _BYTES_ACKED + 8 else None
 
     def keep_little(self, size: int) -> None:
-        """Let the system keep about ``size`` bytes that came and were not read; more stay with the client."""
+        """Let the system buffer about ``size`` received bytes; more stay with the client."""
         with contextlib.suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 

@@ -14,10 +14,10 @@ from kontract.server.sockets import PeerSocket
 from kontract.server.websocket import Process
 
 COME_BACK_MS = (200, 3_000)
-"""Within what time the clients of a process that stops are told to come back: not all at once."""
+"""The span over which clients of a stopping process are told to reconnect, so that they do not all come at once."""
 
 WINDOW_BYTES = 256 * 1024
-"""What may be on its way to a client who is not known to have received it: enough for a fast line around the world."""
+"""Bytes that may be in transit to a client: enough for a fast connection around the world."""
 
 
 class StreamOutlet:

@@ -21,7 +21,7 @@ T = TypeVar("T")
 _log = logging.getLogger("kontract.tikv")
 
 TIMEOUT_SECONDS = 5.0
-"""Of one operation with all its repetitions: half of TRANSACTION_MS, so that a caller still hears of it."""
+"""Time limit of one operation with all its retries: half of TRANSACTION_MS, so that a caller still gets the error."""
 
 SCAN_PAGE = 128
 """Keys of one page of a scan. TiKV sends messages of 10 MiB at most, and a shared value has up to 64 KiB."""

@@ -27,10 +27,10 @@ READ_BYTES = 4_096
 """What is read at a time: a message has no more, and 600 empty frames are taken apart within milliseconds."""
 
 LAST_MESSAGE_SECONDS = 1.0
-"""How long a WebSocket that is closed waits for its client to take the message before, and to hang up."""
+"""How long a closing WebSocket waits for its client to take the last message and to disconnect."""
 
 FAREWELL_BYTES = 4 * limits.BODY_BYTES
-"""What is read and dropped of a client that goes on sending, so that it sees the close frame."""
+"""Bytes that are read and dropped from a client that keeps sending, so that it sees the close frame."""
 
 _RECEIVE_BUFFER_BYTES = 16 * 1024
 """What the system may keep of a client's messages while nobody reads them; it would let megabytes in."""

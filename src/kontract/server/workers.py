@@ -20,10 +20,10 @@ from kontract.server import exporter
 from kontract.server.settings import Settings
 
 ANSWER_SECONDS = 2.0
-"""How long a child may take to say its numbers; then the others' are told without them."""
+"""How long a child may take to report its metrics; then those of the others are served without them."""
 
 QUICK_SECONDS = 10.0
-"""A child that dies sooner has a reason that the next one will meet, too: the pauses grow."""
+"""A child that dies sooner has a reason that the next one will have, too: the pauses grow."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 
@@ -88,7 +88,7 @@ class _Worker:
         self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=_LINE)
 
     async def wait_ready(self) -> bool:
-        """Wait until it says so; False when it has ended instead."""
+        """Wait until the worker is ready; False if it ended instead."""
         assert self._reader is not None
         self.is_ready = await self._reader.readline() == b"ready\n"
         return self.is_ready

@@ -148,7 +148,7 @@ def find(pid: int) -> Running | None:
 
 
 def is_running(pid: int) -> bool:
-    """True for a live process, whoever owns it."""
+    """Return True for a live process of any owner."""
     return find(pid) is not None
 
 

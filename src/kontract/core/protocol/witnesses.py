@@ -10,8 +10,8 @@ later one vouches for. Each prepare hands them out; the apply statement commits 
 when it has committed, its own fence stands for theirs. There are never more than were under way at the same time. So no
 commit goes to a database that has lost an earlier one: by induction over all commits, at one look-up each.
 
-Reads go by the regular check of the epoch (EPOCH_TRUST_MS), which asks for the witnesses, too, and so does whoever has
-lost a connection. An epoch below the coordinator's says the same: epochs only rise.
+Reads go by the regular check of the epoch (EPOCH_TRUST_MS), which asks for the witnesses, too, and so does a caller
+that has lost a connection. An epoch below the coordinator's says the same: epochs only rise.
 
 System identifier and timeline of the server are not compared. They change in a failover that has lost nothing, and stay
 when a dump is restored.

@@ -19,7 +19,7 @@ class Catalog:
         self._known: dict[tuple[str, str], tuple[TablePointer, float]] = {}
 
     async def pointer(self, store: Store, owner: str, name: str) -> TablePointer:
-        """Return where the table ``name`` of ``owner`` lives; raises NotFoundError when there is none."""
+        """Return the pointer of the table ``name`` of ``owner``; raises NotFoundError if there is none."""
         cached = self._known.get((owner, name))
         if cached is not None and self._clock.elapsed() < cached[1]:
             return cached[0]

@@ -111,7 +111,7 @@ def raise_epoch(owner: str, epoch: int, before: int) -> Statement:
     """Take over an owner: waits for applies in flight, and every later apply of older epochs fails.
 
     No row comes back, and nothing is changed, if the epoch is not ``before`` (0: none) any more. So a statement that
-    arrives late, when its sender has given it up and taken over anew, does not put that one out of office.
+    arrives late, after its sender has given up and taken over again, does not supersede that one.
     """
     return Statement(RAISE_EPOCH, (owner, epoch, before), limits.STATEMENT_MS)
 

@@ -218,7 +218,7 @@ def _rows(
     first: str = "",
     index: str = "",
 ) -> str:
-    """Return a CTE ``rows`` (id, data jsonb, _txid, _owner, position): the snapshot under one's own writes.
+    """Return a CTE ``rows`` (id, data jsonb, _txid, _owner, position): the snapshot with this transaction's own writes.
 
     PostgreSQL itself overlays the buffered writes, so that filters and orders mean the same for both. ``$1`` is the
     snapshot + 1. ``first``: the order and limit after which nothing more of the table is needed; ``index``: the

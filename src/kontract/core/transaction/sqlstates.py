@@ -1,4 +1,4 @@
-"""What PostgreSQL's errors mean: whose fault each is, what the caller is told, and whether to try again.
+"""The meaning of PostgreSQL's errors: whose fault each is, the message for the caller, and whether to retry.
 
 One table for everybody: the apply statement (:func:`refusal`), all other statements (:func:`to_http_error`), and the
 pools, which drop connections that are of no use any more (:func:`ends_connection`). It lists the exact code or else its
@@ -23,17 +23,17 @@ class Fix(Enum):
     """Who can do something about an error."""
 
     CALLER = "caller"
-    """The values are not acceptable, every time."""
+    """The values will never be accepted."""
 
     OPERATOR = "operator"
-    """The database or the application has to be changed first: trying again at once is in vain."""
+    """The database or the application has to be changed first: a retry is pointless."""
 
     RETRY = "retry"
-    """It comes from the moment: another attempt may succeed."""
+    """It is temporary: another attempt may succeed."""
 
 
 class Meaning(Struct, frozen=True):
-    """What an error is. ``ends_connection``: what it came over cannot be used for anything else."""
+    """The meaning of an error. ``ends_connection``: the connection cannot be used any more."""
 
     fix: Fix
     code: Code
@@ -154,7 +154,7 @@ def ends_connection(sqlstate: str) -> bool:
 
 
 def to_http_error(sqlstate: str, constraint: str = "") -> HttpError:
-    """Return what the caller is told of an error."""
+    """Return the error for the caller."""
     known = meaning(sqlstate)
     message = known.message
     if constraint:
@@ -184,7 +184,7 @@ OWN_CONSTRAINT = re.compile(r"\w*(?:_pkey|_live)[0-9]*", re.ASCII)
 
 
 def refusal(sqlstate: str, constraint: str) -> HttpError | None:
-    """Return what a caller is told of a commit that no other attempt can save, None when one may.
+    """Return the error for a commit that no other attempt can save; None if another attempt may succeed.
 
     A table may have constraints, indexes and triggers of the user's own. What they refuse they refuse every time,
     except where the clash is with the protocol's own keys. The same holds for what only the operator can change.

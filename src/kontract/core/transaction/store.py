@@ -84,7 +84,7 @@ class SqlStore:
     async def query(
         self, pointer: TablePointer, wanted: Filter, snapshot: Snapshot, window: Window, pending: Sequence[Pending]
     ) -> list[Version]:
-        """Read a page of rows at the snapshot, under one's own writes."""
+        """Read a page of rows at the snapshot, with this transaction's own writes."""
         return _versions(await self._compared(pointer, sql.query(pointer, wanted, snapshot, window, pending)))
 
     async def end_row(
@@ -94,7 +94,7 @@ class SqlStore:
         return _only(_versions(await self._database.run(sql.end_row(pointer, snapshot, pending, last=last))))
 
     async def count(self, pointer: TablePointer, wanted: Filter, snapshot: Snapshot, pending: Sequence[Pending]) -> int:
-        """Count rows at the snapshot, under one's own writes."""
+        """Count rows at the snapshot, with this transaction's own writes."""
         [(_, _, counted, _)] = _shown(await self._compared(pointer, sql.count(pointer, wanted, snapshot, pending)))
         return int(counted)
 
@@ -114,7 +114,7 @@ class SqlStore:
     async def select(
         self, pointer: TablePointer, selection: Selection, snapshot: Snapshot, pending: Sequence[Pending]
     ) -> list[str]:
-        """Run a checked SELECT at the snapshot, under one's own writes; returns rows as JSON text."""
+        """Run a checked SELECT at the snapshot, with this transaction's own writes; return rows as JSON text."""
         try:
             rows = await self._database.run(sql.select(pointer, selection, snapshot, pending))
         except DatabaseError as error:

@@ -1,7 +1,7 @@
 """One attempt of one transaction, on the worker's side: what it read, what it will write, and how it commits.
 
-Reads go to PostgreSQL at the snapshot; writes stay here until commit, and one's own reads see them. Nothing reaches the
-database before prepare has answered. :meth:`Transaction.commit` is the commit path::
+Reads go to PostgreSQL at the snapshot; writes stay here until commit, and later reads of the transaction see them.
+Nothing reaches the database before prepare has answered. :meth:`Transaction.commit` is the commit path::
 
     prepare   coordinator: validate, number, journal        no writes: nothing to do
     apply     PostgreSQL: one statement, all or nothing
@@ -225,7 +225,7 @@ class Transaction:
             return await self._begin_once(after) if self.snapshot is None else self.snapshot
 
     async def get(self, pointer: TablePointer, row_id: str) -> Version | None:
-        """Read one row: one's own write if there is one, else the version at the snapshot."""
+        """Read one row: the transaction's own write if there is one, else the version at the snapshot."""
         row = await self._get(pointer, row_id)
         return row if pointer.shows(row) else None
 
@@ -271,7 +271,7 @@ class Transaction:
         return rows
 
     async def history(self, pointer: TablePointer, row_id: str) -> list[tuple[Version, int | None]]:
-        """Read the versions of a row at the snapshot; one's own writes are none yet."""
+        """Read the versions of a row at the snapshot, without uncommitted writes."""
         snapshot = await self.begin()
         self._tables[pointer.ptr] = pointer.name
         self._looked_for.add(Key(pointer.ptr, row_id))
@@ -300,7 +300,7 @@ class Transaction:
     # --- writing -----------------------------------------------------------------------------------------------------
 
     async def put(self, pointer: TablePointer, row_id: str, data: str) -> bool:
-        """Write a row whether it exists or not, without reading it; False when it is somebody else's.
+        """Write a row, whether it exists or not, without reading it; return False if it is another user's.
 
         Only where rows belong to users it has to be read, to know whose it is.
         """

@@ -12,7 +12,7 @@ Why it is right:
 - The tag of each append is its own. After an answer that did not come the key is read: the own tag means appended,
   another's means that it never will be there, nothing means that the same bytes may be sent again.
 - What is trimmed is deleted, so a node that was away for long can write to a position that was taken once. Nobody
-  takes that for an entry: whoever reads entries reads the head *afterwards*, and what is below the floor does not
+  takes that for an entry: a reader of entries reads the head *afterwards*, and what is below the floor does not
   count. The floor is raised before anything is deleted. An append looks at the head, too, before it is answered.
 - A batch of many keys is no snapshot. Positions are filled in order, so the entries up to the first hole are a state
   of the log that was there at some time during the read.
@@ -66,7 +66,7 @@ MOST_KEYS = 512
 """Keys of one request; tikv-python splits at the same number."""
 
 ATTEMPTS = 8
-"""Times that something is sent whose answer does not come, each of them after a look at what is there."""
+"""How often a request without an answer is repeated, each time after reading what is there."""
 
 APPEND_SECONDS = 10.0
 """For all attempts of one append together: no caller waits longer (TRANSACTION_MS), and the next waits for it."""

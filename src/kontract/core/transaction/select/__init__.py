@@ -1,4 +1,4 @@
-"""``exec``: one SELECT of the application on one logical table, read by sqlglot and written anew by this package.
+"""``exec``: one SELECT of the application on one logical table, parsed by sqlglot and rewritten by this package.
 
 :func:`~kontract.core.transaction.select.reader.read` parses the text; what comes out is walked by
 :class:`~kontract.core.transaction.select.writer.Writer`, which knows a short list of nodes, and of each the arguments

@@ -85,7 +85,7 @@ def fold(name: str) -> str:
 
 
 def function_of(node: Any) -> str:
-    """Return the name of a call; a quoted name is refused, because it could be one of somebody's own functions."""
+    """Return the name of a call; a quoted name is refused, because it could be a user-defined function."""
     if not isinstance(node.this, str):
         refuse("the names of functions are written without quotes")
     return fold(node.this)

@@ -1,4 +1,4 @@
-"""What the caller is told of a SELECT that cannot run: by ``exec`` itself, or by PostgreSQL."""
+"""Errors for callers about a SELECT that cannot run, from ``exec`` itself or from PostgreSQL."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def too_large() -> PayloadTooLargeError:
 
 
 def explain(sqlstate: str) -> InvalidRequestError | None:
-    """Return what the caller is told of PostgreSQL's error if the SELECT or its values caused it, else None."""
+    """Return the message for the caller if the SELECT or its values caused PostgreSQL's error, else None."""
     known = {
         "22P02": "a value does not have the form that a cast in it needs",
         "22003": "a number in it is out of range",
