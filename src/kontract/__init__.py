@@ -15,6 +15,7 @@ from kontract.core.errors import (
     UnavailableError,
 )
 from kontract.core.model.declare import RowId, backend, middleware, perm, primkey, table
+from kontract.core.model.page import Page
 from kontract.core.model.perms import perms
 from kontract.gateway.context import Context
 from kontract.gateway.http import HttpResp
@@ -29,6 +30,7 @@ __all__ = [
     "InternalError",
     "InvalidRequestError",
     "NotFoundError",
+    "Page",
     "PayloadTooLargeError",
     "PermissionDeniedError",
     "RateLimitedError",

@@ -15,17 +15,17 @@ from kontract.core.protocol.records import Effects, JournalEntry, PutRecord, Rec
 PTR = "tbl"
 
 
-def write(row_id: str, value: Any = None, *, ptr: str = PTR, seen: int | None = None) -> Write:
+def write(row_id: str, value: Any = None, *, ptr: str = PTR, seen: int | None = None, old: Any = None) -> Write:
     """A write of ``value``; None deletes."""
-    return Write("table", ptr, row_id, seen, Raw(msgspec.json.encode(value)))
+    return Write("table", ptr, row_id, seen, Raw(msgspec.json.encode(value)), Raw(msgspec.json.encode(old)))
 
 
 def key(row_id: str, ptr: str = PTR) -> Key:
     return Key(ptr, row_id)
 
 
-def predicate(contains: dict | None = None, *, whole: bool = False, ptr: str = PTR) -> Predicate:
-    return Predicate(ptr, Raw(msgspec.json.encode(contains or {})), whole=whole)
+def predicate(contains: dict | None = None, *, whole: bool = False, ptr: str = PTR, **more: bool) -> Predicate:
+    return Predicate(ptr, Raw(msgspec.json.encode(contains or {})), whole=whole, **more)
 
 
 class Desk:

@@ -94,6 +94,7 @@ class Store:
         self.fails: Exception | None = None
         self.first: tuple[int, str | None] | Exception | None = None
         self.asked: list[str] = []
+        self.asked_for: list[list[str]] = []
 
     def warm(self) -> None:
         pass
@@ -112,6 +113,11 @@ class Store:
         data = self.rows.get(row_id)
         return None if data is None else Version(row_id, data, 3, "ann")
 
+    async def read_rows(self, pointer, row_ids, snapshot):
+        self._at(snapshot)
+        self.asked_for.append(list(row_ids))
+        return [Version(row, self.rows[row], 3, "ann") for row in sorted(row_ids) if row in self.rows]
+
     async def query(self, pointer, wanted, snapshot, page, pending):
         self._at(snapshot, pending)
         rows = [Version(row, data, 3, "ann") for row, data in sorted(self.rows.items())]
@@ -119,12 +125,15 @@ class Store:
             rows = [row for row in rows if row.id == wanted.id]
         if wanted.contains:
             rows = [row for row in rows if all(f'"{k}":{v}' in row.data for k, v in wanted.contains.items())]
+        if page.after is not None:
+            rows = [row for row in rows if row.id > page.after]
         return rows[: page.limit]
 
     async def end_row(self, pointer, snapshot, pending, *, last):
         self._at(snapshot, pending)
         row = sorted(self.rows)[-1 if last else 0]
-        return Version(row, self.rows[row], 3, "ann")
+        changed = {one.id: one.data for one in pending}
+        return Version(row, changed.get(row, self.rows[row]), 0 if row in changed else 3, "ann")
 
     async def count(self, pointer, wanted, snapshot, pending):
         self._at(snapshot, pending)

@@ -17,7 +17,7 @@ FORBIDDEN = {
     "kontract.coordination",
 }  # fmt: skip
 
-VALUES = ("values.py", "typed.py")
+VALUES = ("values.py", "typed.py", "ranges.py")
 """These know datetime as a type of values; its clocks they may not read."""
 
 CLOCKS = {"now", "utcnow", "today"}

@@ -60,7 +60,7 @@ class Txn:
 
     async def find(self, value: int | None = None):
         wanted = EVERY_ROW if value is None else Filter({"v": value})
-        page = await self._step(self.transaction.page(self.table, wanted, Window(), ordered=False))
+        page = await self._step(self.transaction.page(self.table, wanted, Window(), limited=False))
         return page if page is LOST else {row.id: json.loads(row.data)["v"] for row in page[0]}
 
     async def write(self, key: str, value: int) -> None:

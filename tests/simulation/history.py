@@ -83,7 +83,7 @@ class Handle:
 
     async def where(self, **contains: Any) -> dict[str, Any]:
         await self._pause()
-        rows, _ = await self.transaction.page(self._table, Filter(contains or None), Window(), ordered=False)
+        rows, _ = await self.transaction.page(self._table, Filter(contains or None), Window(), limited=False)
         self.attempt.snapshot = self.transaction.snapshot
         found = {row.id: row.data for row in rows}
         others = {key: data for key, data in found.items() if key not in self.attempt.writes}

@@ -322,6 +322,16 @@ ORDER_BLOCK = 64
 """Row numbers of a table reserved by one journal entry: few entries, and few numbers lost with each restart, because a
 ``SERIAL`` column has only 2,147,483,647."""
 
+ORDER_RESERVE = 1_048_576
+"""Numbers of a table's rows before the last one. From here on, ``pop`` and ``shift`` depend on the whole table, because
+rows beyond the last number share it."""
+
+PAGE_ROWS = 50
+"""Rows of a ``page`` that says no size; at most QUERY_ROWS."""
+
+CURSOR_BYTES = 4_096
+"""Characters of a cursor that is taken. One holds the value that the page ended with, and the row's id."""
+
 WRITE_LOG_TRANSACTIONS = 10_000
 """Finished transactions kept for validation. An attempt with an older snapshot gets SNAPSHOT_TOO_OLD and is retried."""
 

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Raw, Struct
 
-from kontract.core.types import Epoch, Snapshot, Txid
+from kontract.core.types import Bound, Epoch, Snapshot, Span, Txid
 
 ABSENT = 0
 """``Write.seen`` of a row that was not found, or whose id is new and unused."""
@@ -29,14 +29,25 @@ class Key(Struct, frozen=True, array_like=True):
 
 
 class Predicate(Struct, frozen=True, omit_defaults=True):
-    """A set of rows that was read: those of ``ptr`` that contain ``contains``; None: any change conflicts.
+    """A set of rows that was read: those of ``ptr`` that contain ``contains``, pass ``bounds`` and lie in ``span``.
 
-    ``contains == {}`` covers every present and future row by value; ``whole`` includes deletions.
+    A write matters when its new value is in the set; that of a row which was read is found by its key. ``inserts``:
+    only new rows matter. ``whole``: any write of the table matters, deletions too; with ``counted`` only those whose
+    old or new value is in the set, because it was counted and its keys are not known.
     """
 
     ptr: str
     contains: Raw = Raw(b"{}")
     whole: bool = False
+    bounds: tuple[Bound, ...] = ()
+    span: Span | None = None
+    inserts: bool = False
+    counted: bool = False
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether it says more than :attr:`contains` and :attr:`whole`, which is all that releases before 0.3 know."""
+        return bool(self.bounds) or self.span is not None or self.inserts or self.counted
 
 
 class Write(Struct, frozen=True, omit_defaults=True):

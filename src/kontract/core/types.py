@@ -76,17 +76,51 @@ class Order(Enum):
     TIME = "time"
 
 
-class Filter(Struct, frozen=True):
-    """The condition of a query: containment of ``contains`` (PostgreSQL's ``@>``) and, if given, one id.
+class Bound(Struct, frozen=True, array_like=True):
+    """One comparison that rows must pass: ``field op value``, as values of ``order`` compare. Null passes none.
 
-    ``typed``: the fields of ``contains`` that PostgreSQL compares by type instead of containment. ``spelled``:
-    those whose values have several spellings in JSON.
+    ``field``: its JSON name; empty for the row's id. ``op``: ``<``, ``<=``, ``>``, ``>=`` or ``=`` with one value, or
+    ``in`` with any number of them. ``values``: as text, as PostgreSQL's ``->>`` returns them.
+    """
+
+    field: str
+    order: Order
+    op: str
+    values: tuple[str, ...]
+
+
+class RowPosition(Struct, frozen=True, array_like=True):
+    """Where a row stands in an order: the text of its field, None when that is null or absent, and its id."""
+
+    value: str | None
+    id: str
+
+
+class Span(Struct, frozen=True, omit_defaults=True):
+    """Part of an order, from ``after`` (exclusive) to ``until`` (inclusive); None: from its beginning, to its end.
+
+    ``field``: as in :class:`Bound`. Null comes first, and rows with equal values are in order of their ids.
+    """
+
+    field: str = ""
+    order: Order = Order.TEXT
+    descending: bool = False
+    after: RowPosition | None = None
+    until: RowPosition | None = None
+
+
+class Filter(Struct, frozen=True):
+    """What a query asks of rows: containment of ``contains`` (PostgreSQL's ``@>``), comparisons, and one id if given.
+
+    ``typed``: the fields of ``contains`` that PostgreSQL compares by their type in place of containment. ``spelled``:
+    those whose values have several spellings in JSON. ``bounds``: all of them hold.
     """
 
     contains: dict[str, Any] | None = None
     id: str | None = None
     typed: tuple[tuple[str, Order], ...] = ()
     spelled: frozenset[str] = frozenset()
+    bounds: tuple[Bound, ...] = ()
 
     def certain(self) -> dict[str, Any]:
         """Return what every matching row contains as text, whichever release wrote it; commits are checked against it.

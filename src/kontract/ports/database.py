@@ -91,6 +91,13 @@ class Store(Protocol):
         """Read one row; raises SnapshotTooOldError."""
         ...
 
+    async def read_rows(self, pointer: TablePointer, row_ids: Sequence[str], snapshot: Snapshot) -> list[Version]:
+        """Read rows in order of their ids, as many as fit into a page; raises SnapshotTooOldError.
+
+        The data of those that do not fit is empty.
+        """
+        ...
+
     async def query(
         self, pointer: TablePointer, wanted: Filter, snapshot: Snapshot, window: Window, pending: Sequence[Pending]
     ) -> list[Version]:

@@ -41,6 +41,7 @@ from kontract.core.protocol.commands import Ask, CommandBatch, Forget, Resolved,
 from kontract.core.protocol.machine import Machine, NewerVersionError, ticket_of
 from kontract.core.protocol.phases import CoordinatorStage
 from kontract.core.transaction import fences
+from kontract.core.types import Bound, Order, RowPosition, Span
 from kontract.ports import CoordinatorUnavailableError, FeedClosedError
 from kontract.ports.shared_log import Checkpoint, Entry, Last
 from kontract.server.feed import LocalFeed
@@ -236,6 +237,25 @@ def test_entries_of_other_versions():
     state = machine.dump().replace(b'"version":%d' % commands.VERSION, b'"version":%d' % (commands.NEWEST + 1))
     with pytest.raises(NewerVersionError):
         Machine.restore(Checkpoint(1, state))
+
+
+@pytest.mark.parametrize(
+    ("predicate", "version"),
+    [
+        (Predicate(PTR), commands.VERSION),
+        (Predicate(PTR, Raw(b'{"v":1}'), whole=True), commands.VERSION),
+        (Predicate(PTR, bounds=(Bound("v", Order.NUMBER, "<", ("3",)),)), commands.NARROW),
+        (Predicate(PTR, span=Span(until=RowPosition("a", "a"))), commands.NARROW),
+        (Predicate(PTR, inserts=True), commands.NARROW),
+        (Predicate(PTR, whole=True, counted=True), commands.NARROW),
+    ],
+)
+def test_nodes_that_know_only_wider_read_sets_stop(predicate, version):
+    """They would decide otherwise. As long as nobody reads so, nodes of both releases run side by side."""
+    asked = Ask(1, Prepare("c", [write("a", 1)], predicates=[predicate]))
+    batch = commands.encode_batch("n", 1, [commands.encode(Tick()), commands.encode(asked)])
+    assert commands.version_of(batch) == version
+    assert commands.decode_batch(batch).commands == [Tick(), asked]
 
 
 def test_a_database_that_has_gone_back_takes_the_memory_of_calls_along():

@@ -6,6 +6,7 @@ import pytest
 
 from core.desk import key, predicate, write
 from kontract.core import limits
+from kontract.core.messages import ABSENT
 from kontract.core.protocol.write_log import WriteLog, touches
 
 
@@ -42,6 +43,16 @@ def test_a_predicate_finds_later_writes_only_newest_first():
         (predicate({"x": 1}), write("a", {"x": 2}), False),
         (predicate({"x": 1}, whole=True), write("a", {"x": 2}), True),
         (predicate(whole=True), write("a", {}, ptr="other"), False),
+        (predicate(inserts=True), write("a", {"x": 1}), True),  # a blind one may be of a new row
+        (predicate(inserts=True), write("a", {"x": 1}, seen=3), False),
+        (predicate(counted=True), write("a", {"x": 1}, seen=3), False),
+        (predicate(counted=True), write("a", {"x": 1}, seen=ABSENT), True),
+        (predicate(counted=True), write("a", seen=3), True),
+        (predicate({"x": 1}, counted=True), write("a", {"x": 2}, seen=3, old={"x": 1}), True),
+        (predicate({"x": 1}, counted=True), write("a", {"x": 2}, seen=3, old={"x": 3}), False),
+        (predicate({"x": 1}, counted=True), write("a", {"x": 2}, seen=3), True),  # too large for its old value
+        (predicate({"x": 1}, counted=True), write("a", {"x": 2}, seen=ABSENT), False),
+        (predicate({"x": 1}, counted=True), write("a", {"x": 2}), True),
     ],
 )
 def test_what_touches_a_predicate(wanted, written, hit):

@@ -7,10 +7,19 @@ import json
 
 import msgspec
 import pytest
+from msgspec import Raw
+from msgspec.structs import replace
 
 from core.fakes import TABLE, Clock, Coordinator, Store, transaction
 from kontract.core import limits
-from kontract.core.errors import Code, HttpError, PayloadTooLargeError, PermissionDeniedError, UnavailableError
+from kontract.core.errors import (
+    Code,
+    HttpError,
+    InternalError,
+    PayloadTooLargeError,
+    PermissionDeniedError,
+    UnavailableError,
+)
 from kontract.core.messages import (
     ABSENT,
     Aborted,
@@ -23,6 +32,7 @@ from kontract.core.messages import (
     Finish,
     InDoubt,
     Key,
+    Predicate,
     Prepare,
     Prepared,
     Replayed,
@@ -32,7 +42,7 @@ from kontract.core.messages import (
 )
 from kontract.core.statements import Window
 from kontract.core.transaction.transaction import FINISH_TRIES, Call, ReplayedError, RetryError
-from kontract.core.types import EVERY_ROW, Filter, Isolation
+from kontract.core.types import EVERY_ROW, Filter, Isolation, RowPosition, Span
 from kontract.ports import ApplyOutcome, CoordinatorUnavailableError, SnapshotTooOldError
 
 
@@ -81,7 +91,7 @@ async def test_own_writes_are_read_back(tx, store):
     assert (await tx.get(TABLE, "a")).data == '{"n":10}'
     assert (await tx.get(TABLE, "c")).data == '{"n":3}'
     assert await tx.get(TABLE, "b") is None
-    await tx.page(TABLE, EVERY_ROW, Window(), ordered=False)
+    await tx.page(TABLE, EVERY_ROW, Window(), limited=False)
     assert {p.id: p.data for p in store.pending} == {"a": '{"n":10}', "c": '{"n":3}', "b": None}
 
 
@@ -101,8 +111,8 @@ async def test_what_was_read_is_told_at_prepare(tx, coordinator):
     """Every row looked at, every row looked for in vain, and every predicate."""
     await tx.get(TABLE, "a")
     await tx.get(TABLE, "gone")
-    await tx.page(TABLE, Filter(id="never"), Window(), ordered=False)
-    await tx.page(TABLE, Filter({"n": 2}), Window(), ordered=False)
+    await tx.page(TABLE, Filter(id="never"), Window(), limited=False)
+    await tx.page(TABLE, Filter({"n": 2}), Window(), limited=False)
     await tx.put(TABLE, "z", "{}")
     await tx.commit()
     prepare = sent(coordinator)
@@ -111,19 +121,70 @@ async def test_what_was_read_is_told_at_prepare(tx, coordinator):
     assert prepare.snapshot == 7
 
 
-@pytest.mark.parametrize("read", ["page", "count", "take_end"])
-async def test_reads_whose_answer_depends_on_every_row(tx, coordinator, read):
-    """Limits, orders, counts, pop and shift depend on rows that they do not return."""
+@pytest.mark.parametrize(
+    ("read", "predicates"),
+    [
+        ("a limited page", [Predicate("tbl", Raw(b'{"n":2}'), span=Span(until=RowPosition("b", "b")))]),
+        ("the end of a query", [Predicate("tbl", Raw(b'{"n":2}'), span=Span(after=RowPosition("a", "a")))]),
+        ("count", [Predicate("tbl", whole=True, counted=True)]),
+        ("exists", []),
+        ("exists not", [Predicate("tbl", Raw(b'{"n":9}'))]),
+        ("pop", [Predicate("tbl", inserts=True)]),
+        ("shift", []),
+        ("shift of an own row", [Predicate("tbl", whole=True)]),
+        ("shift near the last number", [Predicate("tbl", whole=True)]),
+    ],
+)
+async def test_what_answers_depend_on_besides_the_rows_they_return(tx, coordinator, read, predicates):
+    """As little as possible, or callers conflict for nothing; never less, or a phantom goes unseen."""
     match read:
-        case "page":
-            await tx.page(TABLE, Filter({"n": 2}), Window(limit=1), ordered=True)
+        case "a limited page":
+            await tx.page(TABLE, Filter({"n": 2}), Window(limit=1), limited=True)
+        case "the end of a query":
+            await tx.page(TABLE, Filter({"n": 2}), Window(after="a", limit=2), limited=True)
         case "count":
             await tx.count(TABLE, EVERY_ROW)
-        case "take_end":
+        case "exists":
+            assert await tx.exists(TABLE, Filter({"n": 2}))
+            assert await tx.exists(TABLE, EVERY_ROW)
+        case "exists not":
+            assert not await tx.exists(TABLE, Filter({"n": 9}))
+        case "pop":
             assert (await tx.take_end(TABLE, last=True)).id == "b"
+        case "shift":
+            assert (await tx.take_end(TABLE, last=False)).id == "a"
+        case "shift of an own row":
+            await tx.put(TABLE, "a", '{"n":10}')
+            assert (await tx.take_end(TABLE, last=False)).txid == 0
+        case "shift near the last number":
+            await tx.take_end(replace(TABLE, last_order=TABLE.order_limit - limits.ORDER_RESERVE + 1), last=False)
     await tx.put(TABLE, "z", "{}")
     await tx.commit()
-    assert [p.whole for p in sent(coordinator).predicates] == [True]
+    assert sent(coordinator).predicates == predicates
+
+
+async def test_rows_by_their_ids_cost_one_statement_and_are_read_like_others(tx, coordinator, store):
+    """Own writes show, what is known is not asked for again, and every id is told at prepare, found or not."""
+    await tx.put(TABLE, "z", '{"n":9}')
+    assert (await tx.get(TABLE, "a")).data == '{"n":1}'
+    rows = await tx.get_many(TABLE, ["b", "a", "gone", "z", "b"])
+    assert [row and row.data for row in rows] == ['{"n":2}', '{"n":1}', None, '{"n":9}', '{"n":2}']
+    assert store.asked_for == [["b", "gone"]]
+    assert await tx.get_many(TABLE, ["b", "gone"]) == [rows[0], None]
+    assert len(store.asked_for) == 1
+    await tx.commit()
+    assert set(sent(coordinator).reads) == {Key("tbl", row) for row in ("a", "b", "gone")}
+
+
+async def test_a_read_that_fails_is_a_read(tx, coordinator, store):
+    """A function that catches the error knows something of the rows."""
+    store.fails = InternalError("the rows cannot be compared")
+    with pytest.raises(InternalError):
+        await tx.page(TABLE, Filter({"n": 2}), Window(), limited=True)
+    store.fails = None
+    await tx.put(TABLE, "z", "{}")
+    await tx.commit()
+    assert sent(coordinator).predicates == [Predicate("tbl", whole=True)]
 
 
 async def test_snapshot_isolation_tells_no_reads(coordinator, store):
@@ -233,7 +294,7 @@ async def test_the_read_set_is_bounded(tx, store, monkeypatch):
     monkeypatch.setattr(limits, "READ_SET_ROWS", 3)
     store.rows = {str(n): "{}" for n in range(4)}
     with pytest.raises(PayloadTooLargeError):
-        await tx.page(TABLE, EVERY_ROW, Window(), ordered=False)
+        await tx.page(TABLE, EVERY_ROW, Window(), limited=False)
     with pytest.raises(PayloadTooLargeError):
         await tx.commit()
 

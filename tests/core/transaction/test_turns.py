@@ -90,7 +90,7 @@ async def test_reads_are_sent_together_at_one_snapshot(coordinator, store, txn):
     reads = asyncio.gather(
         txn.get(TABLE, "a"),
         txn.get(TABLE, "b"),
-        txn.page(TABLE, EVERY_ROW, PAGE, ordered=False),
+        txn.page(TABLE, EVERY_ROW, PAGE, limited=False),
         txn.count(TABLE, EVERY_ROW),
     )
     await settled()
@@ -175,7 +175,7 @@ async def test_a_write_waits_for_a_shift_and_not_for_a_read(store, txn):
 @pytest.mark.parametrize("read", ["get", "page"])
 async def test_a_row_that_is_written_while_it_is_read_was_read(coordinator, store, txn, read):
     """The commit is validated against what the read found, although the row was written before the answer came."""
-    asked = txn.get(TABLE, "c") if read == "get" else txn.page(TABLE, EVERY_ROW, PAGE, ordered=False)
+    asked = txn.get(TABLE, "c") if read == "get" else txn.page(TABLE, EVERY_ROW, PAGE, limited=False)
     reading = asyncio.ensure_future(asked)
     await settled()
     await txn.put(TABLE, "c", '{"n":7}')

@@ -203,6 +203,13 @@ def parts(text: str) -> dict[str, msgspec.Raw]:
     return _decode_parts(text)
 
 
+def text_of(part: str | None) -> str | None:
+    """Return the JSON text of a field as PostgreSQL's ``->>`` returns the field; None for null and for None."""
+    if part is None or part == "null":
+        return None
+    return str(msgspec.json.decode(part)) if part.startswith('"') else part
+
+
 def part(text: str, field: str) -> str | None:
     """Return the JSON text of one field of an encoded row, digit for digit; None when it has no such field."""
     raw = _decode_parts(text).get(field)

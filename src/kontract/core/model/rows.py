@@ -13,16 +13,19 @@ from kontract.core import incoming, limits
 from kontract.core.errors import InvalidRequestError, PermissionDeniedError
 from kontract.core.model import documents, fields, typed, values
 from kontract.core.model.asked import UnknownFieldError, check_question
+from kontract.core.model.conditions import Condition, bounds_of
 from kontract.core.model.declare import TABLE, TableMeta, primkey
 from kontract.core.model.kinds import ANYTHING, Kind, Record, holds, kind_of, tag_field
 from kontract.core.model.perms import READ, WRITE
 from kontract.core.model.shown import hidden_names, shown
-from kontract.core.types import Filter, Order, Version
+from kontract.core.types import Bound, Filter, Order, Version
 
 _encode = documents.encode_json
 
 ANY = inspect.AnyType()
 """What rows of a table without a struct are."""
+
+_ID = inspect.StrType()
 
 
 class RowType:
@@ -204,8 +207,10 @@ class RowType:
         asked: list[tuple[str, str, Any]] = []
         row_id = None
         what = f"the filter of table {self.name!r}"
-        asked_for = self._plain(wanted, what)
-        if incoming.count(msgspec.json.encode(asked_for, enc_hook=str)) > limits.FILTER_VALUES:
+        conditions = {name: value for name, value in wanted.items() if isinstance(value, Condition)}
+        asked_for = self._plain({name: value for name, value in wanted.items() if name not in conditions}, what)
+        compared = sum(len(values) for one in conditions.values() for _, values in one.parts)
+        if incoming.count(msgspec.json.encode(asked_for, enc_hook=str)) + compared > limits.FILTER_VALUES:
             message = f"{what} has more than {limits.FILTER_VALUES} values; filter by fewer, and check the rows found"
             raise InvalidRequestError(message)
         for name, value in asked_for.items():
@@ -215,11 +220,42 @@ class RowType:
                 continue
             contains[stored_as] = value
             asked.append((stored_as, name, value))
+        bounds = tuple(bound for name, one in conditions.items() for bound in self._bounds(name, one, what))
         if self.struct is None:
-            return Filter(documents.normal(contains, what) or None, row_id)
-        return self._filter(asked, row_id, what)
+            return Filter(documents.normal(contains, what) or None, row_id, bounds=bounds)
+        return self._filter(asked, row_id, bounds, what)
 
-    def _filter(self, asked: list[tuple[str, str, Any]], row_id: str | None, what: str) -> Filter:
+    def _bounds(self, name: str, condition: Condition, what: str) -> list[Bound]:
+        """Return what a condition on a field means, which is declared, or the id."""
+        field = self.stored_name(name)
+        kind: Kind = _ID
+        order: Order | None = Order.TEXT
+        if field == self.key:
+            field = ""
+        elif self.struct is None:
+            message = (
+                f"table {self.name!r} declares no fields, so {name!r} can only be compared with one value; declare its "
+                "rows with @table"
+            )
+            raise InvalidRequestError(message)
+        else:
+            kind = self._fields[field]
+            order = typed.order_of(kind)
+        if order is None:
+            without = frozenset(name for name, kind in self._fields.items() if typed.order_of(kind) is None)
+            message = (
+                f"{what} compares {name!r}, whose type has no order; it can compare {self._known(without=without)}"
+            )
+            raise InvalidRequestError(message)
+        try:
+            return bounds_of(condition, field, order, kind, name)
+        except msgspec.ValidationError as error:
+            message = f"{what} can find nothing: {error}"
+            raise InvalidRequestError(message) from None
+
+    def _filter(
+        self, asked: list[tuple[str, str, Any]], row_id: str | None, bounds: tuple[Bound, ...], what: str
+    ) -> Filter:
         """Return a filter with its values in the stored spelling of their fields."""
         for question in asked:
             self._check_question(*question)
@@ -236,7 +272,7 @@ class RowType:
             if value is not None and (order := typed.compared_by(self._fields[name])) is not None
         ]
         spelled = frozenset(name for name, value in contains.items() if values.has_spellings(value))
-        return Filter(documents.normal(contains, what) or None, row_id, tuple(compared), spelled)
+        return Filter(documents.normal(contains, what) or None, row_id, tuple(compared), spelled, bounds)
 
     def stored_name(self, field: str) -> str:
         """Return the JSON name of a field that a query names.

@@ -118,6 +118,25 @@ def wanted(kind: Kind, value: Any, where: str) -> Any:
     return _wanted_scalar(kinds, value, where)
 
 
+def comparable(kind: Kind, value: Any, where: str) -> Any:
+    """Return what a filter compares a field of this type with: a value of the type; natives as :func:`wanted`.
+
+    Raises msgspec.ValidationError for a value of another type.
+    """
+    kinds = [one for one in alternatives(kind) if not isinstance(one, inspect.NoneType)]
+    hints = [hint for one in kinds if (hint := _scalar(one)) is not None]
+    if type(value) in hints:
+        return value
+    for hint in hints:
+        if value is None or (hint is float and _is_rounded(kinds, value)):
+            continue
+        try:
+            return msgspec.convert(Decimal(value.text) if type(value) is values.Number else value, hint)
+        except msgspec.ValidationError:
+            continue
+    raise _mismatch(where, kinds, f"{value!r:.100} ({type(value).__name__})")
+
+
 def _wanted_scalar(kinds: Sequence[Kind], value: Any, where: str) -> Any:
     scalars = [hint for one in kinds if (hint := _scalar(one)) is not None]
     if type(value) in scalars:

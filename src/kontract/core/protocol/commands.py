@@ -7,13 +7,17 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Raw, Struct
 
-from kontract.core.messages import Request
+from kontract.core.messages import Prepare, Request
 
 LEFT_BEHIND = 2
 """Of a batch in which the database has gone back: what nodes of version 1 remember of calls may be gone. They stop."""
 
-NEWEST = LEFT_BEHIND
-"""The highest version of a batch that this release understands. Others than LEFT_BEHIND have VERSION."""
+NARROW = 3
+"""Of a batch with a read set that nodes of version 1 and 2 would take for a wider one, so that they would decide
+otherwise. They stop."""
+
+NEWEST = NARROW
+"""The highest version of a batch that this release understands. Others than those above have VERSION."""
 
 VERSION = 1
 """Of the state machine. Nodes replay each other's entries, so all of them must come to the same state.
@@ -118,8 +122,15 @@ _encode = msgspec.json.Encoder().encode
 
 def encode(command: Command) -> Encoded:
     """Encode a command, and note which version of a batch it needs."""
-    leaves = isinstance(command, Start) and command.left_behind
-    return Encoded(Raw(_encode(command)), LEFT_BEHIND if leaves else VERSION)
+    return Encoded(Raw(_encode(command)), _version_for(command))
+
+
+def _version_for(command: Command) -> int:
+    if isinstance(command, Start) and command.left_behind:
+        return LEFT_BEHIND
+    if isinstance(command, Ask) and isinstance(command.request, Prepare):
+        return NARROW if any(one.is_narrow for one in command.request.predicates) else VERSION
+    return VERSION
 
 
 def encode_batch(node: str, number: int, given: list[Encoded]) -> bytes:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
 from kontract.core import limits
-from kontract.core.messages import Key, Predicate, Write
+from kontract.core.messages import ABSENT, Key, Predicate, Write
 from kontract.core.protocol.predicates import may_contain
+from kontract.core.protocol.ranges import may_lie_in, may_pass
 
 _decode = msgspec.json.Decoder().decode
+_decode_exactly = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
 
 
 def touches(predicate: Predicate, write: Write) -> bool:
@@ -27,15 +30,38 @@ def touches(predicate: Predicate, write: Write) -> bool:
     """
     if write.ptr != predicate.ptr:
         return False
+    if predicate.counted:
+        return _counts(predicate, write)
     if predicate.whole:
         return True
-    return not write.deletes and matches(predicate.contains, write.data)
+    if predicate.inserts and not write.may_insert:
+        return False
+    return not write.deletes and _may_hold(predicate, write.id, write.data)
 
 
-def matches(contains: Raw, data: Raw) -> bool:
-    """Whether a row's JSON may contain a filter's JSON."""
-    wanted: dict[str, Any] = _decode(contains)
-    return not wanted or may_contain(_decode(data), wanted)
+def _counts(predicate: Predicate, write: Write) -> bool:
+    """Whether the old value of a row, unless there was none, or its new one may be in the set."""
+    if bytes(predicate.contains) == b"{}" and not predicate.bounds:
+        return write.deletes or not write.seen  # all rows are in it: one that changes stays
+    if not write.deletes and _may_hold(predicate, write.id, write.data):
+        return True
+    if write.seen == ABSENT:
+        return False
+    is_known = write.seen is not None and bytes(write.old) != b"null"
+    return not is_known or _may_hold(predicate, write.id, write.old)
+
+
+def _may_hold(predicate: Predicate, row_id: str, data: Raw) -> bool:
+    """Whether a row may be in the set."""
+    wanted = _decode(predicate.contains)
+    if wanted and not may_contain(_decode(data), wanted):
+        return False
+    if not predicate.bounds and predicate.span is None:
+        return True
+    document = _decode_exactly(data)
+    return may_pass(row_id, document, predicate.bounds) and (
+        predicate.span is None or may_lie_in(row_id, document, predicate.span)
+    )
 
 
 class WriteLog:

@@ -20,6 +20,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import TypeAlias
 
 import msgspec
 
@@ -28,9 +29,12 @@ from kontract.core.messages import ABSENT, Write
 from kontract.core.statements import ApplyPlan, Pending, Selection, Statement, Window
 from kontract.core.transaction.select import VIEW
 from kontract.core.transaction.select import stop as select_stop
-from kontract.core.types import Filter, Order, Snapshot, TableKind, TablePointer
+from kontract.core.types import Bound, Filter, Order, Snapshot, TableKind, TablePointer
 
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}", re.ASCII)
+
+_Value: TypeAlias = str | int | list[str] | None
+"""A bound parameter."""
 
 TOO_OLD_ID = "\x01too old"
 """The id of the marker row by which a read of a plain table says that it met a version newer than its snapshot."""
@@ -164,6 +168,16 @@ def read_row(pointer: TablePointer, row_id: str, snapshot: Snapshot) -> Statemen
     return Statement(text, (row_id, snapshot + 1))
 
 
+def read_rows(pointer: TablePointer, row_ids: Sequence[str], snapshot: Snapshot) -> Statement:
+    """Rows by their ids, in the order of these; the data of those that do not fit into a page is NULL."""
+    page = _page_in_bounds(
+        f"SELECT id, data, _txid, _owner FROM {quote(pointer.ptr)} WHERE id = ANY($1::text[]) AND {visible('$2')} "
+        'ORDER BY id COLLATE "C"'
+    )
+    marker = _too_old_marker(pointer, "$2", "id = ANY($1::text[])")
+    return Statement(f"SELECT * FROM ({page}) AS page{marker}", (list(row_ids), snapshot + 1))
+
+
 _ZONE = "'([Zz]|[+-][0-9][0-9]:?[0-9][0-9])$'"
 
 # What orders and filters compare, from the text of a field (``data->>'f'``). Rows of older releases, and those that
@@ -182,7 +196,7 @@ def compared(order: Order, text: str) -> str:
     return _COMPARED[order].format(text)
 
 
-def _matches(wanted: Filter, params: list[str | int | None]) -> list[str]:
+def _matches(wanted: Filter, params: list[_Value]) -> list[str]:
     """Return the conditions that a filter means, and add their parameters."""
     conditions = []
     values = dict(wanted.contains or {})
@@ -197,7 +211,30 @@ def _matches(wanted: Filter, params: list[str | int | None]) -> list[str]:
         params += [field, str(value)]
         field_text, value_text = f"data->>(${len(params) - 1}::text)", f"${len(params)}::text"
         conditions.append(f"{compared(order, f'({field_text})')} = {compared(order, value_text)}")
-    return conditions
+    return conditions + [_passes(bound, params) for bound in wanted.bounds]
+
+
+def _passes(bound: Bound, params: list[_Value]) -> str:
+    """Return the condition that a comparison means, and add its parameters."""
+    if bound.field:
+        params.append(bound.field)
+        field = compared(bound.order, f"(data->>(${len(params)}::text))")
+    else:
+        field = 'id COLLATE "C"'
+    if bound.op == "in":
+        params.append(list(bound.values))
+        return f"{field} = ANY(${len(params)}::text[]{_ARRAYS[bound.order]})"
+    params.append(bound.values[0])
+    return f"{field} {bound.op} {compared(bound.order, f'${len(params)}::text')}"
+
+
+_ARRAYS: dict[Order, str] = {
+    Order.TEXT: "",
+    Order.NUMBER: "::numeric[]",
+    Order.BOOLEAN: "::boolean[]",
+    Order.INSTANT: "::timestamptz[]",
+    Order.TIME: "::time[]",
+}
 
 
 LIVE = "_deleted_txid IS NULL"
@@ -213,7 +250,7 @@ def _rows(
     pointer: TablePointer,
     conditions: Sequence[str],
     pending: Sequence[Pending],
-    params: list[str | int | None],
+    params: list[_Value],
     *,
     first: str = "",
     index: str = "",
@@ -274,7 +311,7 @@ def query(
     Rows whose field is null or absent come first. Where its type is not declared, orders are those of jsonb: null
     first, then strings, numbers, booleans, arrays, objects.
     """
-    params: list[str | int | None] = [snapshot + 1]
+    params: list[_Value] = [snapshot + 1]
     conditions = _matches(wanted, params)
     direction = "DESC NULLS LAST" if window.descending else "ASC NULLS FIRST"
     by_id = 'id COLLATE "C"'
@@ -286,7 +323,7 @@ def query(
         field = untyped if window.order is None else compared(window.order, f"(data->>{name})")
     conditions += _beyond(window, field, by_id, params)
     params.append(window.limit)
-    is_ordered = wanted.id is not None or not (field or wanted.contains)
+    is_ordered = wanted.id is not None or not (field or wanted.contains or wanted.bounds)
     # Never null, so the words mean nothing, and no index is in that order. With a filter that is wanted: the planner
     # would walk the whole index for the few rows that match, because it takes them for many.
     by = by_id + (f" {'DESC' if window.descending else 'ASC'}" if is_ordered else f" {direction}")
@@ -296,7 +333,7 @@ def query(
     return Statement(f"{rows} SELECT * FROM ({page}) AS page{_too_old_marker(pointer, '$1')}", tuple(params))
 
 
-def _beyond(window: Window, field: str, by_id: str, params: list[str | int | None]) -> list[str]:
+def _beyond(window: Window, field: str, by_id: str, params: list[_Value]) -> list[str]:
     """Return the condition for rows after the last one of the page before, if any, and add its parameters."""
     if window.after is None:
         return []
@@ -319,7 +356,7 @@ def _beyond(window: Window, field: str, by_id: str, params: list[str | int | Non
 
 def end_row(pointer: TablePointer, snapshot: Snapshot, pending: Sequence[Pending], *, last: bool) -> Statement:
     """Return the row that was inserted last (or first): what pop (or shift) takes."""
-    params: list[str | int | None] = [snapshot + 1]
+    params: list[_Value] = [snapshot + 1]
     direction = "DESC" if last else "ASC"
     first = f'ORDER BY {{}} {direction}, id COLLATE "C" {direction} LIMIT 1'
     rows = _rows(pointer, [], pending, params, first=first.format("_order"), index=IN_ORDER)
@@ -332,7 +369,7 @@ def end_row(pointer: TablePointer, snapshot: Snapshot, pending: Sequence[Pending
 
 def count(pointer: TablePointer, wanted: Filter, snapshot: Snapshot, pending: Sequence[Pending] = ()) -> Statement:
     """One row whose ``_txid`` column holds the number of matching rows."""
-    params: list[str | int | None] = [snapshot + 1]
+    params: list[_Value] = [snapshot + 1]
     rows = _rows(pointer, _matches(wanted, params), pending, params)
     text = f"{rows} SELECT 'count', NULL::text, count(*), '' FROM rows{_too_old_marker(pointer, '$1')}"
     return Statement(text, tuple(params))
@@ -345,7 +382,7 @@ def select(
 
     Raises inside PostgreSQL: TOO_LARGE, as soon as they are more than SELECT_BYTES together.
     """
-    params: list[str | int | None] = [snapshot + 1]
+    params: list[_Value] = [snapshot + 1]
     prefix = _rows(pointer, [], pending, params)
     size = "octet_length(data::text)"
     within = ""
@@ -519,7 +556,7 @@ def apply(plan: ApplyPlan) -> Statement:
     row is not as it was read, 23505 when the fence exists already (the transaction was applied or aborted) or a row
     that should be absent is there.
     """
-    params: list[str | int | None] = [plan.sid, plan.owner, plan.txid, plan.epoch]
+    params: list[_Value] = [plan.sid, plan.owner, plan.txid, plan.epoch]
     if plan.writes:  # PostgreSQL refuses a parameter that a statement does not name
         params.append(plan.user)
     if plan.result is not None:

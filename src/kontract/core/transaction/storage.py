@@ -11,10 +11,11 @@ from msgspec.structs import replace
 from kontract.core import limits
 from kontract.core.errors import Code, ConflictError, InvalidRequestError, NotFoundError, PermissionDeniedError
 from kontract.core.model import documents
+from kontract.core.model.page import Page
 from kontract.core.model.perms import ALL, EXECUTE, READ, WRITE, may_write, name_of
 from kontract.core.model.rows import RowType
 from kontract.core.statements import Window
-from kontract.core.transaction import select
+from kontract.core.transaction import cursors, select
 from kontract.core.transaction.catalog import Catalog
 from kontract.core.transaction.transaction import Transaction
 from kontract.core.types import TablePointer, Version
@@ -151,7 +152,7 @@ class Table:
         return await self._take(last=False)
 
     async def count(self, filter: Mapping[str, Any] | None = None) -> int:  # noqa: A002 - public name
-        """Count the rows that contain ``filter``."""
+        """Count the rows that match ``filter``."""
         wanted = self._rows.filter(filter)
         return await self._transaction.count(await self._reach(self._rows, READ), wanted)
 
@@ -164,12 +165,14 @@ class Table:
         limit: int | None = None,
         after: str | None = None,
     ) -> AsyncIterator[Any]:
-        """Iterate over the rows that contain ``filter``, in order of id, or of ``order_by`` and then id.
+        """Iterate over the rows that match ``filter``, in order of id, or of ``order_by`` and then id.
 
-        Fields of a declared table are compared by type; null and missing values come first. Raises InvalidRequestError
+        ``filter``: values that fields contain, and conditions of :mod:`kontract.where`; all must hold. Fields of a
+        declared table compare by their types; null and absent come first, and pass no condition. InvalidRequestError
         for a field whose type has no order.
 
-        ``after``: the id of the last row of the previous page; with ``order_by`` that row must still exist.
+        ``after``: the id of the last row of the previous page; with ``order_by`` that row must still exist. ``page``
+        has cursors that outlive their rows.
         """
         wanted = self._rows.filter(filter)
         field, order = (None, None) if order_by is None else self._rows.order(order_by)
@@ -191,9 +194,7 @@ class Table:
         while left is None or left > 0:
             size = limits.QUERY_ROWS if left is None else min(left, limits.QUERY_ROWS)
             page = Window(field, descending, position, size, value, order)
-            versions, more = await self._transaction.page(
-                pointer, wanted, page, ordered=limit is not None or field is not None
-            )
+            versions, more = await self._transaction.page(pointer, wanted, page, limited=limit is not None)
             for version in versions:
                 yield self._rows.decode(version)
             if not more or not versions:
@@ -202,6 +203,61 @@ class Table:
             value = None if field is None else documents.part(versions[-1].data, field)
             if left is not None:
                 left -= len(versions)
+
+    async def first(
+        self,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - public name
+        *,
+        order_by: str | None = None,
+        descending: bool = False,
+    ) -> Any | None:
+        """Return the first row that matches, in the order that ``query`` has, or None."""
+        rows = [row async for row in self.query(filter, order_by=order_by, descending=descending, limit=1)]
+        return rows[0] if rows else None
+
+    async def exists(self, filter: Mapping[str, Any] | None = None) -> bool:  # noqa: A002 - public name
+        """Return whether a row matches."""
+        wanted = self._rows.filter(filter)
+        return await self._transaction.exists(await self._reach(self._rows, READ), wanted)
+
+    async def get_many(self, ids: Sequence[str]) -> list[Any | None]:
+        """Return rows by their ids, in the order of these, None where there is none. It costs one statement."""
+        row_ids = [documents.check_id(one, self.name) for one in ids]
+        if len(row_ids) > limits.QUERY_ROWS:
+            message = f"get_many of table {self.name!r} takes at most {limits.QUERY_ROWS} ids, not {len(row_ids)}"
+            raise InvalidRequestError(message)
+        versions = await self._transaction.get_many(await self._reach(self._rows, READ), row_ids)
+        return [None if version is None else self._rows.decode(version) for version in versions]
+
+    async def page(
+        self,
+        filter: Mapping[str, Any] | None = None,  # noqa: A002 - public name
+        *,
+        order_by: str | None = None,
+        descending: bool = False,
+        size: int = limits.PAGE_ROWS,
+        cursor: str | None = None,
+    ) -> Page[Any]:
+        """Return a page of the rows that match: up to ``size`` of them, and the ``cursor`` of the next page.
+
+        The cursor is None at the end. It stays valid when the row that it follows is changed or deleted, and belongs to
+        one filter and order: InvalidRequestError with another one.
+        """
+        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= limits.QUERY_ROWS:
+            message = f"size must be a whole number from 1 to {limits.QUERY_ROWS}, not {size!r:.50}"
+            raise InvalidRequestError(message)
+        wanted = self._rows.filter(filter)
+        field, order = (None, None) if order_by is None else self._rows.order(order_by)
+        question = cursors.digest(self.name, wanted, field, descending=descending)
+        after, value = (None, None) if cursor is None else cursors.read(cursor, question, order)
+        window = Window(field, descending, after, size, value, order)
+        pointer = await self._reach(self._rows, READ)
+        versions, more = await self._transaction.page(pointer, wanted, window, limited=True)
+        following = None
+        if more and versions:
+            last = versions[-1]
+            following = cursors.write(question, last.id, None if field is None else documents.part(last.data, field))
+        return Page([self._rows.decode(version) for version in versions], following)
 
     async def exec(self, sql: str, params: Sequence[select.Param] = ()) -> list[dict[str, Any]]:
         """Run one SELECT on this table only, for example ``SELECT id, data->>'title' AS title FROM tasks``.

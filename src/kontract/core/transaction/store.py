@@ -81,6 +81,10 @@ class SqlStore:
         rows = await self._database.run(sql.read_row(pointer, row_id, snapshot))
         return _only(_versions(rows))
 
+    async def read_rows(self, pointer: TablePointer, row_ids: Sequence[str], snapshot: Snapshot) -> list[Version]:
+        """Read rows in order of their ids, as many as fit into a page."""
+        return _versions(await self._database.run(sql.read_rows(pointer, row_ids, snapshot)))
+
     async def query(
         self, pointer: TablePointer, wanted: Filter, snapshot: Snapshot, window: Window, pending: Sequence[Pending]
     ) -> list[Version]:

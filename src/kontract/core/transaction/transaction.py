@@ -14,12 +14,10 @@ read.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import TypeVar
 
-import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from kontract.core import limits
 from kontract.core.errors import (
@@ -30,7 +28,6 @@ from kontract.core.errors import (
 )
 from kontract.core.messages import (
     ABSENT,
-    NOTHING,
     Aborted,
     Answer,
     Began,
@@ -42,7 +39,6 @@ from kontract.core.messages import (
     Fenced,
     Finish,
     Key,
-    Predicate,
     Prepare,
     Prepared,
     Replayed,
@@ -53,8 +49,10 @@ from kontract.core.messages import (
 from kontract.core.protocol import idempotency
 from kontract.core.protocol.refusal import refusal, went_back
 from kontract.core.statements import ApplyPlan, Pending, Selection, Window
+from kontract.core.transaction.read_set import ReadSet, span_of
 from kontract.core.transaction.turns import Turns
-from kontract.core.types import EVERY_ROW, Epoch, Filter, Isolation, Snapshot, TablePointer, Txid, Version
+from kontract.core.transaction.write_set import WriteSet
+from kontract.core.types import Epoch, Filter, Isolation, Snapshot, TablePointer, Txid, Version
 from kontract.ports import (
     ApplyOutcome,
     ApplyRefusedError,
@@ -74,9 +72,6 @@ FINISH_TRIES = 4
 FINISH_PAUSE_MS = 50
 
 T = TypeVar("T")
-
-_encode = msgspec.json.Encoder(order="sorted").encode
-
 
 CONFLICT = "conflict"
 REFUSED = "the database refused the commit"
@@ -128,17 +123,6 @@ class Call(Struct, frozen=True, kw_only=True):
     remembered: bool = True  # if idempotent: also when it has written nothing
 
 
-@dataclass(slots=True)
-class _Buffered:
-    """The pending write of one row; ``data`` is JSON text, None for a deletion."""
-
-    pointer: TablePointer
-    seen: int | None
-    old: str | None
-    data: str | None
-    owner: str | None
-
-
 def _never_applied(prepared: Prepared, refused: ApplyRefusedError | None) -> Exception:
     """Return the error of an attempt whose fence says never."""
     if refused is not None and refused.answer is not None:
@@ -149,18 +133,6 @@ def _never_applied(prepared: Prepared, refused: ApplyRefusedError | None) -> Exc
 def _whole(rows: list[Version]) -> list[Version]:
     """Return the rows before the first that did not fit into its page."""
     return rows[: next((at for at, row in enumerate(rows) if not row.data), len(rows))]
-
-
-def _wire(key: Key, buffered: _Buffered, *, with_old: bool) -> Write:
-    return Write(
-        table=buffered.pointer.name,
-        ptr=key.ptr,
-        id=key.id,
-        seen=buffered.seen,
-        data=NOTHING if buffered.data is None else Raw(buffered.data.encode()),
-        old=Raw(buffered.old.encode()) if with_old and buffered.old is not None else NOTHING,
-        owner=buffered.owner,
-    )
 
 
 class Transaction:
@@ -184,12 +156,8 @@ class Transaction:
         self._store = store
         self._clock = clock
         self._turns = Turns(mutex)
-        self._read: dict[Key, Version | None] = {}
-        self._looked_for: set[Key] = set()  # rows asked for by id and more: what is there is not known
-        self._predicates: dict[tuple[str, bytes, bool], Predicate] = {}
-        self._writes: dict[Key, _Buffered] = {}
-        self._written_bytes = 0
-        self._read_bytes = 0
+        self._reads = ReadSet()
+        self._writes = WriteSet()
         self._doom: Exception | None = None
         self._closed = False
         self._tables: dict[str, str] = {}  # physical to logical name, for messages
@@ -230,56 +198,103 @@ class Transaction:
         return row if pointer.shows(row) else None
 
     async def page(
-        self, pointer: TablePointer, wanted: Filter, window: Window, *, ordered: bool
+        self, pointer: TablePointer, wanted: Filter, window: Window, *, limited: bool
     ) -> tuple[list[Version], bool]:
         """Read one page of a query, and whether there may be more.
 
-        ``ordered``: its order or limit is the caller's, so every change matters.
+        ``limited``: nobody asks for rows beyond it, so that what happens there does not matter.
         """
-        snapshot = await self.begin()
-        if wanted.id is None:
-            self._depend_on(pointer, wanted, whole=ordered)
-        else:
-            self._looked_for.add(Key(pointer.ptr, wanted.id))
-        own: list[Pending] = []
-
-        def query() -> Awaitable[list[Version]]:
-            own.extend(self._pending(pointer))
-            return self._store.query(pointer, wanted, snapshot, window, own)
-
-        rows = await self._reading(query)
+        rows, own = await self._find(pointer, wanted, window)
         whole = _whole(rows)
         if rows and not whole:
             raise self._too_large(pointer, rows[0].id)
-        self._remember(pointer, whole, {row.id for row in own})
-        return whole, len(whole) < len(rows) or len(rows) >= window.limit
+        more = len(whole) < len(rows) or len(rows) >= window.limit
+        if wanted.id is None:
+            span = span_of(window, whole[-1] if more else None) if limited else None
+            self._reads.depend_on(pointer, wanted, span)
+        else:
+            self._reads.ask_for(Key(pointer.ptr, wanted.id))
+        self._remember(pointer, whole, own)
+        return whole, more
+
+    async def exists(self, pointer: TablePointer, wanted: Filter) -> bool:
+        """Whether there is a row; the one that was found is all that matters then."""
+        rows, _ = await self._find(pointer, wanted, Window(limit=1))
+        if wanted.id is not None:
+            self._reads.ask_for(Key(pointer.ptr, wanted.id))
+        elif rows:
+            self._reads.ask_for(Key(pointer.ptr, rows[0].id))
+        else:
+            self._reads.depend_on(pointer, wanted)
+        return bool(rows)
+
+    async def _find(self, pointer: TablePointer, wanted: Filter, window: Window) -> tuple[list[Version], set[str]]:
+        """Run a query; returns its rows, and the ids of the own writes that it was given."""
+        snapshot = await self.begin()
+        own: list[Pending] = []
+
+        def query() -> Awaitable[list[Version]]:
+            own.extend(self._writes.pending(pointer))
+            return self._store.query(pointer, wanted, snapshot, window, own)
+
+        rows = await self._reading(pointer, query)
+        return rows, {row.id for row in own}
+
+    async def get_many(self, pointer: TablePointer, row_ids: Sequence[str]) -> list[Version | None]:
+        """Read rows by their ids, those that are not known yet with one statement; None where there is none."""
+        self._check_open()
+        keys = {row_id: Key(pointer.ptr, row_id) for row_id in row_ids}
+        left = [one for one, key in keys.items() if key not in self._writes and key not in self._reads.rows]
+        while left:
+            left = await self._read_some(pointer, left)
+        return [row if pointer.shows(row := self._known(keys[row_id])) else None for row_id in row_ids]
+
+    async def _read_some(self, pointer: TablePointer, row_ids: list[str]) -> list[str]:
+        """Read as many of these rows as fit into a page, in order of their ids, and return the other ids."""
+        snapshot = await self.begin()
+        rows = await self._reading(pointer, lambda: self._store.read_rows(pointer, row_ids, snapshot))
+        whole = _whole(rows)
+        if rows and not whole:
+            raise self._too_large(pointer, rows[0].id)
+        found = {row.id: row for row in whole}
+        left = [one for one in row_ids if len(whole) < len(rows) and one > whole[-1].id]
+        with self._dooming():
+            self._reads.count(row.data for row in whole)
+            for row_id in set(row_ids).difference(left):
+                self._reads.note(Key(pointer.ptr, row_id), found.get(row_id))
+        return left
 
     async def count(self, pointer: TablePointer, wanted: Filter) -> int:
         """Count rows."""
         snapshot = await self.begin()
-        self._depend_on(pointer, wanted, whole=True)
-        return await self._reading(lambda: self._store.count(pointer, wanted, snapshot, self._pending(pointer)))
+        self._reads.depend_on(pointer, wanted, counted=True)
+        return await self._reading(
+            pointer, lambda: self._store.count(pointer, wanted, snapshot, self._writes.pending(pointer))
+        )
 
     async def select(self, pointer: TablePointer, selection: Selection) -> list[str]:
         """Run a checked SELECT; returns rows as JSON text."""
         snapshot = await self.begin()
-        self._depend_on(pointer, EVERY_ROW, whole=True)
+        self._reads.depend_on_table(pointer)
         rows = await self._reading(
-            lambda: self._store.select(pointer, selection, snapshot, self._pending(pointer)), alone=True
+            pointer,
+            lambda: self._store.select(pointer, selection, snapshot, self._writes.pending(pointer)),
+            alone=True,
         )
-        self._count(rows)
+        with self._dooming():
+            self._reads.count(rows)
         return rows
 
     async def history(self, pointer: TablePointer, row_id: str) -> list[tuple[Version, int | None]]:
         """Read the versions of a row at the snapshot, without uncommitted writes."""
         snapshot = await self.begin()
-        self._tables[pointer.ptr] = pointer.name
-        self._looked_for.add(Key(pointer.ptr, row_id))
-        versions = await self._reading(lambda: self._store.history(pointer, row_id, snapshot))
+        self._reads.ask_for(Key(pointer.ptr, row_id))
+        versions = await self._reading(pointer, lambda: self._store.history(pointer, row_id, snapshot))
         whole = [(version, ended) for version, ended in versions if version.data]
         if versions and not whole:
             raise self._too_large(pointer, row_id)
-        self._count(version.data for version, _ in whole)
+        with self._dooming():
+            self._reads.count(version.data for version, _ in whole)
         return whole
 
     async def take_end(self, pointer: TablePointer, *, last: bool) -> Version | None:
@@ -287,9 +302,9 @@ class Transaction:
         async with self._turns.to_write():
             self._check_writable(pointer)
             snapshot = await self.begin()
-            self._depend_on(pointer, EVERY_ROW, whole=True)
-            own = self._pending(pointer)
-            row = await self._reading(lambda: self._store.end_row(pointer, snapshot, own, last=last))
+            own = self._writes.pending(pointer)
+            row = await self._reading(pointer, lambda: self._store.end_row(pointer, snapshot, own, last=last))
+            self._depend_on_end(pointer, row, last=last)
             if row is not None:
                 if not row.data:
                     raise self._too_large(pointer, row.id)
@@ -320,7 +335,7 @@ class Transaction:
             if not fresh and await self._get(pointer, row_id) is not None:
                 return False
             if fresh:
-                self._read.setdefault(Key(pointer.ptr, row_id), None)
+                self._reads.rows.setdefault(Key(pointer.ptr, row_id), None)
             self._buffer(pointer, row_id, data, blind=False)
             return True
 
@@ -360,19 +375,10 @@ class Transaction:
         self._closed = True
         if self._doom is not None:
             raise self._doom
-        writes = [(key, b) for key, b in self._writes.items() if not (b.seen == ABSENT and b.data is None)]
-        if not writes and not (self.call.idempotent and self.call.remembered):
-            return None
-        if self._written_bytes + len(result or "") > limits.WRITE_SET_BYTES:
-            message = (
-                f"this transaction writes more than {limits.WRITE_SET_BYTES} bytes, including its answer, which is "
-                "stored for the Idempotency-Key; split it, or return less"
-            )
-            raise PayloadTooLargeError(message)
         # Made once: what is validated and journalled is what is applied, whatever a stray task does meanwhile.
-        # What the rows were goes to the journal for streams alone, which do without when it is too much for it.
-        with_old = self._written_bytes + sum(len(b.old or "") for _, b in writes) <= limits.WRITE_SET_BYTES
-        changes = [(b.pointer, _wire(key, b, with_old=with_old)) for key, b in writes]
+        changes = self._writes.changes(result)
+        if not changes and not (self.call.idempotent and self.call.remembered):
+            return None
         prepared = await self._prepare(changes, result)
         refused = None
         try:
@@ -392,8 +398,8 @@ class Transaction:
             user=self.call.user,
             snapshot=self.snapshot,
             epoch=self._epoch,
-            reads=[*self._read, *(self._looked_for - self._read.keys())] if serializable else [],
-            predicates=list(self._predicates.values()) if serializable else [],
+            reads=self._reads.keys if serializable else [],
+            predicates=self._reads.predicates if serializable else [],
             writes=[write for _, write in changes] or [idempotency.fence_of(self.call.id)],
             isolation=self.call.isolation.value,
             idempotent=self.call.idempotent,
@@ -538,23 +544,26 @@ class Transaction:
     async def _get(self, pointer: TablePointer, row_id: str) -> Version | None:
         self._check_open()
         key = Key(pointer.ptr, row_id)
-        buffered = self._writes.get(key)
-        if buffered is not None:
-            return None if buffered.data is None else Version(row_id, buffered.data, 0, buffered.owner or "")
-        if key not in self._read:
+        if key not in self._writes and key not in self._reads.rows:
             snapshot = await self.begin()
-            row = await self._reading(lambda: self._store.read_row(pointer, row_id, snapshot))
-            if key in self._read:  # by another task, at the same snapshot
-                return self._read[key]
+            row = await self._reading(pointer, lambda: self._store.read_row(pointer, row_id, snapshot))
+            if key in self._reads.rows:  # by another task, at the same snapshot
+                return self._reads.rows[key]
             if row is not None and not row.data:
                 raise self._too_large(pointer, row_id)
-            self._count([row.data] if row is not None else [])
-            self._tables[pointer.ptr] = pointer.name
-            self._read[key] = row
-            self._check_reads()
-        return self._read[key]
+            with self._dooming():
+                self._reads.count([row.data] if row is not None else [])
+                self._reads.note(key, row)
+            return row
+        return self._known(key)
 
-    async def _reading(self, read: Callable[[], Awaitable[T]], *, alone: bool = False) -> T:
+    def _known(self, key: Key) -> Version | None:
+        """Return a row that was written or read in this attempt."""
+        return self._writes.row(key) if key in self._writes else self._reads.rows[key]
+
+    async def _reading(self, pointer: TablePointer, read: Callable[[], Awaitable[T]], *, alone: bool = False) -> T:
+        self._tables[pointer.ptr] = pointer.name
+
         def statement() -> Awaitable[T]:
             self._check_open()  # it may have waited
             return read()
@@ -563,51 +572,59 @@ class Transaction:
             return await self._turns.read(statement, alone=alone)
         except SnapshotTooOldError:
             raise self._doomed(RetryError("the snapshot is too old")) from None
+        except Exception:
+            self._reads.depend_on_table(pointer)  # a function that goes on has seen that much
+            raise
 
     def _doomed(self, error: Exception) -> Exception:
         """Make sure that a handler which swallows this error cannot commit on top of it."""
         self._doom = error
         return error
 
-    def _pending(self, pointer: TablePointer) -> list[Pending]:
-        return [Pending(key.id, b.data) for key, b in self._writes.items() if key.ptr == pointer.ptr]
+    def _depend_on_end(self, pointer: TablePointer, row: Version | None, *, last: bool) -> None:
+        """Depend on what could come before the row that was inserted last or first.
 
-    def _depend_on(self, pointer: TablePointer, wanted: Filter, *, whole: bool) -> None:
-        self._tables[pointer.ptr] = pointer.name
-        contains = _encode(wanted.certain())
-        self._predicates.setdefault((pointer.ptr, contains, whole), Predicate(pointer.ptr, Raw(contains), whole=whole))
+        New rows get higher numbers than all others, so none comes before the first; and nobody but its deletion can
+        take away what was found. Where numbers run out, several rows share one.
+        """
+        runs_out = pointer.order_limit - pointer.last_order < limits.ORDER_RESERVE
+        if row is None or row.txid == 0 or runs_out:
+            self._reads.depend_on_table(pointer)
+        elif last:
+            self._reads.depend_on_inserts(pointer)
 
     def _remember(self, pointer: TablePointer, rows: Sequence[Version], own: Collection[str]) -> None:
         """Take that rows were read. ``own``: ids of the writes that the statement was given, and were not read."""
-        self._count(row.data for row in rows)
-        for row in rows:
-            if row.id not in own:
-                self._read.setdefault(Key(pointer.ptr, row.id), row)
-        self._check_reads()
+        with self._dooming():
+            self._reads.count(row.data for row in rows)
+            for row in rows:
+                if row.id not in own:
+                    self._reads.note(Key(pointer.ptr, row.id), row)
+
+    @contextlib.contextmanager
+    def _dooming(self) -> Iterator[None]:
+        """What is too much for a transaction ends it, even if its function goes on."""
+        try:
+            yield
+        except PayloadTooLargeError as error:
+            self._doom = error
+            raise
 
     def _buffer(self, pointer: TablePointer, row_id: str, data: str | None, *, blind: bool) -> None:
         key = Key(pointer.ptr, row_id)
         self._tables[pointer.ptr] = pointer.name
-        buffered = self._writes.get(key)
-        if buffered is None:
-            seen: int | None = None
-            version = None
-            if key in self._read:
-                version = self._read[key]
+        with self._dooming():
+            if key in self._writes:
+                self._writes.change(key, data)
+            elif key in self._reads.rows:
+                version = self._reads.rows[key]
                 seen = ABSENT if version is None else version.txid
-            elif not blind:
+                self._writes.add(key, pointer, data, seen, version, self.call.user)
+            elif blind:
+                self._writes.add(key, pointer, data, None, None, self.call.user)
+            else:
                 message = f"row {row_id!r} was not read before it was written"
                 raise AssertionError(message)
-            buffered = self._writes[key] = _Buffered(
-                pointer, seen, version.data if version else None, None, version.owner if version else self.call.user
-            )
-        else:
-            self._written_bytes -= len(buffered.data or "")
-        buffered.data = data
-        self._written_bytes += len(data or "")
-        if self._written_bytes > limits.WRITE_SET_BYTES:
-            message = f"this transaction writes more than {limits.WRITE_SET_BYTES} bytes; split it into several calls"
-            raise self._doomed(PayloadTooLargeError(message))
 
     def _check_open(self) -> None:
         if self._doom is not None:
@@ -628,18 +645,3 @@ class Transaction:
             "form and cannot be read; read parts of it with exec, or make it smaller with SQL"
         )
         return PayloadTooLargeError(message)
-
-    def _count(self, texts: Iterable[str]) -> None:
-        """Add what was read; each statement is bounded, and READS_AT_ONCE of them run."""
-        self._read_bytes += sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
-        if self._read_bytes > limits.READ_BYTES:
-            message = (
-                f"this transaction reads more than {limits.READ_BYTES} bytes of rows; read fewer at a time, with a "
-                "filter or limit=, or less of each with exec"
-            )
-            raise self._doomed(PayloadTooLargeError(message))
-
-    def _check_reads(self) -> None:
-        if len(self._read) > limits.READ_SET_ROWS:
-            message = f"this transaction reads more than {limits.READ_SET_ROWS} rows; read fewer at a time"
-            raise self._doomed(PayloadTooLargeError(message))
