@@ -19,7 +19,7 @@ async def on_fetch(request, env, ctx):
 
 
 class Default(WorkerEntrypoint):
-    """What workerd calls."""
+    """The entrypoint that workerd calls."""
 
     async def fetch(self, request):
         return await on_fetch(request, self.env, self.ctx)

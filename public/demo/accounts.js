@@ -39,7 +39,7 @@ export class Accounts {
 
   #openForm() {
     const form = byId("open-form");
-    const known = { ALREADY_EXISTS: "There is an account of that name already." };
+    const known = { ALREADY_EXISTS: "An account with that name already exists." };
     const open = async (values) => {
       await restoring(form, values, async () => {
         const id = values.id.trim();

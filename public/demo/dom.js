@@ -21,10 +21,10 @@ export function sentence(text) {
 }
 
 const KNOWN = {
-  NETWORK: "The server cannot be reached. Nothing was half done; try again when it is back.",
+  NETWORK: "The server cannot be reached. No call was applied halfway; try again when it is back.",
   TIMEOUT: "The server did not answer in time. Try again.",
   CONFLICT: "Too many calls wanted the same rows at the same time. Try again.",
-  RATE_LIMITED: "That were too many requests in a short time. Wait a little, then try again.",
+  RATE_LIMITED: "Too many requests in a short time. Wait a little, then try again.",
 };
 
 /** What a person is told about an error; `known`: sentences for codes that have a meaning of their own here. */
@@ -117,7 +117,7 @@ export function amount(values, field, least = 0) {
   const text = values[field].trim();
   const number = Number(text);
   if (!/^[0-9]+$/.test(text) || number < least || number > 1e12) {
-    throw new Invalid(field, `The amount must be a whole number from ${least} on.`);
+    throw new Invalid(field, `The amount must be a whole number of at least ${least}.`);
   }
   return number;
 }

@@ -76,7 +76,7 @@ function summary(outcomes, seconds, before, after, paidIn) {
   const others = failed.length - refused - lost;
   if (others > 0) parts.push(`${others} did not get through: nothing of them was kept.`);
   if (after === before) parts.push(`The total was ${number(before)} and is ${number(after)}: it held.`);
-  else if (after - before === paidIn) parts.push(`The total held, but for ${number(paidIn)} paid in meanwhile.`);
+  else if (after - before === paidIn) parts.push(`The total held, except for ${number(paidIn)} paid in meanwhile.`);
   else
     parts.push(`The total was ${number(before)} and is ${number(after)}. Did another tab open an account meanwhile?`);
   return parts.join(" ");

@@ -1,4 +1,4 @@
-"""Accounts and transfers: money is moved, never made, however many callers there are at once."""
+"""Accounts and transfers: transfers move money and never create it, with any number of concurrent callers."""
 
 from typing import Annotated
 
@@ -31,7 +31,7 @@ async def transfer(
 ) -> dict[str, int]:
     """Move an amount between two accounts and return their balances."""
     if src == dst:
-        raise InvalidRequestError("src and dst must be two accounts")
+        raise InvalidRequestError("src and dst must be different accounts")
     giver, taker = await _account(ctx, src), await _account(ctx, dst)
     if giver.balance < amount:
         raise InvalidRequestError(f"account {src!r} holds {giver.balance}, which is less than {amount}")
@@ -50,7 +50,7 @@ async def balance(ctx: Context, id: RowId) -> int:
 async def list_accounts(
     ctx: Context, limit: Annotated[int, Meta(ge=1, le=1000)] = 50, after: RowId | None = None
 ) -> list[Account]:
-    """Return accounts in the order of their ids; `after` is the id of the last account of the page before."""
+    """Return accounts in the order of their ids; `after` is the id of the last account of the previous page."""
     return [account async for account in ctx.storage.accounts.query(limit=limit, after=after)]
 
 

@@ -42,7 +42,7 @@ async def list_tasks(
     limit: Annotated[int, Meta(ge=1, le=1000)] = 50,
     after: RowId | None = None,
 ) -> list[Task]:
-    """Return tasks, oldest first; `after` is the id of the last task of the page before."""
+    """Return tasks, oldest first; `after` is the id of the last task of the previous page."""
     wanted = None if done is None else {"done": done}
     return [task async for task in ctx.storage.tasks.query(wanted, limit=limit, after=after)]
 
@@ -62,5 +62,5 @@ async def rename_task(ctx: Context, id: RowId, title: Title) -> Task:
 
 @backend(egroup="api-v1", perm=perms.RW_)
 async def delete_task(ctx: Context, id: RowId) -> bool:
-    """Delete a task; false when there is none."""
+    """Delete a task; return false if there is none."""
     return await ctx.storage.tasks.delete(id)

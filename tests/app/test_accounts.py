@@ -41,7 +41,7 @@ async def test_a_caller_who_always_loses_is_told_so(api, app):
     await api.open_account("alice", 100)
     await api.open_account("bob")
 
-    with app.conflict("transfer", times=8), pytest.raises(ConflictError, match="in 8 attempts"):
+    with app.conflict("transfer", times=8), pytest.raises(ConflictError, match="lost 8 attempts"):
         await api.transfer("alice", "bob", 30)
 
     assert await api.balance("alice") == 100

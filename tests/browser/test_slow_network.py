@@ -81,4 +81,4 @@ def test_what_is_sent_meanwhile_is_done_afterwards_and_a_second_click_is_none(si
     tab.wait(balance_is("slow-2", 100))
     answered(tab, "#open-form")
     # The error of the first is still to be seen, though the second went well.
-    assert tab.text("#open-error") == "There is an account of that name already."
+    assert tab.text("#open-error") == "An account with that name already exists."

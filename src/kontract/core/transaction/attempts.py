@@ -177,7 +177,8 @@ class Attempts:
             return UnavailableError(f"this call could not commit: {loss.reason}", headers={"Retry-After": "1"})
         details = {"function": function, "table": loss.table, "key": loss.row_id, "attempts": self.number}
         what = f"row {loss.row_id!r} of table {loss.table!r}" if loss.row_id else f"the rows read from {loss.table!r}"
-        message = f"{function} lost {self.number} attempts to other transactions on {what}; call it again"
+        lost = f"{self.number} attempt{'' if self.number == 1 else 's'}"
+        message = f"{function} lost {lost} to other transactions on {what}; call it again"
         return ConflictError(message, details=details)
 
     def _remaining(self) -> float:
