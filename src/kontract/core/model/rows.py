@@ -18,7 +18,7 @@ from kontract.core.model.declare import TABLE, TableMeta, primkey
 from kontract.core.model.kinds import ANYTHING, Kind, Record, holds, kind_of, tag_field
 from kontract.core.model.perms import READ, WRITE
 from kontract.core.model.shown import hidden_names, shown
-from kontract.core.types import Bound, Filter, Order, Version
+from kontract.core.types import EVERY_ROW, Bound, Filter, Order, Version
 
 _encode = documents.encode_json
 
@@ -199,7 +199,7 @@ class RowType:
     def filter(self, wanted: Any) -> Filter:
         """Parse the filter of a query: fields by name, and the id separately."""
         if wanted is None:
-            return Filter()
+            return EVERY_ROW
         if not isinstance(wanted, dict):
             message = f"a filter of table {self.name!r} must be an object like {{'done': false}}"
             raise InvalidRequestError(message)
