@@ -50,10 +50,10 @@ serve: $(READY)
 setup: $(READY)
 	@$(BIN)/kontract setup
 
-# One process more than there are processors (8 at most), because tests also wait. Each takes a file at a time, or all
+# Two processes more than there are processors (8 at most), because tests also wait. Each takes a file at a time, or all
 # files that share something expensive; those that take longest come first (tests/support/parts.py). 0 runs everything
 # in one process.
-TEST_PROCESSES ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n -lt 8 ] || n=7; expr $$n + 1)
+TEST_PROCESSES ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n -lt 7 ] || n=6; expr $$n + 2)
 PYTEST = $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations=10
 
 # All but those that are marked as `long`.

@@ -152,6 +152,7 @@ def test_a_broken_worker_shows_its_error_and_leaves_nothing_running(checkout, tm
     assert processes_of(scratch) == []
 
 
+@pytest.mark.long
 def test_an_edit_that_breaks_the_worker_is_shown_and_the_next_one_mends_it(scratch):
     """wrangler itself ends when a reload fails; `kontract dev` keeps the rest running and brings it back."""
     port = free_port()
@@ -299,6 +300,7 @@ def test_a_broken_build_shows_its_error(scratch):
     assert processes_of(scratch) == []
 
 
+@pytest.mark.long
 def test_a_worker_that_answers_with_an_error_is_not_called_ready(scratch):
     entry = (scratch.root / "src" / "entry.py").read_text()
     (scratch.root / "src" / "entry.py").write_text(

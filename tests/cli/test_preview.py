@@ -38,6 +38,7 @@ def preview(*arguments):
         return pool.submit(command.main, ["preview", *arguments, "--dry-run"]).result()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_it_has_a_database_of_its_own_until_it_is_removed(postgres, capfd):
     """Made with the schema, kept at the next push, gone with the Worker; neither says what the secrets are."""

@@ -24,6 +24,8 @@ from support.image import Image
 from support.programs import program
 from support.sessions import SECRET
 
+pytestmark = pytest.mark.long  # it makes an image once, step by step
+
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 BEFORE, BUILDER, FINAL = stages(DOCKERFILE)
 ARGUMENTS = {key: value for step in BEFORE.steps + BUILDER.all("ARG") for key, value in assignments(step.text).items()}

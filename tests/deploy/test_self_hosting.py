@@ -128,6 +128,7 @@ def checked_out(folder):
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.needs("git")
 def test_the_installation_leaves_a_server_that_starts(tmp_path):
     """In an empty folder, from the lock file, with nothing but Python: a server that asks for its settings."""

@@ -23,12 +23,14 @@ def site(tmp_path_factory):
     return folder / "html"
 
 
+@pytest.mark.long
 def test_every_page_is_in_it(site):
     for path in DOCS.rglob("*.md"):
         if "_build" not in path.parts:
             assert (site / path.relative_to(DOCS)).with_suffix(".html").is_file()
 
 
+@pytest.mark.long
 def test_pages_ask_nobody_else_for_anything(site):
     """Scripts, styles, fonts and pictures are the site's own."""
     loaded = re.compile(r"""(?:<(?:script|img|iframe)\b[^>]*\bsrc|<link\b[^>]*\bhref)=["'](https?:)?//""")
@@ -38,6 +40,7 @@ def test_pages_ask_nobody_else_for_anything(site):
     assert [one.name for one in site.rglob("*.css") if imported.search(one.read_text(encoding="utf-8"))] == []
 
 
+@pytest.mark.long
 def test_the_reference_has_every_public_name(site):
     """Whoever adds one writes a docstring, and it is found in the reference."""
     page = (site / "reference" / "api.html").read_text(encoding="utf-8")
@@ -73,6 +76,7 @@ def test_an_index_links_each_of_its_pages_in_the_order_of_the_sidebar(folder):
     assert {name for name in listed if "/" not in name} == there
 
 
+@pytest.mark.long
 def test_decisions_are_one_entry_of_the_sidebar(site):
     """Not twenty-seven beside the pages that people look for."""
     tree = re.search(r'<div class="sidebar-tree">.*?</ul>\s*</div>', (site / "index.html").read_text(), re.DOTALL)[0]

@@ -566,6 +566,7 @@ async def test_a_stream_without_a_database_is_refused_with_a_sentence(make_api):
 CUTS = 1_000
 
 
+@pytest.mark.long
 async def test_a_client_that_is_cut_a_thousand_times_sees_every_event_once_and_in_order(api, monkeypatch):
     """Cut after any number of bytes, also in the middle of a transaction; it keeps what it knows by ids alone.
 

@@ -73,6 +73,7 @@ def answered(text: str) -> dict[str, float]:
     return counts
 
 
+@pytest.mark.long
 async def test_what_one_writes_the_other_reads(pair):
     """With one token, on connections of their own: transfers in both, and no money is made or lost."""
 

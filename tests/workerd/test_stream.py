@@ -86,6 +86,7 @@ async def test_what_one_client_does_another_sees(api):
         assert (change["type"], change["oldData"]) == ("delete", task)
 
 
+@pytest.mark.long
 async def test_clients_that_leave_are_noticed_by_the_heartbeat(api, worker):
     """64 streams of one user and no more; when they are left without a word, their places are free again soon."""
     api.headers.update(bearer_for(worker, user="with-many-streams"))

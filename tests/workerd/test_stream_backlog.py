@@ -49,6 +49,7 @@ def cut(server: DevServer) -> list[dict]:
     return [json.loads(line[line.index("{") :]) for line in lines]
 
 
+@pytest.mark.long
 async def test_a_websocket_whose_client_reads_nothing_is_cut(server):
     """It would be the Worker's memory that grows; a client beside it that reads hears every change."""
     assert limits.STREAM_BUFFERED_BYTES < SIZE

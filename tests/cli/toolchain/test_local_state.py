@@ -144,6 +144,7 @@ def works(product, command=(), **env):
     return answers if answers == (200, 200) else (answers, made.text, read.text)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_no_order_of_starts_locks_anybody_out(product, postgres):
     """Another database and back; the same database with `make dev` and `make serve` in turn; a new embedded one."""
