@@ -1,8 +1,8 @@
-"""Who may go first on contested keys: a queue in order of arrival, so that hot keys make progress.
+"""Reservations of contested keys: a queue in order of arrival, so that hot keys make progress.
 
 Optimistic validation alone starves callers on a hot key. A caller that lost reserves the keys it worked on; while it is
-first in line, nobody else may write them. Reservations are totally ordered by their arrival and a caller holds one at a
-time, so two callers can never wait for each other.
+first in line, no other caller may write them. Reservations are totally ordered by their arrival and a caller holds one
+at a time, so two callers can never wait for each other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WHOLE_TABLE = ""
 
 @dataclass(slots=True)
 class Reservation:
-    """A caller's place in line. ``granted_at`` is None while somebody earlier wants one of its keys.
+    """A caller's place in line. ``granted_at`` is None while an earlier caller wants one of its keys.
 
     ``keys`` is used as a set that keeps its order: which key a conflict names must not depend on hashes.
     """
@@ -34,7 +34,7 @@ class Reservation:
 
 
 class Place(Struct):
-    """A reservation, written down."""
+    """A reservation in a checkpoint."""
 
     call: str
     arrived_at: int
@@ -47,7 +47,7 @@ class Reservations:
     """All reservations of an owner, first come first served."""
 
     def __init__(self, places: Iterable[Place] = ()) -> None:
-        """Start with those in line who were written down (:meth:`dump`)."""
+        """Start with the dumped line (:meth:`dump`)."""
         self._line: dict[str, Reservation] = {}  # a dict keeps the order of arrival
         for place in places:
             self._line[place.call] = Reservation(
@@ -55,7 +55,7 @@ class Reservations:
             )
 
     def dump(self) -> list[Place]:
-        """Return the line, written down."""
+        """Return the line, for a checkpoint."""
         return [Place(r.call, r.arrived_at, list(r.keys), r.granted_at, r.seen_at) for r in self._line.values()]
 
     def __len__(self) -> int:
@@ -75,11 +75,11 @@ class Reservations:
         mine.keys.update(dict.fromkeys(keys[: limits.RESERVED_KEYS - len(mine.keys)]))
 
     def release(self, call: str) -> None:
-        """Leave the line: the caller committed, gave up, or had its time."""
+        """Leave the line: the caller committed, gave up, or its time is over."""
         self._line.pop(call, None)
 
     def contested(self, keys: list[Key], call: str) -> Key | None:
-        """Return what somebody ahead of ``call`` (anybody, if it is not in line) wants of ``keys``.
+        """Return which of ``keys`` a caller ahead of ``call`` wants (any caller, if it is not in line).
 
         The first one in line decides, and of its keys the one that it reserved first.
         """
@@ -96,7 +96,7 @@ class Reservations:
         return None
 
     def is_next(self, call: str, now: int) -> bool:
-        """Whether nobody ahead of ``call`` wants one of its keys; starts its time when it is so for the first time."""
+        """Return whether no caller ahead of ``call`` wants one of its keys; starts its time when this is first so."""
         mine = self._line.get(call)
         if mine is None:
             return True
@@ -108,9 +108,9 @@ class Reservations:
         return True
 
     def expire(self, now: int) -> None:
-        """Drop those whose time is over: granted too long ago, or waiting longer than a call may last."""
+        """Drop expired reservations: granted too long ago, or waiting longer than a call may last."""
         for call, place in list(self._line.items()):
-            # Whoever waits asks again and again: one that does not has died, or works on something else.
+            # Waiting callers keep asking: one that does not has died, or works on something else.
             since = place.seen_at if place.granted_at is None else place.granted_at
             if now - since >= limits.RESERVATION_MS or now - place.arrived_at >= limits.TRANSACTION_MS:
                 del self._line[call]

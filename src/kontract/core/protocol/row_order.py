@@ -1,4 +1,4 @@
-"""The numbers by which the rows of a table stand in the order of their insertion: what ``pop`` and ``shift`` go by.
+"""Row numbers: the insertion order of the rows of a table, for ``pop`` and ``shift``.
 
 A row keeps the number that its first version got (``_order``). Statements of concurrent commits run at the same time
 and in any order, so a number taken from a sequence while one of them runs says nothing about txids. Therefore the
@@ -31,7 +31,7 @@ def rows_by_table(writes: Iterable[Write]) -> dict[str, int]:
 
 
 def beyond(known: Mapping[str, int], unfinished: Iterable[Record]) -> dict[str, int]:
-    """Return numbers that are not below any in use, when ``unfinished`` may yet take theirs from the sequences."""
+    """Return numbers at or above all in use, when ``unfinished`` may still take numbers from the sequences."""
     highest = dict(known)
     for record in unfinished:
         for ptr, count in rows_by_table(record.writes).items():
@@ -43,12 +43,12 @@ class RowOrder:
     """The highest number given in each table of one owner."""
 
     def __init__(self, last: Mapping[str, int]) -> None:
-        """Go on above ``last``."""
+        """Continue above ``last``."""
         self._last = dict(last)
         self._reserved = dict(last)
 
     def give(self, writes: Iterable[Write], known: Mapping[str, int]) -> tuple[dict[str, int], list[PutOrder]]:
-        """Return the first number of each table for a transaction, and what has to be journalled before it is told."""
+        """Return the first number of each table for a transaction, and what has to be journalled before the answer."""
         first: dict[str, int] = {}
         entries: list[PutOrder] = []
         for ptr, count in rows_by_table(writes).items():
@@ -61,7 +61,7 @@ class RowOrder:
         return first, entries
 
     def entries(self) -> list[PutOrder]:
-        """Return all there is, for a journal that has nothing yet."""
+        """Return everything, for a new journal."""
         return [PutOrder(ptr, last) for ptr, last in self._reserved.items()]
 
     def dump(self) -> dict[str, int]:

@@ -1,11 +1,11 @@
 """How a coordinator notices that its database has gone back in time.
 
-A failover to a standby that lagged, or an older dump in the place of the database, takes commits away that had been
-acknowledged, and leaves no trace: what is there is consistent, only older. So a coordinator remembers the fences of
+A failover to a lagging standby, or an older dump in place of the database, loses acknowledged commits without a trace:
+the data is consistent, only older. So a coordinator remembers the fences of
 some commits, its *witnesses*, and compares.
 
-Which ones are enough? What goes back is cut off at one moment, so commits are lost from the end: a commit that began
-after another one was answered is never there without it. Witnesses are therefore the newest commits, those that no
+Which ones are enough? A database goes back to one moment, so commits are lost from the end: a commit that began after
+another one was answered never exists without it. Witnesses are therefore the newest commits, those that no
 later one vouches for. Each prepare hands them out; the apply statement commits nothing unless it finds their fences;
 when it has committed, its own fence stands for theirs. There are never more than were under way at the same time. So no
 commit goes to a database that has lost an earlier one: by induction over all commits, at one look-up each.
@@ -33,7 +33,7 @@ from kontract.core.protocol.records import Record
 
 
 class Witness(Struct, frozen=True):
-    """A commit whose fence must be there."""
+    """A commit whose fence must exist."""
 
     sid: str
     txid: int
@@ -41,7 +41,7 @@ class Witness(Struct, frozen=True):
 
 
 class Verdict(Enum):
-    """What a coordinator is to a database."""
+    """The relation of a coordinator to a database."""
 
     IN_CHARGE = "in charge"
     SUPERSEDED = "superseded"
@@ -50,13 +50,13 @@ class Verdict(Enum):
 
 
 def verdict(epoch: int, witnesses: int, current: int, missing: int) -> Verdict:
-    """Judge what the database says to a coordinator of ``epoch``, which has so many ``witnesses``.
+    """Judge the database's answer to a coordinator of ``epoch`` with so many ``witnesses``.
 
-    ``current``: the epoch row (0: there is none). ``missing``: how many witnesses are not there.
+    ``current``: the epoch row (0: there is none). ``missing``: how many witnesses are missing.
 
-    To go on in a new epoch takes two steps, in this order: write it where it survives, and raise the epoch of the
-    database. Whatever fails in between, the second step is done when the database is looked at next; in the other order
-    a coordinator could find itself superseded by its own epoch.
+    Continuing in a new epoch takes two steps, in this order: store it durably, then raise the epoch in the database. If
+    something fails in between, the second step is done at the next check of the database; in the other order a
+    coordinator could find itself superseded by its own epoch.
     """
     if current > epoch:
         return Verdict.SUPERSEDED
@@ -69,7 +69,7 @@ class Witnesses:
     """The newest commits of one owner, those that no later one vouches for."""
 
     def __init__(self, found: Iterable[Witness] = ()) -> None:
-        """Go on with those of an earlier life."""
+        """Continue with those of an earlier life."""
         self._by_sid = {witness.sid: witness for witness in found}
 
     @property
@@ -88,7 +88,7 @@ class Witnesses:
         return [one.sid for one in self._by_sid.values() if one.settled_at > oldest or one.txid == highest]
 
     def recent(self, now: int) -> list[str]:
-        """Return what must be in the database now, whatever has been committed since."""
+        """Return what must be in the database now, regardless of later commits."""
         oldest = now - limits.FENCE_RETENTION_MS // 2
         return [one.sid for one in self._by_sid.values() if one.settled_at > oldest]
 

@@ -1,1 +1,1 @@
-"""A transaction on the worker's side: attempts, what it read and wrote, and the SQL of it."""
+"""A transaction on the worker's side: attempts, reads and writes, and the SQL."""

@@ -1,7 +1,7 @@
-"""Running a handler until its transaction commits: the retry policy.
+"""Runs a function until its transaction commits: the retry policy.
 
-The handler alone runs again; middleware ran once. Between attempts there is an exponential pause, jittered over its
-full length, and the next attempt begins only when the transaction that won is visible.
+Only the function runs again; middleware runs once. Between attempts there is an exponential pause, jittered over its
+full length, and the next attempt begins only when the winning transaction is visible.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ A = TypeVar("A")
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[A]):
-    """The handler has run, and what it did is committed: what it returned, and the txid if it wrote."""
+    """The function has run and its writes are committed: its result, and the txid if it wrote."""
 
     result: A
     txid: Txid | None
@@ -64,7 +64,7 @@ class Done(Generic[A]):
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """The call had been committed before: what was kept of its first run, and that one's txid."""
+    """The call had already committed: what was stored of its first run, and its txid."""
 
     kept: str
     txid: Txid
@@ -77,7 +77,7 @@ class Attempts:
     def __init__(
         self, call: Call, platform: AttemptPlatform, coordinator: CoordinatorStub, store: Store, max_attempts: int
     ) -> None:
-        """Count the time of the call from now on."""
+        """The time of the call starts now."""
         self.call = call
         self.number = 0
         self.last_loss: RetryError | None = None
@@ -91,9 +91,9 @@ class Attempts:
     async def run(
         self, handler: Callable[[Transaction], Awaitable[A]], function: str, kept: Callable[[A], str] = str
     ) -> Done[A] | Repeated:
-        """Run ``handler`` until it commits. ``kept``: what an idempotent call keeps of what its handler returned.
+        """Run ``handler`` until it commits. ``kept``: what to store of an idempotent call's result.
 
-        Raises what the handler raises (nothing is kept then), ConflictError after the last attempt,
+        Raises what the function raises (then its writes are dropped), ConflictError after the last attempt,
         DeadlineExceededError, UnavailableError.
         """
         committed = False
@@ -135,7 +135,7 @@ class Attempts:
                 transaction.close()
 
     async def _handle_once(self, handler: Callable[[Transaction], Awaitable[A]], transaction: Transaction) -> A:
-        """Run the handler. When it fails for an idempotent call, see whether another run of the call has committed."""
+        """Run the function. If it fails for an idempotent call, check whether another run of the call has committed."""
         try:
             return await self._handle(handler, transaction)
         except (RetryError, ReplayedError):
@@ -152,14 +152,14 @@ class Attempts:
             raise error.original from None
         except TimeoutError:
             raise self._too_late() from None
-        # A handler that never awaits cannot be interrupted: look at the clock before anything is committed.
+        # A function that never awaits cannot be interrupted: check the clock before anything is committed.
         if self._remaining() <= 0:
             raise self._too_late()
         return result
 
     async def _pause(self, loss: RetryError, function: str) -> None:
         self.last_loss = loss
-        # A coordinator that restarts, or is busy, costs time and no attempts.
+        # A restarting or busy coordinator costs time but no attempts.
         self._conflicts += loss.counts
         pause = min(limits.BACKOFF_FIRST_MS * 2.0 ** min(self.number - 1, 16), limits.BACKOFF_LAST_MS)
         pause *= self._platform.random.uniform()
@@ -189,7 +189,7 @@ class Attempts:
         return DeadlineExceededError(f"the function did not finish within {seconds} s and was rolled back")
 
     async def _first_result(self, replayed: ReplayedError) -> Repeated:
-        """Return what the first run of the call kept: as the coordinator has it, else as its fence does."""
+        """Return the stored result of the first run of the call: from the coordinator, else from its fence."""
         result = replayed.result
         if result is None:
             found = await self._store.committed(self.call.id)
@@ -203,11 +203,11 @@ class Attempts:
         try:
             await self._coordinator.ask(Leave(self.call.id))
         except CoordinatorUnavailableError:
-            return  # the place in line expires by itself
+            return  # the place in line expires anyway
 
 
 class _HandlerTimeoutError(Exception):
-    """The handler itself raised TimeoutError, from something it waited for: that is not the end of its own time."""
+    """The function itself raised TimeoutError, from something it waited for: this is not its own time limit."""
 
     def __init__(self, original: TimeoutError) -> None:
         super().__init__(str(original))

@@ -1,4 +1,4 @@
-"""Where logical tables live, remembered for a short while."""
+"""A short-lived cache of table pointers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from kontract.ports import Clock, Store
 
 
 class Catalog:
-    """Pointers of all owners a process has met. It holds no connection: every look-up brings its own store."""
+    """Pointers of all owners that a process has seen. It holds no connection: every look-up brings its own store."""
 
     def __init__(self, clock: Clock) -> None:
-        """Start with nothing known."""
+        """Begin empty."""
         self._clock = clock
         self._known: dict[tuple[str, str], tuple[TablePointer, float]] = {}
 
@@ -32,7 +32,7 @@ class Catalog:
         return pointer
 
     def forget(self, owner: str) -> None:
-        """Look everything of ``owner`` up again: a statement met a table that was not as expected."""
+        """Drop the entries of ``owner``: a statement found a table that was not as expected."""
         self._drop(lambda key: key[0] == owner)
 
     def _drop(self, doomed: Callable[[tuple[str, str]], bool]) -> None:

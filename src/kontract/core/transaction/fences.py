@@ -1,6 +1,6 @@
-"""All SQL about fences, the epoch and what may be removed: what coordinators ask, and workers that are in doubt.
+"""All SQL about fences, epochs and the collection, for coordinators and for workers in doubt.
 
-The rules of :mod:`kontract.core.transaction.sql` hold, which has the statements of functions.
+The rules of :mod:`kontract.core.transaction.sql` apply, which has the statements of functions.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SELECT create_txid, ({sql.MISSING.format(p=2)}
 LOST = "went back"
 """``trxs.owner`` of rows that say that acknowledged commits are gone. It is no owner: tokens cannot name it."""
 
-# One row for each time, and one of a name that is known: what /ready can look up at the cost of one row.
+# One row for each event, and one with a fixed name, which /ready can look up cheaply.
 NOTE_LOSS = """
 WITH noted AS (
   INSERT INTO trxs
@@ -82,7 +82,7 @@ def row_order(owner: str) -> Statement:
 
 
 def resolve(sid: str, owner: str, txid: int) -> Statement:
-    """Write the abort fence, or read the fence that is there; waits for an apply statement in flight.
+    """Write the abort fence, or read the existing one; waits for an apply statement in flight.
 
     Returns one row: ``txid`` (committed), ``-txid`` (aborted for good), or another number when the fence is that of
     another attempt of the same idempotent call.
@@ -97,7 +97,7 @@ ASKED = 8
 def of_call(call: str, first: int) -> Statement:
     """Return (create_txid, result) of the fences of a call from number ``first`` on, ASKED of them at most.
 
-    The result is null where none was kept, and in a database without a column for it.
+    The result is null if none was stored, and in a database without a column for it.
     """
     sids = ", ".join(f"$1::text || '/{number}'" for number in range(first, first + ASKED))
     text = (
@@ -108,9 +108,9 @@ def of_call(call: str, first: int) -> Statement:
 
 
 def raise_epoch(owner: str, epoch: int, before: int) -> Statement:
-    """Take over an owner: waits for applies in flight, and every later apply of older epochs fails.
+    """Take over an owner: wait for applies in flight; every later apply of an older epoch fails.
 
-    No row comes back, and nothing is changed, if the epoch is not ``before`` (0: none) any more. So a statement that
+    If the epoch is no longer ``before`` (0: none), nothing changes and no row is returned. So a statement that
     arrives late, after its sender has given up and taken over again, does not supersede that one.
     """
     return Statement(RAISE_EPOCH, (owner, epoch, before), limits.STATEMENT_MS)
@@ -122,12 +122,12 @@ def read_epoch(owner: str) -> Statement:
 
 
 def standing(owner: str, witnesses: Sequence[str]) -> Statement:
-    """Return (epoch that may commit, how many of these fences are not there); no row when there is no epoch."""
+    """Return (epoch that may commit, how many of these fences are missing); no row without an epoch."""
     return Statement(STANDING, (owner, json.dumps(witnesses)), limits.STATEMENT_MS)
 
 
 def note_loss(owner: str, epoch: int, now: int, note: str) -> Statement:
-    """Write down, for operators, that the database had gone back when ``epoch`` began. ``note``: JSON."""
+    """Record for operators that the database had gone back when ``epoch`` began. ``note``: JSON."""
     return Statement(NOTE_LOSS, (owner, epoch, now, note), limits.STATEMENT_MS)
 
 
@@ -166,7 +166,7 @@ ORDER BY (data->>'until')::bigint DESC LIMIT $2::bigint
 
 
 def ended_sessions(ptr: str, owner: str) -> Statement:
-    """Return the sessions of a tenant that were ended: (id, until when that matters, in ms since the epoch)."""
+    """Return the ended sessions of a tenant: (id, until when this matters, in ms since the epoch)."""
     return Statement(_ENDED_SESSIONS.format(table=sql.quote(ptr)), (owner, limits.ENDED_SESSIONS))
 
 
@@ -234,7 +234,7 @@ RETURNING 1
 
 
 def collect_sessions(ptr: str, owner: str, now: int) -> Statement:
-    """Remove a batch of sessions that no token leads to by ``now`` (ms since the Unix epoch): a row for each."""
+    """Remove a batch of sessions without valid tokens at ``now`` (ms since the Unix epoch): one row for each."""
     before = now - (limits.REFRESH_SECONDS + limits.TOKEN_LEEWAY_SECONDS) * 1000
     bits = f"{max(0, before):012x}"
     params = (owner, f"{bits[:8]}-{bits[8:]}", before, now, limits.COLLECT_ROWS)

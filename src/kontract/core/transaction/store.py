@@ -40,7 +40,7 @@ class SqlStore:
     """Implements :class:`kontract.ports.Store` with the statements of :mod:`kontract.core.transaction.sql`."""
 
     def __init__(self, database: Database) -> None:
-        """Use ``database`` for everything; it is closed with the store."""
+        """Use ``database``, which is closed with the store."""
         self._database = database
         self.failure: DatabaseError | DatabaseUnavailableError | None = None
         """Why :meth:`resolve` and :meth:`standing` last returned None."""
@@ -50,7 +50,7 @@ class SqlStore:
         self._database.warm()
 
     async def ready(self) -> None:
-        """Ask whether the database takes writes; raises what the database raises."""
+        """Check that the database accepts writes; raises the database's errors."""
         await self._database.run(sql.READY)
 
     async def lookup(self, owner: str, name: str) -> TablePointer | None:
@@ -82,7 +82,7 @@ class SqlStore:
         return _only(_versions(rows))
 
     async def read_rows(self, pointer: TablePointer, row_ids: Sequence[str], snapshot: Snapshot) -> list[Version]:
-        """Read rows in order of their ids, as many as fit into a page."""
+        """Read rows in order of id, as many as fit into a page."""
         return _versions(await self._database.run(sql.read_rows(pointer, row_ids, snapshot)))
 
     async def query(
@@ -103,7 +103,7 @@ class SqlStore:
         return int(counted)
 
     async def _compared(self, pointer: TablePointer, statement: Statement) -> Sequence[Sequence[Any]]:
-        """Run a read that compares fields by their types, which rows that others wrote may not have."""
+        """Run a read that compares fields by type; rows from other writers may not match their types."""
         try:
             return await self._database.run(statement)
         except DatabaseError as error:
@@ -126,7 +126,7 @@ class SqlStore:
             refusal = too_large() if is_large else explain(error.sqlstate)
             if refusal is None:
                 raise
-            # On a plain table the rows may have been wrong, not the SELECT: what was overwritten is missing.
+            # On a plain table the rows may be incomplete, not the SELECT wrong: overwritten versions are missing.
             if pointer.kind is TableKind.PLAIN and await self._database.run(sql.has_newer(pointer, snapshot)):
                 raise SnapshotTooOldError from None
             raise refusal from None
@@ -140,7 +140,7 @@ class SqlStore:
         ]
 
     async def apply(self, plan: ApplyPlan) -> ApplyOutcome:
-        """Run the apply statement. FAILED means no more than that success was not read; see ApplyRefusedError."""
+        """Run the apply statement. FAILED only means that success was not confirmed; see ApplyRefusedError."""
         try:
             await self._database.run(sql.apply(plan))
         except DatabaseError as error:
@@ -156,7 +156,7 @@ class SqlStore:
         return ApplyOutcome.APPLIED
 
     async def resolve(self, sid: str, owner: str, txid: int) -> int | None:
-        """Write or read the fence; None when the database did not say."""
+        """Write or read the fence; None if the database did not answer."""
         try:
             rows = await self._database.run(fences.resolve(sid, owner, txid))
         except (DatabaseError, DatabaseUnavailableError) as error:
@@ -165,7 +165,7 @@ class SqlStore:
         return int(rows[0][0])
 
     async def committed(self, call: str) -> tuple[Txid, str | None] | None:
-        """Return txid and kept result of an idempotent call that was committed, None when it was not.
+        """Return txid and stored result of a committed idempotent call; None if it has not committed.
 
         Raises what the database raises.
         """
@@ -180,7 +180,7 @@ class SqlStore:
             first += fences.ASKED
 
     async def read_epoch(self, owner: str) -> int | None:
-        """Return the epoch that may commit, 0 when there is no such row; None when the database did not say."""
+        """Return the epoch that may commit, 0 if there is no row; None if the database did not answer."""
         try:
             rows = await self._database.run(fences.read_epoch(owner))
         except (DatabaseError, DatabaseUnavailableError):
@@ -188,7 +188,7 @@ class SqlStore:
         return int(rows[0][0]) if rows else 0
 
     async def standing(self, owner: str, witnesses: Sequence[str]) -> tuple[int, int] | None:
-        """Return the epoch that may commit (0: none), and how many witnesses are missing; None: the database is away.
+        """Return the epoch that may commit (0: none), and how many witnesses are missing; None: no answer.
 
         See :func:`kontract.core.protocol.witnesses.verdict`.
         """
@@ -200,11 +200,11 @@ class SqlStore:
         return (int(rows[0][0]), int(rows[0][1])) if rows else (0, 0)
 
     async def note_loss(self, owner: str, epoch: int, now: int, note: str) -> None:
-        """Write down that acknowledged commits are gone; raises what the database raises."""
+        """Record that acknowledged commits are lost; raises the database's errors."""
         await self._database.run(fences.note_loss(owner, epoch, now, note))
 
     async def newest_loss(self) -> int | None:
-        """Return when acknowledged commits were last found to be gone (ms); None: never. Raises as the others do."""
+        """Return when acknowledged commits were last found lost (ms), None: never; raises the database's errors."""
         rows = await self._database.run(fences.newest_loss())
         return int(rows[0][0]) if rows else None
 
@@ -212,13 +212,13 @@ class SqlStore:
         """Raise the epoch, then read the highest txid in use: (epoch, txid).
 
         The order matters: once the epoch is raised no apply of an older one can add a txid. Raises what the database
-        raises, and DatabaseUnavailableError when somebody else raised the epoch at the same moment.
+        raises, and DatabaseUnavailableError when another coordinator raised the epoch at the same moment.
         """
         before = await self._epoch(owner)
         return await self._raise(owner, max(before + 1, at_least), before)
 
     async def claim(self, owner: str, epoch: int) -> tuple[int, int]:
-        """Raise the epoch to this one, unless it is there or above already, then as :meth:`take_over`."""
+        """Raise the epoch to this one unless it is already as high, then continue as :meth:`take_over`."""
         before = await self._epoch(owner)
         if before >= epoch:
             return before, await self._highest(owner)
@@ -242,9 +242,9 @@ class SqlStore:
         return highest
 
     async def ended_sessions(self, owner: str) -> dict[str, int]:
-        """Return the sessions of an owner that were ended, each with the time when it may be forgotten (ms).
+        """Return the ended sessions of an owner, each with the time when it may be forgotten (ms).
 
-        Empty where the gateway has no table of sessions, or may not read it: then it gives out none either. Raises what
+        It is empty if the gateway has no table of sessions or may not read it: then there are no sessions. Raises what
         the database raises.
         """
         try:
@@ -261,7 +261,7 @@ class SqlStore:
         return {str(session): int(until) for session, until in rows}
 
     async def row_order(self, owner: str) -> dict[str, int]:
-        """Return for each table of an owner a number that no row's is above; raises what the database raises."""
+        """Return for each table of an owner an upper bound of its row numbers; raises the database's errors."""
         return {row[0]: int(row[1]) for row in await self._database.run(fences.row_order(owner))}
 
     async def pointers(self, owner: str) -> list[str]:
@@ -289,7 +289,7 @@ class SqlStore:
         return int((await self._database.run(fences.highest_fence(owner)))[0][0])
 
     async def aclose(self) -> None:
-        """Give the connection back."""
+        """Release the connection."""
         await self._database.aclose()
 
 

@@ -79,10 +79,10 @@ UNDER_WAY = "the first call with this key is still running"
 
 
 class RetryError(Exception):
-    """This attempt cannot commit, another one may: run the handler again once ``after`` is visible."""
+    """This attempt cannot commit, but another may: run the function again once ``after`` is visible."""
 
     def __init__(self, reason: str, *, after: int = 0, table: str = "", row_id: str | None = None) -> None:
-        """Say why, and over what it lost."""
+        """``reason``: why; ``table``, ``row_id``: what it lost on."""
         super().__init__(reason)
         self.reason = reason
         self.after = after
@@ -91,25 +91,25 @@ class RetryError(Exception):
 
     @property
     def counts(self) -> bool:
-        """Whether it is an attempt that was lost, not only time: conflicts, and commits that the database refused."""
+        """Whether it counts as a lost attempt: conflicts, and commits that the database refused."""
         return self.reason in (CONFLICT, REFUSED)
 
 
 class ReplayedError(Exception):
-    """This idempotent call has committed before: its result is to be returned instead."""
+    """This idempotent call has already committed: return its result instead."""
 
     def __init__(self, txid: Txid, result: str | None) -> None:
-        """Carry the first commit's txid and result."""
+        """Keep the txid and result of the first commit."""
         super().__init__(f"already applied as {txid}")
         self.txid = txid
         self.result = result
 
 
 class Call(Struct, frozen=True, kw_only=True):
-    """What stays the same over all attempts of one call.
+    """What all attempts of one call share.
 
-    ``begins``: the handler may run only after the coordinator has answered a begin, although it may need no snapshot:
-    nobody knows yet that its session was not ended.
+    ``begins``: the function may run only after the coordinator has answered a begin, even if it needs no snapshot: it
+    is not yet known that the session is live.
     """
 
     id: str
@@ -120,7 +120,7 @@ class Call(Struct, frozen=True, kw_only=True):
     isolation: Isolation = Isolation.SERIALIZABLE
     idempotent: bool = False
     begins: bool = False
-    remembered: bool = True  # if idempotent: also when it has written nothing
+    remembered: bool = True  # if idempotent: even if nothing was written
 
 
 def _never_applied(prepared: Prepared, refused: ApplyRefusedError | None) -> Exception:
@@ -147,7 +147,7 @@ class Transaction:
         clock: Clock,
         mutex: Callable[[], Mutex],
     ) -> None:
-        """Start with nothing read and nothing written."""
+        """Start without reads and writes."""
         self.call = call
         self.attempt = attempt
         self.snapshot: Snapshot | None = None
@@ -163,14 +163,15 @@ class Transaction:
         self._tables: dict[str, str] = {}  # physical to logical name, for messages
 
     async def doubt(self) -> None:
-        """Tell the coordinator that a connection was lost, so that it looks where the next one leads."""
+        """Tell the coordinator that a connection was lost, so that it checks the database behind the next one."""
         with contextlib.suppress(CoordinatorUnavailableError):
             await self._coordinator.ask(Doubt())
 
     async def check_first(self) -> None:
         """Raise ReplayedError or RetryError when another run of this idempotent call has committed, or is about to.
 
-        For one that fails: two runs at once must not give two outcomes. An error of ours is no reason for another one.
+        It is for a call that fails: two concurrent runs must not have two outcomes. Our own errors do not replace the
+        function's.
         """
         try:
             answer = await self._ask_begin(0)
@@ -202,7 +203,7 @@ class Transaction:
     ) -> tuple[list[Version], bool]:
         """Read one page of a query, and whether there may be more.
 
-        ``limited``: nobody asks for rows beyond it, so that what happens there does not matter.
+        ``limited``: no rows beyond it are needed, so changes there do not conflict.
         """
         rows, own = await self._find(pointer, wanted, window)
         whole = _whole(rows)
@@ -218,7 +219,7 @@ class Transaction:
         return whole, more
 
     async def exists(self, pointer: TablePointer, wanted: Filter) -> bool:
-        """Whether there is a row; the one that was found is all that matters then."""
+        """Return whether there is a row; only the one that was found can then conflict."""
         rows, _ = await self._find(pointer, wanted, Window(limit=1))
         if wanted.id is not None:
             self._reads.ask_for(Key(pointer.ptr, wanted.id))
@@ -229,7 +230,7 @@ class Transaction:
         return bool(rows)
 
     async def _find(self, pointer: TablePointer, wanted: Filter, window: Window) -> tuple[list[Version], set[str]]:
-        """Run a query; returns its rows, and the ids of the own writes that it was given."""
+        """Run a query; return its rows, and the ids of this transaction's writes that it was given."""
         snapshot = await self.begin()
         own: list[Pending] = []
 
@@ -241,7 +242,7 @@ class Transaction:
         return rows, {row.id for row in own}
 
     async def get_many(self, pointer: TablePointer, row_ids: Sequence[str]) -> list[Version | None]:
-        """Read rows by their ids, those that are not known yet with one statement; None where there is none."""
+        """Read rows by id, unknown ones with one statement; None for missing rows."""
         self._check_open()
         keys = {row_id: Key(pointer.ptr, row_id) for row_id in row_ids}
         left = [one for one, key in keys.items() if key not in self._writes and key not in self._reads.rows]
@@ -298,7 +299,7 @@ class Transaction:
         return whole
 
     async def take_end(self, pointer: TablePointer, *, last: bool) -> Version | None:
-        """Delete and return the row inserted last or first; None when there is no row."""
+        """Delete and return the row inserted last or first; None if there is no row."""
         async with self._turns.to_write():
             self._check_writable(pointer)
             snapshot = await self.begin()
@@ -317,7 +318,7 @@ class Transaction:
     async def put(self, pointer: TablePointer, row_id: str, data: str) -> bool:
         """Write a row, whether it exists or not, without reading it; return False if it is another user's.
 
-        Only where rows belong to users it has to be read, to know whose it is.
+        Only if rows belong to users it has to be read, to check its owner.
         """
         async with self._turns.to_write():
             self._check_writable(pointer)
@@ -329,7 +330,7 @@ class Transaction:
             return True
 
     async def add(self, pointer: TablePointer, row_id: str, data: str, *, fresh: bool) -> bool:
-        """Write a row that must not exist; False when it does. ``fresh``: the id is new and random, no need to look."""
+        """Write a row that must not exist; return False if it does. ``fresh``: the id is new, so it is not read."""
         async with self._turns.to_write():
             self._check_writable(pointer)
             if not fresh and await self._get(pointer, row_id) is not None:
@@ -346,7 +347,7 @@ class Transaction:
             self._buffer(pointer, row_id, data, blind=False)
 
     async def remove(self, pointer: TablePointer, row_id: str) -> bool:
-        """Delete a row; False when there is none."""
+        """Delete a row; return False if there is none."""
         async with self._turns.to_write():
             self._check_writable(pointer)
             if not pointer.shows(await self._get(pointer, row_id)):
@@ -358,24 +359,24 @@ class Transaction:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the handler has returned or failed."""
+        """Whether the function has returned or failed."""
         return self._closed
 
     def close(self) -> None:
-        """Refuse everything from now on: the handler has returned or failed."""
+        """Refuse everything from now on: the function has returned or failed."""
         self._closed = True
 
     async def commit(self, result: str | None = None) -> Txid | None:
         """Commit what was written and return its txid; None when nothing was written.
 
-        An idempotent call may commit even then, to be remembered with its ``result``: under a fence alone.
+        An idempotent call may commit even then, with only a fence, to be remembered with its ``result``.
         Raises RetryError when the attempt lost, ReplayedError for a repeated idempotent call, HttpError when the
-        outcome cannot be learnt (COMMIT_UNKNOWN) or the coordinator is fenced or unreachable.
+        outcome cannot be determined (COMMIT_UNKNOWN) or the coordinator is fenced or unreachable.
         """
         self._closed = True
         if self._doom is not None:
             raise self._doom
-        # Made once: what is validated and journalled is what is applied, whatever a stray task does meanwhile.
+        # Made once: what was validated and journalled is applied, even if a stray task writes meanwhile.
         changes = self._writes.changes(result)
         if not changes and not (self.call.idempotent and self.call.remembered):
             return None
@@ -388,7 +389,7 @@ class Transaction:
         return await self._finish(prepared, outcome, refused)
 
     async def _prepare(self, changes: list[tuple[TablePointer, Write]], result: str | None) -> Prepared:
-        # A function that only reads stands in the order where its snapshot is, though its fence is younger.
+        # A function that only reads has its place in the order at its snapshot, although its fence is younger.
         serializable = (
             self.call.isolation is Isolation.SERIALIZABLE and self.snapshot is not None and not self.call.read_only
         )
@@ -410,7 +411,7 @@ class Transaction:
         try:
             answer = await self._coordinator.ask(message)
         except CoordinatorUnavailableError as error:
-            # If it was prepared, nobody will apply it: its deadline aborts it.
+            # If it was prepared, nothing will apply it: its deadline aborts it.
             raise RetryError("the coordinator did not answer") from error
         match answer:
             case Prepared():
@@ -480,15 +481,15 @@ class Transaction:
         raise _never_applied(prepared, refused) from refused
 
     async def _fence_that_cannot_be_written(self, prepared: Prepared) -> int | None:
-        """Read what there is of this call in a database that takes no fence; None when it does not answer.
+        """Read the fence of this call in a database that accepts no writes; None if it does not answer.
 
-        It has said itself that it did not apply the transaction, and nobody else applies it. Once it takes fences again
-        the coordinator writes -T.
+        The database has reported that it did not apply the transaction, and nothing else applies it. Once it accepts
+        writes again, the coordinator writes -T.
         """
         try:
             found = await self._store.committed(self.call.id)
         except (DatabaseError, DatabaseUnavailableError) as error:
-            # Of a call without a key there are no other runs, which might have committed before.
+            # A call without a key has no other runs that may have committed before.
             return None if self.call.idempotent or isinstance(error, DatabaseUnavailableError) else -prepared.txid
         return -prepared.txid if found is None else found[0]
 
@@ -528,7 +529,7 @@ class Transaction:
         )
 
     async def _ask_fence(self, snapshot: Snapshot) -> None:
-        """Find out whether this idempotent call was committed before the coordinator's memory begins."""
+        """Check whether this idempotent call had committed before the coordinator's memory begins."""
         try:
             found = await self._store.committed(self.call.id)
         except Exception as error:
@@ -538,7 +539,7 @@ class Transaction:
             return
         txid, result = found
         if txid > snapshot:
-            raise self._doomed(RetryError(UNDER_WAY, after=txid))  # of just now: not before it is visible to others
+            raise self._doomed(RetryError(UNDER_WAY, after=txid))  # a recent one: not before it is visible to others
         raise self._doomed(ReplayedError(txid, result))
 
     async def _get(self, pointer: TablePointer, row_id: str) -> Version | None:
@@ -573,19 +574,19 @@ class Transaction:
         except SnapshotTooOldError:
             raise self._doomed(RetryError("the snapshot is too old")) from None
         except Exception:
-            self._reads.depend_on_table(pointer)  # a function that goes on has seen that much
+            self._reads.depend_on_table(pointer)  # a function that continues has seen that much
             raise
 
     def _doomed(self, error: Exception) -> Exception:
-        """Make sure that a handler which swallows this error cannot commit on top of it."""
+        """Make sure that a function that swallows this error cannot commit."""
         self._doom = error
         return error
 
     def _depend_on_end(self, pointer: TablePointer, row: Version | None, *, last: bool) -> None:
         """Depend on what could come before the row that was inserted last or first.
 
-        New rows get higher numbers than all others, so none comes before the first; and nobody but its deletion can
-        take away what was found. Where numbers run out, several rows share one.
+        New rows get the highest numbers, so none comes before the first; and only its deletion can remove the row that
+        was found. When numbers run out, several rows share one.
         """
         runs_out = pointer.order_limit - pointer.last_order < limits.ORDER_RESERVE
         if row is None or row.txid == 0 or runs_out:
@@ -594,7 +595,7 @@ class Transaction:
             self._reads.depend_on_inserts(pointer)
 
     def _remember(self, pointer: TablePointer, rows: Sequence[Version], own: Collection[str]) -> None:
-        """Take that rows were read. ``own``: ids of the writes that the statement was given, and were not read."""
+        """Record that rows were read. ``own``: ids of own writes that the statement was given, which were not read."""
         with self._dooming():
             self._reads.count(row.data for row in rows)
             for row in rows:
@@ -603,7 +604,7 @@ class Transaction:
 
     @contextlib.contextmanager
     def _dooming(self) -> Iterator[None]:
-        """What is too much for a transaction ends it, even if its function goes on."""
+        """Exceeding a limit ends the transaction, even if its function continues."""
         try:
             yield
         except PayloadTooLargeError as error:

@@ -1,10 +1,10 @@
-"""Whose turn it is, among the tasks of one function that use its transaction at the same time.
+"""Turns among the tasks of one function that use its transaction concurrently.
 
 - Reads go to the database together. All of them read the same snapshot, so their order makes no difference; the
   function's own writes that a read sees are those of the moment when its statement is sent.
 - Writes take turns with each other, and so does what reads in order to write (`shift`, `insert`, `delete`): two
   `shift` take two rows. A read waits for no write, since what is written is in memory.
-- The begin is sent once. What comes meanwhile waits for its answer.
+- The begin is sent once. Other operations wait for its answer.
 """
 
 from __future__ import annotations
