@@ -14,7 +14,7 @@ from kontract.gateway.config import read
 from support.sessions import SECRET
 
 SOURCE = Path(kontract.__file__).parents[1]
-MODULES = ("kontract/cloudflare/crypto.js", "kontract/cloudflare/postgres.js")
+MODULES = tuple(f"kontract/cloudflare/{name}.js" for name in ("crypto", "http", "postgres"))
 ENVIRONMENTS = (TOP_LEVEL, "development", "preview", "staging", "production")
 # What is uploaded is the same in all of them; tests/cli/test_deploy_check.py asks for the bindings of each.
 UPLOADED = (TOP_LEVEL, "preview")

@@ -18,6 +18,13 @@ LOOP: list = []
 LOOP.append(LOOP)
 
 
+def test_a_level_is_written_with_all_above_it():
+    assert logs.from_level("debug") == set(logs.LEVELS)
+    assert logs.from_level("error") == {"error"}
+    with pytest.raises(ValueError):
+        logs.from_level("all")
+
+
 @pytest.mark.parametrize(
     ("value", "told"),
     [

@@ -138,7 +138,7 @@ def test_the_wheel_has_the_package_and_nothing_of_an_application(wheel):
 
     assert sources <= names
     assert {"kontract/py.typed", "kontract/LICENSE"} <= names
-    assert {"kontract/cloudflare/crypto.js", "kontract/cloudflare/postgres.js"} <= names
+    assert {f"kontract/cloudflare/{name}.js" for name in ("crypto", "http", "postgres")} <= names
     assert {name.partition("/")[0] for name in names} == {"kontract", f"kontract-{version}.dist-info"}
     assert not [name for name in names if name.endswith((".pyc", ".vars"))]
 

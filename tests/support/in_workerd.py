@@ -6,7 +6,12 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+import js
+from pyodide.ffi import to_js
+
 from kontract.cloudflare import database as of_platform
+from kontract.cloudflare import http as of_http
+from kontract.cloudflare import runtime as of_runtime
 from kontract.cloudflare.crypto import NativeCrypto
 from kontract.cloudflare.database import HyperdriveDatabase, connector
 from kontract.core import limits
@@ -84,6 +89,28 @@ async def cancelled(argument: dict[str, Any]) -> list[Any]:
     finally:
         await database.aclose()
         await watching.aclose()
+
+
+async def logged(level: str | None) -> list[str]:
+    """The levels that are written where KONTRACT_LOG_LEVEL is this; None: what the Worker itself was told."""
+    levels = of_runtime._log()[0] if level is None else of_runtime.written(SimpleNamespace(KONTRACT_LOG_LEVEL=level))
+    return sorted(levels)
+
+
+async def read(argument: dict[str, Any]) -> list[int]:
+    """How long the bodies are that are read of streams of chunks of so many bytes; -1 of one that was cut off."""
+    read = []
+    for sizes in argument["streams"]:
+        stream = js.TransformStream.new()
+        writer = stream.writable.getWriter()
+        for size in sizes:
+            work = writer.write(to_js(b"x" * size)) if size >= 0 else writer.abort()
+            work.catch(lambda _: None)
+        if -1 not in sizes:
+            writer.close().catch(lambda _: None)
+        body = await of_http._module().body(js.Object.fromEntries(to_js([["body", stream.readable]])), argument["most"])
+        read.append(-1 if body is None else len(body.to_bytes()))
+    return read
 
 
 async def crypto(cases: list[dict[str, Any]]) -> list[str]:

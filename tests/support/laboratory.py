@@ -65,5 +65,5 @@ def running_laboratory(
     (source / "support" / "__init__.py").touch()
     for module in modules:
         shutil.copyfile(module, source / "support" / module.name)
-    with running_worker(copy, NOWHERE, folder / "state", reaper) as server:
+    with running_worker(copy, NOWHERE, folder / "state", reaper, "KONTRACT_LOG_LEVEL=warning\n") as server:
         yield Laboratory(server.url)

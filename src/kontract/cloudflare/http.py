@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
 import js
-from pyodide.ffi import JsException, create_once_callable, to_js
+import msgspec
+from pyodide.ffi import create_once_callable, to_js
 from workers import Response as WorkerResponse
+from workers import import_from_javascript
 
 from kontract.cloudflare.feed import ClientSocket, StreamOutlet
 from kontract.cloudflare.runtime import WorkerPlatform
 from kontract.core.errors import InvalidRequestError
 from kontract.gateway.app import Gateway
-from kontract.gateway.http import OCTETS, Request
+from kontract.gateway.http import OCTETS, Request, Response
+
+MODULE = "./kontract/cloudflare/http.js"
+"""Its name in the Worker: the path below src/. ``[[rules]]`` in wrangler.toml attaches it."""
+
+_decode_head = msgspec.json.Decoder(tuple[str, str, dict[str, str]]).decode
 
 
 async def serve(gateway: Gateway, request: Any, env: Any, context: Any) -> Any:
     """Answer one request of the Workers runtime."""
     raw = getattr(request, "js_object", request)
-    url = urlsplit(str(raw.url))
+    method, address, headers = _decode_head(str(_module().head(raw)))
+    url = urlsplit(address)
 
     async def body(at_most: int) -> bytes:
-        return await _read(raw.body, at_most)
+        read = await _module().body(raw, at_most)
+        if read is None:
+            # The caller has left, or its chunks are none: nobody's fault here, and nobody there to be told.
+            message = "the request body was cut off"
+            raise InvalidRequestError(message)
+        return bytes(read.to_bytes())
 
-    headers = {str(name).lower(): str(value) for name, value in raw.headers.entries()}
     response = await gateway.handle(
         Request(
-            method=str(raw.method),
+            method=method,
             path=url.path,
             query=url.query,
             headers=headers,
@@ -48,34 +61,18 @@ async def serve(gateway: Gateway, request: Any, env: Any, context: Any) -> Any:
         # Writes do not fail when the client has left (workerd issue 4185): the signal says so, with the compatibility
         # flag enable_request_signal, once two writes have met a closed connection.
         raw.signal.addEventListener("abort", create_once_callable(lambda *_: sending.cancel()))
-        headers = js.Object.fromEntries(to_js(list(response.headers.items())))
-        return WorkerResponse(js.Response.new(pipe.readable, status=response.status, headers=headers))
-    if response.headers.get("Content-Type") == OCTETS:
-        # The SDK would hand workerd a view into Python's memory, which is released before it is sent: hence the copy.
-        headers = js.Object.fromEntries(to_js(list(response.headers.items())))
-        return WorkerResponse(js.Response.new(to_js(response.body), status=response.status, headers=headers))
-    text = response.body.decode() if response.body else None
-    return WorkerResponse(text, status=response.status, headers=response.headers)
+        return _answer(response, pipe.readable)
+    # The SDK would hand workerd a view into Python's memory, which is released before it is sent: hence the copy.
+    octets = response.headers.get("Content-Type") == OCTETS
+    return _answer(response, to_js(response.body) if octets else response.body.decode() or None)
 
 
-async def _read(stream: Any, at_most: int) -> bytes:
-    """Read a body chunk by chunk and stop as soon as it is too large, whatever Content-Length said."""
-    if not stream:
-        return b""
-    chunks: list[bytes] = []
-    size = 0
-    reader = stream.getReader()
-    while size <= at_most:
-        try:
-            chunk = await reader.read()
-        except JsException as error:
-            # The caller has left, or its chunks are none: nobody's fault here, and nobody there to be told.
-            message = "the request body was cut off"
-            raise InvalidRequestError(message) from error
-        if chunk.done:
-            break
-        chunks.append(chunk.value.to_bytes())
-        size += len(chunks[-1])
-    else:
-        await reader.cancel()
-    return b"".join(chunks)
+@cache
+def _module() -> Any:
+    """Load the JavaScript once an isolate."""
+    return import_from_javascript(MODULE)
+
+
+def _answer(response: Response, body: Any) -> Any:
+    """Return the runtime's own response, which the SDK passes on as it is."""
+    return _module().response(msgspec.json.encode((response.status, response.headers)).decode(), body)

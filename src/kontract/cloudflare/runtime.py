@@ -6,11 +6,13 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cache, cached_property
 from typing import Any
 
 import js
 from pyodide.ffi import JsException
+from workers import import_from_javascript
 
 from kontract.cloudflare import feed
 from kontract.cloudflare.crypto import NativeCrypto
@@ -58,8 +60,25 @@ class WorkerRandomness:
 
 
 def log_line(level: str, event: str, **fields: Any) -> None:
-    """Write one JSON line; ``wrangler tail`` shows it."""
-    print(logs.line(level, event, fields), flush=True)
+    """Write one JSON line, from the level of KONTRACT_LOG_LEVEL on; ``wrangler tail`` shows it."""
+    levels, write = _log()
+    if level in levels:
+        write(logs.line(level, event, fields))
+
+
+@cache
+def _log() -> tuple[frozenset[str], Callable[[str], None]]:
+    """Return which lines are written, and how: once an isolate, in its first request.
+
+    ``print`` would hand a line to JavaScript piece by piece.
+    """
+    return written(import_from_javascript("cloudflare:workers").env), js.console.log
+
+
+def written(env: Any) -> frozenset[str]:
+    """Return the levels of the lines that are written; a level that there is not is the usual one."""
+    level = getattr(env, "KONTRACT_LOG_LEVEL", None)
+    return logs.from_level(str(level) if level in logs.LEVELS else "info")
 
 
 class DurableObjectStub:
@@ -97,10 +116,19 @@ class WorkerPlatform:
         self.random = WorkerRandomness()
         self.crypto = NativeCrypto()
         self.log = log_line
-        self.environment = variables(env)
-        self.kv: KVStore | None = WorkerKV(env.KV) if getattr(env, "KV", None) is not None else None
         self._env = env
         self._context = context
+
+    @cached_property
+    def environment(self) -> Mapping[str, str]:
+        """Variables and secrets: the gateway reads them once an isolate."""
+        return variables(self._env)
+
+    @cached_property
+    def kv(self) -> KVStore | None:
+        """The KV namespace, if there is one."""
+        namespace = getattr(self._env, "KV", None)
+        return None if namespace is None else WorkerKV(namespace)
 
     def coordinator(self, owner: str) -> CoordinatorStub:
         """Return the way to the object of ``owner``."""

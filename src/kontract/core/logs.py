@@ -6,6 +6,14 @@ from typing import Any
 
 import msgspec
 
+LEVELS = ("debug", "info", "warning", "error")
+"""What may be said of a line, the least first."""
+
+
+def from_level(level: str) -> frozenset[str]:
+    """Return the levels of the lines that are written when this is the least of them; raises ValueError."""
+    return frozenset(LEVELS[LEVELS.index(level) :])
+
 
 def line(level: str, event: str, fields: dict[str, Any]) -> str:
     """Return a line without fields that are None. It never fails: logging must not break a request."""

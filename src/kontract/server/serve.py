@@ -32,7 +32,7 @@ from kontract.server.clients import Clients
 from kontract.server.database import Pool
 from kontract.server.http import Http
 from kontract.server.runtime import ManyNodes, SingleProcess
-from kontract.server.settings import LOG_LEVELS, Settings, SettingsError
+from kontract.server.settings import Settings, SettingsError
 from kontract.server.shared_log.postgres import PostgresLog
 from kontract.server.shared_log.tikv import TiKVLog
 from kontract.server.shared_postgres import PostgresShared
@@ -103,7 +103,7 @@ class LineLog:
 
     def __init__(self, level: str) -> None:
         """Write lines of ``level`` and above."""
-        self._levels = frozenset(LOG_LEVELS[LOG_LEVELS.index(level) :])
+        self._levels = logs.from_level(level)
         self._lines: list[str] = []
         self.observe: Callable[[dict[str, Any]], None] | None = None
 

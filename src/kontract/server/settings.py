@@ -12,7 +12,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from kontract.core import database_url
+from kontract.core import database_url, logs
 from kontract.core.database_url import DatabaseUrlError
 from kontract.gateway import config
 from kontract.gateway.config import ConfigurationError
@@ -22,8 +22,6 @@ COORDINATIONS = ("postgres", "tikv", "memory")
 """Where the coordinators of owners may live: shared by any number of processes, or in the memory of one."""
 
 PREPARED = ("auto", "on", "off")
-
-LOG_LEVELS = ("debug", "info", "warning", "error")
 
 DEFAULT_PORT = 8787
 
@@ -92,7 +90,7 @@ def read(environment: Mapping[str, str], flags: Mapping[str, str | None] | None 
         trusted_proxies=_networks(values, "KONTRACT_TRUSTED_PROXIES"),
         metrics=_address(values, "KONTRACT_METRICS"),
         drain_seconds=_number(values, "KONTRACT_DRAIN_SECONDS", 0, 0, 600, "seconds"),
-        log_level=_choice(values, "KONTRACT_LOG_LEVEL", LOG_LEVELS, "info"),
+        log_level=_choice(values, "KONTRACT_LOG_LEVEL", logs.LEVELS, "info"),
         development=bool(values.get(DEVELOPMENT)),
         environment=values,
     )
