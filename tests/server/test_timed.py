@@ -125,3 +125,30 @@ async def test_the_work_runs_in_the_task_of_its_caller():
         return [*mine, asyncio.current_task()]
 
     assert set(await timed.within(5, work())) == {asyncio.current_task()}
+
+
+async def test_work_that_ignores_its_end_leaves_no_cancelled_task_behind():
+    """What comes after it in the same task would be cut off."""
+
+    async def stubborn():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return "all the same"
+
+    assert await timed.within(0, stubborn()) == "all the same"
+    assert asyncio.current_task().cancelling() == 0
+
+
+async def test_a_task_that_somebody_cancels_as_well_is_cancelled():
+    """The limit and a caller who leaves at the same moment: the caller decides, as with asyncio.timeout."""
+
+    async def work():
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            asyncio.current_task().cancel()
+            raise
+
+    task = asyncio.ensure_future(timed.within(0, work()))
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -38,27 +38,24 @@ class LogLine:
 
     def fields(self, meter: Meter, span: Trace, ms: float) -> dict[str, Any]:
         """Return what is written. ``meter``: what the request has cost; ``ms``: how long it took."""
-        told = {
-            "request_id": self.request_id,
-            "method": self.method,
-            "path": self.path,
-            "function": self.function,
-            "owner": self.owner,
-            "user": self.user,
-            "tables": self.tables,
-            "error": self.error,
-            "reason": self.reason,
-            "status": self.status,
-            "attempts": meter.attempts,
-            "txid": self.txid,
-            "ms": round(ms, 1),
-            "coord_ms": round(meter.coordinator_ms, 1),
-            "db_ms": round(meter.database_ms, 1),
-            "handler_ms": round(meter.handler_ms, 1),
-            "coord_calls": meter.coordinator_calls,
-            "db_statements": meter.statements,
-            "trace_id": span.trace_id,
-            "span_id": span.span_id,
-            "exception": self.exception,
-        }
-        return {name: value for name, value in told.items() if value is not None}
+        told: dict[str, Any] = {"request_id": self.request_id, "method": self.method, "path": self.path}
+        if self.function is not None:
+            told["function"] = self.function
+        if self.owner is not None:
+            told["owner"], told["user"] = self.owner, self.user
+        if self.tables is not None:
+            told["tables"] = self.tables
+        if self.error is not None:
+            told["error"], told["reason"] = self.error, self.reason
+        told["status"], told["attempts"] = self.status, meter.attempts
+        if self.txid is not None:
+            told["txid"] = self.txid
+        told["ms"] = round(ms, 1)
+        told["coord_ms"] = round(meter.coordinator_ms, 1)
+        told["db_ms"] = round(meter.database_ms, 1)
+        told["handler_ms"] = round(meter.handler_ms, 1)
+        told["coord_calls"], told["db_statements"] = meter.coordinator_calls, meter.statements
+        told["trace_id"], told["span_id"] = span.trace_id, span.span_id
+        if self.exception is not None:
+            told["exception"] = self.exception
+        return told

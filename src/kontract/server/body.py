@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -101,7 +102,7 @@ class Body:
 
     async def _receive(self, at_most: int, *, keep: bool) -> bytes:
         exchange = self._exchange
-        exchange.reading_since = asyncio.get_running_loop().time()
+        exchange.reading_since = time.monotonic()
         try:
             if keep and self._length is not None and self._length <= at_most:
                 self._take(self._length)

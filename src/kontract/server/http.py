@@ -6,6 +6,7 @@ RSGI specification: https://github.com/emmett-framework/granian/blob/master/docs
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Iterator, Mapping
 from typing import Any
 
@@ -143,10 +144,10 @@ class Http:
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         """Answer one request."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         assert task is not None
         plain = scope.proto == "http"
-        exchange = Exchange(protocol, task, self._loop.time(), may_leave=plain)
+        exchange = Exchange(protocol, task, time.monotonic(), may_leave=plain)
         self._exchanges.add(exchange)
         try:
             if plain:
@@ -155,7 +156,7 @@ class Http:
                 await self._converse(scope, protocol, exchange)
         except asyncio.CancelledError:
             if exchange.gone:
-                ms = round((self._loop.time() - exchange.started) * 1000, 1)
+                ms = round((time.monotonic() - exchange.started) * 1000, 1)
                 self._platform.log("info", "client_gone", method=scope.method, path=scope.path[:200], ms=ms)
         except (ProtocolClosed, ProtocolError):
             pass  # nobody to answer
@@ -266,7 +267,7 @@ class Http:
         """Look after requests that take long: callers who have left, and bodies that do not come."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
-            now = self._loop.time()
+            now = time.monotonic()
             for exchange in list(self._exchanges):
                 if exchange.reading_since is not None and now - exchange.reading_since > bodies.BODY_SECONDS:
                     exchange.reading_since = None

@@ -7,6 +7,7 @@ the work takes its first step without one. Only when it waits is a timer set, fo
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Generator
 from typing import Any, Generic, Self, TypeVar
 
@@ -18,15 +19,46 @@ async def within(seconds: float, work: Awaitable[T]) -> T:
 
     Work that does not wait is not interrupted, as with asyncio.timeout: look at the clock after it.
     """
-    end = asyncio.get_running_loop().time() + seconds
+    started = time.monotonic()
     steps = work.__await__()
     try:
         first = next(steps)
     except StopIteration as done:
-        result: T = done.value
-        return result
-    async with asyncio.timeout_at(end):
-        return await _Begun(first, steps)
+        at_once: T = done.value
+        return at_once
+    limit = _Limit(seconds - (time.monotonic() - started))
+    try:
+        result = await _Begun(first, steps)
+    except BaseException as error:
+        if limit.end() and isinstance(error, asyncio.CancelledError):
+            raise TimeoutError from None
+        raise
+    limit.end()
+    return result
+
+
+class _Limit:
+    """A timer that cancels the current task: as much of asyncio.timeout as one limit around one await needs."""
+
+    __slots__ = ("_cancelled_before", "_expired", "_task", "_timer")
+
+    def __init__(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
+        assert task is not None
+        self._task = task
+        self._cancelled_before = task.cancelling()
+        self._expired = False
+        self._timer = loop.call_later(max(0.0, seconds), self._expire)
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._task.cancel()
+
+    def end(self) -> bool:
+        """Take the limit away. Return whether it has cancelled the task, and nobody else has as well."""
+        self._timer.cancel()
+        return self._expired and self._task.uncancel() <= self._cancelled_before
 
 
 class _Begun(Generic[T]):
