@@ -3,14 +3,12 @@
 import enum
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Annotated, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 from uuid import UUID
 
 from msgspec import Meta, Struct
 
-from kontract import ConflictError, Context, HttpResp, NotFoundError, RowId, backend, perm, perms, primkey, table
-
-T = TypeVar("T")
+from kontract import ConflictError, Context, HttpResp, NotFoundError, Page, RowId, backend, perm, perms, primkey, table
 
 
 class Colour(enum.Enum):
@@ -69,13 +67,6 @@ class Box:
 
     width: int
     label: str = ""
-
-
-class Page(Struct, Generic[T]):
-    """A page of something."""
-
-    items: list[T]
-    next: str | None = None
 
 
 @table("books")
