@@ -18,8 +18,8 @@ from kontract.core.protocol.witnesses import Verdict, verdict
 from kontract.ports import CoordinatorUnavailableError, DatabaseUnavailableError, Log
 
 TAKE_OVER_PAUSES_MS = (50, 100, 200, 400, 800)
-"""Pauses between looks into the log before a higher epoch is taken for somebody else's: callers would be refused for
-good, while a node that takes the owner over writes it down within two statements."""
+"""Pauses between reads of the log before a higher epoch counts as another deployment's: callers would then be refused
+for good, while a node of this one that takes over the owner records it within two statements."""
 
 
 class Custody:

@@ -58,7 +58,7 @@ STOPPED = {
     ),
     ShellState.BROKEN: "this node can no longer coordinate; see its log for the reason. Other nodes may be able to",
 }
-"""The states for good, and what callers are told in them."""
+"""The final states, and the error for callers in each."""
 
 
 class StoppedError(Exception):

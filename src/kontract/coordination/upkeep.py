@@ -16,7 +16,7 @@ from kontract.ports import Log
 from kontract.ports.shared_log import Checkpoint, LogUnavailableError, SharedLog
 
 OTHERS_FIRST_MS = 200
-"""How long a node leaves it to others to say that something is due, when none of its own callers waits for it."""
+"""How long a node lets others report that something is due, if none of its own callers waits for it."""
 
 
 class Upkeep:

@@ -330,7 +330,7 @@ PAGE_ROWS = 50
 """Rows of a ``page`` that says no size; at most QUERY_ROWS."""
 
 CURSOR_BYTES = 4_096
-"""Characters of a cursor that is taken. One holds the value that the page ended with, and the row's id."""
+"""Characters of a cursor from a caller. A cursor has the last value of the page, and the row's id."""
 
 WRITE_LOG_TRANSACTIONS = 10_000
 """Finished transactions kept for validation. An attempt with an older snapshot gets SNAPSHOT_TOO_OLD and is retried."""

@@ -60,7 +60,7 @@ class Documents:
 
 
 _KEPT = 16
-"""Documents that a process remembers: one for each set of functions that somebody may call."""
+"""Documents that a process caches: one for each set of functions that some caller may call."""
 
 
 def _answer(body: bytes, tag: str, known: str | None) -> Response:

@@ -36,7 +36,7 @@ from kontract.server.settings import Network
 from kontract.server.sockets import PeerSockets
 
 FINISH_SECONDS = 20.0
-"""How long running requests may go on once it is stopped: twice the longest transaction."""
+"""How long running requests may continue after a stop: twice the longest transaction."""
 
 
 class OwnedStub(DOStub, Protocol):

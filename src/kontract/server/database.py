@@ -180,7 +180,7 @@ class Pool:
         self._renewed_at = 0.0  # connections opened before are not used again
         self._closed = False
         self.on_lost: Callable[[], None] = lambda: None
-        """Called when the other side has closed a connection that nobody used."""
+        """Called when the other side has closed an unused connection."""
 
     # --- what can be seen --------------------------------------------------------------------------------------------
 

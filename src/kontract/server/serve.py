@@ -43,7 +43,7 @@ from kontract.server.tikv import connect_tikv
 from kontract.server.workers import Channel, Workers, child_command
 
 FINISH_SECONDS = 20.0
-"""How long running requests may go on after SIGTERM: twice the longest transaction."""
+"""How long running requests may continue after SIGTERM: twice the longest transaction."""
 
 CLOSE_SECONDS = 5.0
 """How long work after the answers, and closing connections, may take then."""

@@ -54,7 +54,7 @@ SWAPS = 4
 """How often a change without an answer is repeated, each time after reading what is there."""
 
 BUCKET = 8
-"""Counters in one bucket: enough that one with a high count hardly ever meets seven others of its kind."""
+"""Counters in one bucket: enough that one with a high count rarely meets seven others with high counts."""
 
 COPY = "kv/"
 COUNTERS = "counters/"

@@ -8,13 +8,13 @@ import random
 import time
 
 BLOCK_BYTES = 32
-"""What one request for random bytes takes from the pool: enough for every id. More is asked for by itself."""
+"""Bytes that one request for randomness takes from the pool: enough for every id. Larger requests bypass the pool."""
 
 POOLED_BYTES = 4_096
-"""Random bytes that are fetched at once: a call needs several ids, and a system call for each takes longer."""
+"""Random bytes fetched in one system call: a call needs several ids, and a system call for each would take longer."""
 
 _blocks: list[bytes] = []
-"""Blocks that nobody has had yet. Taking one is atomic, so no two threads get the same."""
+"""Unused blocks. Taking one is atomic, so no two threads get the same."""
 
 if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
     os.register_at_fork(after_in_child=_blocks.clear)

@@ -33,7 +33,7 @@ FAREWELL_BYTES = 4 * limits.BODY_BYTES
 """Bytes that are read and dropped from a client that keeps sending, so that it sees the close frame."""
 
 _RECEIVE_BUFFER_BYTES = 16 * 1024
-"""What the system may keep of a client's messages while nobody reads them; it would let megabytes in."""
+"""Bytes of a client's messages that the system may buffer while they are unread; by default it would take megabytes."""
 
 
 class Process(Protocol):

@@ -195,7 +195,7 @@ class Attempts:
             found = await self._store.committed(self.call.id)
             result = found[1] if found is not None else None
         if result is None:
-            message = "this call was applied before, but its result is no longer known"
+            message = "this call was already applied, but its result is no longer known"
             raise ConflictError(message, code=Code.ALREADY_APPLIED)
         return Repeated(result, replayed.txid, self.number)
 

@@ -34,7 +34,7 @@ SELECT create_txid, ({sql.MISSING.format(p=2)}
 """
 
 LOST = "went back"
-"""``trxs.owner`` of rows that say that acknowledged commits are gone. It is no owner: tokens cannot name it."""
+"""``trxs.owner`` of rows that record lost acknowledged commits. It is not an owner: tokens cannot name it."""
 
 # One row for each event, and one with a fixed name, which /ready can look up cheaply.
 NOTE_LOSS = """

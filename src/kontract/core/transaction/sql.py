@@ -108,8 +108,8 @@ def lookup(owner: str, name: str) -> Statement:
 
 
 READY = Statement("SELECT 1 FROM trxs WHERE sid = '' AND now() IS NOT NULL FOR SHARE")
-"""Does the database answer, and take writes? There is no such row, but PostgreSQL lets nobody lock it who could not
-write: it says 25006 on a standby and in a read-only session, 42P01 without the schema, 42501 without the rights."""
+"""Does the database answer and accept writes? The row does not exist, but PostgreSQL rejects the lock without the right
+to write: it returns 25006 on a standby and in a read-only session, 42P01 without the schema, 42501 without rights."""
 
 
 # --- reading at a snapshot -------------------------------------------------------------------------------------------
