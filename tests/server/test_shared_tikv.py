@@ -137,7 +137,7 @@ async def test_an_outcome_that_nobody_can_tell(cluster, connect):
     await pause.reached.wait()
     await other.shared(SharedIncr("n"))
     pause.released.set()
-    with pytest.raises(CoordinatorUnavailableError, match="not known"):
+    with pytest.raises(CoordinatorUnavailableError, match="it is unknown"):
         await counting
     assert (await other.shared(SharedGet("n"))).value == Raw(b"3")
 
@@ -180,7 +180,7 @@ async def test_nobody_waits_for_ever(cluster, connect, monkeypatch):
     hanging = cluster.faults.add(Kind.PAUSED, "RawCompareAndSwap", times=1000)
     monkeypatch.setattr(module, "ANSWER_SECONDS", 0.2)
     async with asyncio.timeout(35):
-        with pytest.raises(CoordinatorUnavailableError, match="not known"):
+        with pytest.raises(CoordinatorUnavailableError, match="it is unknown"):
             await shared.shared(SharedIncr("n"))
     hanging.released.set()
 
@@ -316,7 +316,7 @@ async def test_postgresql_that_does_not_answer(postgres):
     [
         ("", {}, "names no PD server"),
         (" , ", {}, "names no PD server"),
-        ("pd:1", {"TIKV_CERT": "c"}, "with TIKV_CA only"),
+        ("pd:1", {"TIKV_CERT": "c"}, "need TIKV_CA"),
         ("pd:1", {"TIKV_CA": "c", "TIKV_KEY": "k"}, "go together"),
     ],
 )

@@ -82,7 +82,7 @@ async def test_it_gives_up_after_a_while(monkeypatch, capsys):
     url = f"postgresql://u:p4ss@127.0.0.1:{free_port()}/d"
     message, seconds, said = await ends(url, capsys)
     assert "the database cannot be reached" in message
-    assert message.endswith("This server has waited 1 s for it")
+    assert message.endswith("This server has waited 1 s")
     assert 0.5 < seconds < 10
     assert said.count("database_awaited") == 1
     assert "p4ss" not in message + said

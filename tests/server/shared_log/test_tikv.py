@@ -371,7 +371,7 @@ async def test_nobody_waits_for_ever(cluster, make, monkeypatch):
     monkeypatch.setattr(module, "APPEND_SECONDS", 0.2)
     async with asyncio.timeout(50):
         for _ in range(2):
-            with pytest.raises(LogUnavailableError, match="not known"):
+            with pytest.raises(LogUnavailableError, match="it is unknown"):
                 await log.append("owner", 0, b"x")
     monkeypatch.setattr(module, "APPEND_SECONDS", 60.0)
     hanging.times = 0
