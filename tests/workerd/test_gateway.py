@@ -58,7 +58,7 @@ def post(server: DevServer, path: str, body: bytes | str = b"[]", **headers: str
         ("/call/create_task", b"{}", 400, "INVALID_REQUEST", "missing arguments: title"),
         ("/call/create_task", b'{"titel": "x"}', 400, "INVALID_REQUEST", "no argument 'titel'; it takes title"),
         ("/call/create_task", b'{"title": 7}', 400, "INVALID_REQUEST", "argument title"),
-        ("/call/create_task", b'["x"]', 400, "INVALID_REQUEST", "an object with the arguments"),
+        ("/call/create_task", b'["x"]', 400, "INVALID_REQUEST", "an object of arguments by name"),
         ("/rpc/get_task", b"[" + b"[]," * 340_000 + b"0]", 400, "INVALID_REQUEST", "more than 16000 values"),
         ("/rpc/create_task", b'["' + b"x" * 1024 * 1024 + b'"]', 413, "PAYLOAD_TOO_LARGE", "1048576 bytes"),
     ],

@@ -38,7 +38,7 @@ WELL_KNOWN_CACHE = "public, max-age=300"
 ARGUMENTS = "x-kontract-arguments"
 """The header of a sealed call that says whether its body is an array of arguments or an object of arguments by name."""
 
-REFUSED = "raystream: this message was rejected; begin with a new handshake"
+REFUSED = "raystream: this message was refused; begin with a new handshake"
 
 Failed = Callable[[Exception, LogLine], Response]
 """Turns an error into a response, and adds the details to the log line."""
