@@ -1,4 +1,4 @@
-"""Who waits for an answer of the coordinator, by ticket.
+"""Callers that wait for an answer of the coordinator, by ticket.
 
 Most messages are answered in the step that takes them. Then the answer is there before anybody waits for it, and costs
 no future and no turn of the event loop.

@@ -1,4 +1,4 @@
-"""What every shell around a coordinator does: it has callers and listeners, starts, and asks the database.
+"""The common part of all shells around a coordinator: callers, streams, the start, and questions to the database.
 
 :class:`~kontract.coordination.shell.CoordinatorShell` and :class:`~kontract.coordination.replica.Replica` say what is
 different: how a message reaches the coordinator, and how what follows from it becomes durable.

@@ -1,4 +1,4 @@
-"""Where a coordinator of one process survives: what a runtime must bring for it."""
+"""The journal of a coordinator in one process: what a runtime must provide for it."""
 
 from __future__ import annotations
 

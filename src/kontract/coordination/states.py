@@ -1,4 +1,4 @@
-"""Where a shell around a coordinator stands, as a table.
+"""The states of a shell around a coordinator, as a table.
 
 ::
 

@@ -1,4 +1,4 @@
-"""What a node does for an owner besides answering: it says in the log what is due, removes, and writes checkpoints."""
+"""A node's background work for an owner: it reports in the log what is due, collects, and writes checkpoints."""
 
 from __future__ import annotations
 

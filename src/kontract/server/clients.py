@@ -1,4 +1,4 @@
-"""Who is at the other end of a connection: the socket's address, or what a trusted proxy says of it."""
+"""The client's address: that of the socket, or the one that a trusted proxy reports."""
 
 from __future__ import annotations
 

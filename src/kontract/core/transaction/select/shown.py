@@ -1,4 +1,4 @@
-"""What callers see of stored JSON, as SQL: ``core.model.shown`` said to PostgreSQL, for the column ``data`` of exec.
+"""What callers see of stored JSON, as SQL: the rule of ``core.model.shown`` for the column ``data`` of exec.
 
 Of a type that contains itself and hides something the innermost levels are left out: SQL has an end.
 """
