@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, X-Request-Id, traceparent, tracestate"
+_OF_THE_GATEWAY = frozenset({"Content-Type", "X-Kontract-Txid"})
+"""All headers of most answers."""
+
 EXPOSED_HEADERS = "X-Request-Id, X-Kontract-Txid, Server-Timing, Retry-After, Idempotency-Replayed"
 
 
@@ -143,9 +146,12 @@ class Gateway:
     @staticmethod
     def _finish(request: Request, response: Response, request_id: str, meter: Meter, origins: frozenset[str]) -> None:
         headers = response.headers
-        header_fields.put(headers, "X-Request-Id", request_id)
-        header_fields.put_default(headers, "Cache-Control", "no-store")
-        header_fields.put(headers, "X-Content-Type-Options", "nosniff")
+        if headers.keys() <= _OF_THE_GATEWAY:
+            headers |= {"X-Request-Id": request_id, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        else:  # a function may have named them, in whatever case
+            header_fields.put(headers, "X-Request-Id", request_id)
+            header_fields.put_default(headers, "Cache-Control", "no-store")
+            header_fields.put(headers, "X-Content-Type-Options", "nosniff")
         if meter.attempts and headers.get("Content-Type") != OCTETS:  # sealed messages have it inside
             header_fields.add(headers, "Server-Timing", meter.server_timing())
         if origins:

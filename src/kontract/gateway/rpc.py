@@ -121,8 +121,10 @@ class RpcCall:
     async def run(self) -> Response:
         """Run the middleware and within it the function until it commits; return the answer."""
         endpoint = self._endpoint
-        if endpoint.is_wrapped:
-            await ensure_live(self._scope, self._session)
+        if not endpoint.is_wrapped:
+            alone = await self._transact()
+            return self._respond(alone.value, alone)
+        await ensure_live(self._scope, self._session)
         called = False
         committed: _Committed | None = None
 

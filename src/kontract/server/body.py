@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, Protocol
 
 from granian.rsgi import ProtocolClosed, ProtocolError  # type: ignore[attr-defined]  # granian says so to nobody
@@ -38,11 +37,11 @@ class BodyRoom:
     def __init__(self) -> None:
         """Nothing is being received."""
         self._all = 0
-        self._addresses: Counter[str] = Counter()
+        self._addresses: dict[str, int] = {}
 
     def take(self, address: str, size: int) -> None:
         """Take room for so many bytes; raises RateLimitedError, UnavailableError. Nothing is taken then."""
-        if address and self._addresses[address] + size > limits.BODIES_PER_ADDRESS_BYTES:
+        if address and self._addresses.get(address, 0) + size > limits.BODIES_PER_ADDRESS_BYTES:
             message = "too many large requests from your network address at the same time"
             raise RateLimitedError(message, headers=_RETRY_LATER)
         if self._all + size > limits.BODIES_BYTES:
@@ -56,9 +55,15 @@ class BodyRoom:
 
     def _change(self, address: str, size: int) -> None:
         self._all += size
-        self._addresses[address] += size
-        if not self._addresses[address]:
-            del self._addresses[address]
+        taken = self._addresses.get(address, 0) + size
+        if taken:
+            self._addresses[address] = taken
+        else:
+            self._addresses.pop(address, None)
+
+
+async def _nothing() -> bytes:
+    return b""
 
 
 class Body:
@@ -80,14 +85,12 @@ class Body:
         self._unread = bool(self._length) or "transfer-encoding" in headers
         self._chunks: Any = None
 
-    async def __call__(self, at_most: int) -> bytes:
+    def __call__(self, at_most: int) -> Awaitable[bytes]:
         """Return the body, or more than ``at_most`` bytes of a longer one.
 
         Raises InvalidRequestError, RateLimitedError, UnavailableError.
         """
-        if not self._unread:
-            return b""
-        return await self._receive(at_most, keep=True)
+        return self._receive(at_most, keep=True) if self._unread else _nothing()
 
     async def discard(self) -> None:
         """Read and drop what is not wanted.
