@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # arguments for its parser.
 COMMANDS = {
     "dev": ("kontract.cli.dev", "set up and run everything on this machine"),
-    "new": ("kontract.cli.new", "make your own project from this clone"),
+    "new": ("kontract.cli.new", "create your own project from this clone"),
     "setup": ("kontract.cli.setup", "only install what `dev` and the tests need"),
     "serve": ("kontract.cli.serve", "run the self-hosted gateway"),
     "build": ("kontract.cli.build", "compile the route table (wrangler runs this itself)"),

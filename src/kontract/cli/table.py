@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     adopting = actions.add_parser("adopt", help="turn a plain table (one row per id) into a versioned one")
     adopting.add_argument("name", help="the logical name of the table")
     adopting.add_argument("--owner", default=DEFAULT_OWNER, help=f"the tenant (default: {DEFAULT_OWNER})")
-    creating = actions.add_parser("create", help="make a versioned table and register it")
+    creating = actions.add_parser("create", help="create a versioned table and register it")
     registering = actions.add_parser("register", help="register a table that exists in PostgreSQL")
     dropping = actions.add_parser("drop", help="unregister a table; its data stays in PostgreSQL")
     dropping.add_argument("--delete-data", action="store_true", help="also drop the table in PostgreSQL")
