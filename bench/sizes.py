@@ -1,7 +1,7 @@
 """What statements cost PostgreSQL at different sizes of their table, side by side in one run.
 
 Processor time of the backend process (Linux), so neither the network nor Python nor waiting is in it. Statements are
-prepared once, before the tables are filled, as a server does; --unprepared sends each as a new text.
+prepared as a server does it, before the tables are filled; --unprepared: as it does behind a pooler that keeps none.
 
 Run: .venv/bin/python bench/sizes.py [--rounds N] [--sizes 0,500,10000,100000,1000000] [--only commit] [--unprepared]
 """
@@ -27,6 +27,7 @@ from kontract.core.messages import ABSENT, Write
 from kontract.core.statements import ApplyPlan, Statement, Window
 from kontract.core.transaction import sql
 from kontract.core.types import EVERY_ROW, Epoch, Filter, Snapshot, TableKind, TablePointer, Txid
+from kontract.server.prepared import KEPT, Statements
 
 TABLE = TablePointer("tasks", "tbl_tasks_5f0c1d", TableKind.VERSIONED, 7)
 RUNS = 40  # of one statement at one size in a round
@@ -71,9 +72,10 @@ class Sized:
 
     async def open(self) -> None:
         """Prepare on the empty table, then fill it and let PostgreSQL look at what it has."""
-        self.sql = await asyncpg.connect(self._url, statement_cache_size=100 if self._prepared else 0)
+        self.sql = await asyncpg.connect(self._url, statement_cache_size=KEPT if self._prepared else 0)
         await self.sql.execute("INSERT INTO trxs VALUES ('epoch/tenant-1', 'tenant-1', 1)")
         self.pid = await self.sql.fetchval("SELECT pg_backend_pid()")
+        self._statements = Statements(self.sql, named=self._prepared, pooled=not self._prepared)
         for _ in range(8):
             for make in STATEMENTS.values():
                 await self._run(make())
@@ -88,9 +90,10 @@ class Sized:
                 ended,
                 timeout=600,
             )
+        await self.sql.execute(f"SELECT gin_clean_pending_list('{TABLE.ptr}_data')")  # as autovacuum does
 
     async def _run(self, statement: Statement) -> None:
-        await self.sql.fetch(statement.text, *statement.params)
+        await self._statements.fetch(statement, None)
 
     async def measure(self, make: Callable[[], Statement], runs: int) -> float:
         """Return the microseconds of processor time of one run."""

@@ -229,3 +229,17 @@ async def test_pop_and_shift_without_their_index(laboratory):
     for last, row in ((True, "row-50"), (False, "row-1")):
         end = sql.end_row(TASKS, 10, (), last=last)
         assert [found[0] for found in await laboratory.sql.fetch(end.text, *end.params)] == [row]
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_a_filter_goes_by_the_index_of_values(laboratory, known):
+    """Also where nobody has analysed the table: then its live rows are taken for few."""
+    await laboratory.grow(20_000)
+    await laboratory.sql.fetch(f"SELECT gin_clean_pending_list('{TASKS.ptr}_data')")
+    if known:
+        await laboratory.sql.execute(f"ANALYZE {TASKS.ptr}")
+    await laboratory.sql.execute("SET plan_cache_mode = force_custom_plan")
+    for number, window in enumerate((Window(limit=10), Window("title", limit=10), Window(after="row-3", limit=10))):
+        read = sql.query(TASKS, Filter({"title": "t9"}), 10, window)
+        await laboratory.prepare(f"filter_{number}", read)
+        assert (await laboratory.read(f"filter_{number}", read)).blocks < 20
