@@ -167,6 +167,10 @@ async function connected({ refused, tls, patience, ...target }) {
   return attempt(target, tls.at(-1), until - Date.now());
 }
 
+// The platform says no more than "internal error; reference = ..".
+const UNTRUSTED =
+  "TLS to the database failed: its certificate is not signed by a public authority, or not for this host name";
+
 async function attempt({ password, ...target }, ssl, patience) {
   const client = new Client({
     ...target,
@@ -188,7 +192,7 @@ async function attempt({ password, ...target }, ssl, patience) {
     return client;
   } catch (error) {
     client.connection.stream.destroy();
-    throw error;
+    throw ssl && error.message?.startsWith("internal error") ? new Error(UNTRUSTED, { cause: error }) : error;
   } finally {
     clearTimeout(timer);
   }

@@ -3316,6 +3316,7 @@ async function connected({ refused, tls, patience, ...target }) {
   }
   return attempt(target, tls.at(-1), until - Date.now());
 }
+var UNTRUSTED = "TLS to the database failed: its certificate is not signed by a public authority, or not for this host name";
 async function attempt({ password, ...target }, ssl, patience) {
   const client = new import_client.default({
     ...target,
@@ -3337,7 +3338,7 @@ async function attempt({ password, ...target }, ssl, patience) {
     return client;
   } catch (error) {
     client.connection.stream.destroy();
-    throw error;
+    throw ssl && error.message?.startsWith("internal error") ? new Error(UNTRUSTED, { cause: error }) : error;
   } finally {
     clearTimeout(timer);
   }
