@@ -17,7 +17,7 @@ from kontract.core.protocol.collection import Collection, CollectionStage, Job, 
 from kontract.core.protocol.hub import LogHead
 from kontract.core.protocol.records import Drop, PutRecord, Record
 from kontract.core.transaction.store import SqlStore
-from kontract.core.transaction.transaction import Call, Transaction, _wire
+from kontract.core.transaction.transaction import Call, Transaction
 from kontract.core.types import Isolation, TableKind, TablePointer
 from kontract.server.database import AsyncpgDatabase
 from kontract.server.journal import MemoryJournal
@@ -222,7 +222,7 @@ async def test_an_unfinished_transaction_keeps_its_fence_however_old(bench):
     await bench.write(a=1)
     txn = bench.transaction()
     await txn.put(bench.table, "b", "1")
-    changes = [(buffered.pointer, _wire(key, buffered, with_old=False)) for key, buffered in txn._writes.items()]
+    changes = txn._writes.changes(None)
     prepared = await txn._prepare(changes, None)
     await txn._store.apply(txn._plan(prepared, changes, None))
     await txn._store.aclose()
