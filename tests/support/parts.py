@@ -31,7 +31,13 @@ SHARED = {
         "workerd/test_transactions.py",
         "workerd/test_websocket.py",
     ),
-    "the laboratory": ("workerd/test_crypto.py", "workerd/test_database_url.py", "workerd/test_raystream.py"),
+    "the laboratory": (
+        "workerd/test_crossings.py",
+        "workerd/test_crypto.py",
+        "workerd/test_database_url.py",
+        "workerd/test_postgres.py",
+        "workerd/test_raystream.py",
+    ),
 }
 """What takes long to start, and the files whose tests share it."""
 
