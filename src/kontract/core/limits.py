@@ -164,7 +164,8 @@ COLLECT_PAUSE_MS = 10_000
 """Pause of the collection when there is more to remove, or after the database did not answer."""
 
 BACKOFF_FIRST_MS = 5
-"""First pause before a function runs again after a conflict; doubled each time, jittered over its full length."""
+"""First pause before a function runs again; doubled with each attempt, jittered over its full length. After its first
+conflict a call does not pause: it waits in line."""
 
 BACKOFF_LAST_MS = 320
 """The longest such pause: with 8 attempts all pauses together stay far below TRANSACTION_MS."""

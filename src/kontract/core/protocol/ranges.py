@@ -29,21 +29,15 @@ def may_pass(row_id: str, document: Mapping[str, Any], bounds: Iterable[Bound]) 
 
 def may_lie_in(row_id: str, document: Mapping[str, Any], span: Span) -> bool:
     """Whether a row may stand in this part of an order."""
-    value = _stored(span.field, span.order, row_id, document)
-    if value is _UNKNOWN:
-        return True
-    here = (value, row_id)
-    return (span.after is None or _before(_position(span.after, span.order), here, span)) and (
-        span.until is None or not _before(_position(span.until, span.order), here, span)
-    )
+    here = (_stored(span.field, span.order, row_id, document), row_id)
+    if span.after is not None and not _may_precede(_position(span.after, span.order), here, span):
+        return False
+    return span.until is None or not _precedes(_position(span.until, span.order), here, span)
 
 
 def is_value(order: Order, text: str | None) -> bool:
     """Whether a text can be compared; None, which is null, can."""
-    try:
-        return text is None or _READERS[order](text) is not None
-    except (ValueError, InvalidOperation):
-        return False
+    return text is None or _read(order, text) is not _UNKNOWN
 
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {"=": eq, "in": eq, "<": lt, "<=": le, ">": gt, ">=": ge}
@@ -52,12 +46,22 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {"=": eq, "in": eq, "<": lt,
 def _passes(value: Any, bound: Bound) -> bool:
     if value is _UNKNOWN:
         return True
+    if value is _NULL:
+        return False
     holds = _OPERATORS[bound.op]
-    return value is not _NULL and any(holds(value, _READERS[bound.order](text)) for text in bound.values)
+    asked = [_read(bound.order, text) for text in bound.values]
+    return any(one is _UNKNOWN or holds(value, one) for one in asked)
 
 
-def _before(first: tuple[Any, str], second: tuple[Any, str], span: Span) -> bool:
-    """Whether ``first`` comes strictly before ``second``."""
+def _may_precede(first: tuple[Any, str], second: tuple[Any, str], span: Span) -> bool:
+    """Whether ``first`` comes strictly before ``second``, or nobody can tell."""
+    return first[0] is _UNKNOWN or second[0] is _UNKNOWN or _precedes(first, second, span)
+
+
+def _precedes(first: tuple[Any, str], second: tuple[Any, str], span: Span) -> bool:
+    """Whether ``first`` certainly comes strictly before ``second``."""
+    if first[0] is _UNKNOWN or second[0] is _UNKNOWN:
+        return False
     if first[0] is not second[0] and (first[0] is _NULL or second[0] is _NULL):
         ahead = first[0] is _NULL
     elif first[0] is second[0] or first[0] == second[0]:
@@ -70,7 +74,7 @@ def _before(first: tuple[Any, str], second: tuple[Any, str], span: Span) -> bool
 
 
 def _position(place: RowPosition, order: Order) -> tuple[Any, str]:
-    return _NULL if place.value is None else _READERS[order](place.value), place.id
+    return _NULL if place.value is None else _read(order, place.value), place.id
 
 
 def _stored(field: str, order: Order, row_id: str, document: Mapping[str, Any]) -> Any:
@@ -84,11 +88,14 @@ def _stored(field: str, order: Order, row_id: str, document: Mapping[str, Any]) 
         return value if isinstance(value, bool) else _UNKNOWN
     if order is Order.NUMBER and isinstance(value, (int, Decimal)) and not isinstance(value, bool):
         return value
-    if not isinstance(value, str):
-        return _UNKNOWN
+    return _read(order, value) if isinstance(value, str) else _UNKNOWN
+
+
+def _read(order: Order, text: str) -> Any:
+    """Return what a text compares as; _UNKNOWN where that is not certain. It never raises: nodes replay this."""
     try:
-        return _READERS[order](value)
-    except (ValueError, InvalidOperation):
+        return _READERS[order](text)
+    except (ValueError, OverflowError, InvalidOperation):
         return _UNKNOWN
 
 

@@ -1,7 +1,8 @@
 """Runs a function until its transaction commits: the retry policy.
 
-Only the function runs again; middleware runs once. Between attempts there is an exponential pause, jittered over its
-full length, and the next attempt begins only when the winning transaction is visible.
+Only the function runs again; middleware runs once. The next attempt begins when the winning transaction is visible. A
+call that has lost for the first time waits in line for its rows; between later attempts there is an exponential pause,
+jittered over its full length.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from kontract.core import limits
 from kontract.core.errors import Code, ConflictError, DeadlineExceededError, UnavailableError
 from kontract.core.messages import Leave
-from kontract.core.transaction.transaction import Call, ReplayedError, RetryError, Transaction
+from kontract.core.transaction.transaction import CONFLICT, Call, ReplayedError, RetryError, Transaction
 from kontract.core.types import Txid
 from kontract.ports import (
     Clock,
@@ -163,9 +164,14 @@ class Attempts:
         self._conflicts += loss.counts
         pause = min(limits.BACKOFF_FIRST_MS * 2.0 ** min(self.number - 1, 16), limits.BACKOFF_LAST_MS)
         pause *= self._platform.random.uniform()
+        if loss.reason == CONFLICT and self._conflicts == limits.CONFLICTS_BEFORE_RESERVING:
+            pause = (
+                0.0  # it has its place in line now: the next begin waits there, and a pause would leave the row idle
+            )
         if self._conflicts >= self._max_attempts or pause >= self._remaining():
             raise self._give_up(loss, function) from loss
-        await self._platform.clock.sleep(pause)
+        if pause:
+            await self._platform.clock.sleep(pause)
 
     def _give_up(self, loss: RetryError, function: str) -> Exception:
         if loss.reason == "busy":
