@@ -165,9 +165,8 @@ class Attempts:
         pause = min(limits.BACKOFF_FIRST_MS * 2.0 ** min(self.number - 1, 16), limits.BACKOFF_LAST_MS)
         pause *= self._platform.random.uniform()
         if loss.reason == CONFLICT and self._conflicts == limits.CONFLICTS_BEFORE_RESERVING:
-            pause = (
-                0.0  # it has its place in line now: the next begin waits there, and a pause would leave the row idle
-            )
+            # It has its place in line now. The next begin waits there, and a pause would leave the row idle.
+            pause = 0.0
         if self._conflicts >= self._max_attempts or pause >= self._remaining():
             raise self._give_up(loss, function) from loss
         if pause:
