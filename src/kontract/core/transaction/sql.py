@@ -126,6 +126,14 @@ def visible(current: str) -> str:
     return f"_txid < {current}::bigint AND coalesce(_deleted_txid, {2**63 - 1}) >= {current}::bigint"
 
 
+def visible_by_parts(current: str) -> str:
+    """Return the same, spelled so that the planner may join a partial index of live rows with that of ended ones.
+
+    For what ``exec`` asks: indexes that an application has made of its live rows serve it.
+    """
+    return f"_txid < {current}::bigint AND ({LIVE} OR _deleted_txid >= {current}::bigint)"
+
+
 def _too_old_marker(pointer: TablePointer, current: str, where: str = "true") -> str:
     """Return the part of a read of a plain or just adopted table that reports a version the snapshot cannot pass."""
     if pointer.kind is TableKind.VERSIONED and not pointer.just_adopted:
@@ -258,13 +266,16 @@ def _rows(
     *,
     first: str = "",
     index: str = "",
+    seen: str = "",
 ) -> str:
     """Return a CTE ``rows`` (id, data jsonb, _txid, _owner, position): the snapshot with this transaction's own writes.
 
     PostgreSQL itself overlays the buffered writes, so that filters and orders mean the same for both. ``$1`` is the
     snapshot + 1. ``first``: the order and limit after which nothing more of the table is needed, and ``index`` the
-    condition of the index in this order.
+    condition of the index in this order. ``seen``: :func:`visible` in
+    another spelling.
     """
+    seen = seen or visible("$1")
     table = quote(pointer.ptr)
     more = list(conditions)
     if pointer.only is not None:
@@ -286,14 +297,14 @@ def _rows(
     live = f"{LIVE} AND _txid < $1::bigint"
     places = [f"{live} AND {by_index(LIVE, 'id')}", ended]
     if pointer.kind is TableKind.PLAIN:
-        stored, places = f"{_ROW} {table} WHERE {' AND '.join([visible('$1'), *more])}", [visible("$1")]
+        stored, places = f"{_ROW} {table} WHERE {' AND '.join([seen, *more])}", [seen]
     elif index:
         # MATERIALIZED: merged with the live rows it would be planned as if it were many.
         parts.append(f"ended AS MATERIALIZED ({_ROW} {table} WHERE {' AND '.join([ended, *more])})")
         of_live = [live, index, by_index(index, "id"), *more]
         stored = f"({_ROW} {table} WHERE {' AND '.join(of_live)} {first}) UNION ALL SELECT * FROM ended"
     else:
-        stored = f"{_ROW} {table} WHERE {' AND '.join([visible('$1'), *more])}"
+        stored = f"{_ROW} {table} WHERE {' AND '.join([seen, *more])}"
     if pending:
         # New rows come after all others in insertion order; changed rows keep their place.
         kept = ", ".join(f"(SELECT _order FROM {table} WHERE id = p.id AND {place})" for place in places)
@@ -387,7 +398,7 @@ def select(
     Raises inside PostgreSQL: TOO_LARGE, as soon as they are more than SELECT_BYTES together.
     """
     params: list[_Value] = [snapshot + 1]
-    prefix = _rows(pointer, [], pending, params)
+    prefix = _rows(pointer, [], pending, params, seen=visible_by_parts("$1"))
     size = "octet_length(data::text)"
     within = ""
     if selection.row_bytes:
