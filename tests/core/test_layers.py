@@ -16,7 +16,7 @@ JOBS = {"crypto.py", "database.py", "feed.py", "http.py", "journal.py", "runtime
 """What every platform has to do, and what it is called on both."""
 
 OF_ONE_PLATFORM = {
-    "cloudflare": {"durable_object.py", "kv.py"},
+    "cloudflare": {"durable_object.py", "kv.py", "modules.py"},
     "server": {
         "adapter.py", "assets.py", "body.py", "clients.py", "connect.py", "env_file.py", "exporter.py", "metrics.py",
         "prepared.py", "serve.py", "settings.py", "shared_postgres.py", "shared_tikv.py", "sockets.py", "streams.py",

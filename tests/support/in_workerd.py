@@ -10,7 +10,7 @@ import js
 from pyodide.ffi import to_js
 
 from kontract.cloudflare import database as of_platform
-from kontract.cloudflare import http as of_http
+from kontract.cloudflare import modules
 from kontract.cloudflare import runtime as of_runtime
 from kontract.cloudflare.crypto import NativeCrypto
 from kontract.cloudflare.database import HyperdriveDatabase, connector
@@ -108,7 +108,8 @@ async def read(argument: dict[str, Any]) -> list[int]:
             work.catch(lambda _: None)
         if -1 not in sizes:
             writer.close().catch(lambda _: None)
-        body = await of_http._module().body(js.Object.fromEntries(to_js([["body", stream.readable]])), argument["most"])
+        request = js.Object.fromEntries(to_js([["body", stream.readable]]))
+        body = await modules.module(modules.HTTP).body(request, argument["most"])
         read.append(-1 if body is None else len(body.to_bytes()))
     return read
 

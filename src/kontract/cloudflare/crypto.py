@@ -5,16 +5,12 @@ WebCrypto would do without the JavaScript module, but has no ChaCha20 and no scr
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 from pyodide.ffi import JsException, to_js
-from workers import import_from_javascript
 
+from kontract.cloudflare import modules
 from kontract.ports import Cipher, CryptoError
-
-MODULE = "./kontract/cloudflare/crypto.js"
-"""Its name in the Worker: the path below src/. ``[[rules]]`` in wrangler.toml attaches it."""
 
 TAG_BYTES = 16
 
@@ -64,10 +60,8 @@ class NativeCrypto:
         return _bytes(await _module().scrypt(to_js(password), to_js(salt), n, r, p, length))
 
 
-@cache
 def _module() -> Any:
-    """Load the JavaScript once an isolate."""
-    return import_from_javascript(MODULE)
+    return modules.module(modules.CRYPTO)
 
 
 def _bytes(array: Any) -> bytes:

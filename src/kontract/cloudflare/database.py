@@ -10,22 +10,19 @@ rows come back once, as JSON text.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import Struct
 from pyodide.ffi import JsException
-from workers import import_from_javascript
 
+from kontract.cloudflare import modules
 from kontract.core import database_url, limits
 from kontract.core.database_url import DatabaseUrlError
 from kontract.core.statements import Statement
 from kontract.core.transaction import sqlstates
 from kontract.ports import DatabaseError, DatabaseUnavailableError
-
-MODULE = "./kontract/cloudflare/postgres.js"
-"""Its name in the Worker: the path below src/. ``[[rules]]`` in wrangler.toml attaches it."""
 
 CONNECT_MS = 5_000
 
@@ -146,14 +143,8 @@ def _encode(statement: Statement) -> str:
     return msgspec.json.encode(_Run(statement.text, params, statement.timeout_ms, patience)).decode()
 
 
-@cache
-def _module() -> Any:
-    """Load the JavaScript once an isolate."""
-    return import_from_javascript(MODULE)
-
-
 def _open(target: _Target, binding: Any = None) -> Any:
-    return _module().open(msgspec.json.encode(target).decode(), binding)
+    return modules.module(modules.POSTGRES).open(msgspec.json.encode(target).decode(), binding)
 
 
 def connector(env: Any) -> Connect:

@@ -11,6 +11,7 @@ import js
 import msgspec
 from workers import Response as WorkerResponse
 
+from kontract.cloudflare import modules
 from kontract.cloudflare.database import HyperdriveDatabase, connector
 from kontract.cloudflare.feed import SocketSubscriber
 from kontract.cloudflare.journal import SqliteJournal
@@ -49,6 +50,7 @@ class SessionObject:
     async def ask(self, owner: str, text: str) -> str:
         """Answer one message of a worker, as JSON text."""
         try:
+            await modules.load()
             shell = self._shell_of(owner)
             answer = await shell.ask(decode_request(text))
             await self._set_alarm(shell)
@@ -76,6 +78,7 @@ class SessionObject:
 
     async def message(self, socket: Any, text: str) -> None:
         """Answer a request for a page."""
+        await modules.load()
         subscriber = self._subscriber(socket)
         if subscriber is None:
             socket.close(1000)
@@ -103,6 +106,7 @@ class SessionObject:
         owner = self._owner()
         if not owner:
             return
+        await modules.load()
         shell = self._shell_of(owner)
         await shell.wake()
         await self._set_alarm(shell)

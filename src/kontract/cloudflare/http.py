@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,28 +10,26 @@ import js
 import msgspec
 from pyodide.ffi import create_once_callable, to_js
 from workers import Response as WorkerResponse
-from workers import import_from_javascript
 
+from kontract.cloudflare import modules
 from kontract.cloudflare.feed import ClientSocket, StreamOutlet
 from kontract.cloudflare.runtime import WorkerPlatform
 from kontract.core.errors import InvalidRequestError
 from kontract.gateway.app import Gateway
 from kontract.gateway.http import OCTETS, Request, Response
 
-MODULE = "./kontract/cloudflare/http.js"
-"""Its name in the Worker: the path below src/. ``[[rules]]`` in wrangler.toml attaches it."""
-
 _decode_head = msgspec.json.Decoder(tuple[str, str, dict[str, str]]).decode
 
 
 async def serve(gateway: Gateway, request: Any, env: Any, context: Any) -> Any:
     """Answer one request of the Workers runtime."""
+    await modules.load()
     raw = getattr(request, "js_object", request)
-    method, address, headers = _decode_head(str(_module().head(raw)))
+    method, address, headers = _decode_head(str(modules.module(modules.HTTP).head(raw)))
     url = urlsplit(address)
 
     async def body(at_most: int) -> bytes:
-        read = await _module().body(raw, at_most)
+        read = await modules.module(modules.HTTP).body(raw, at_most)
         if read is None:
             # The caller has left, or its chunks are none: nobody's fault here, and nobody there to be told.
             message = "the request body was cut off"
@@ -67,12 +64,8 @@ async def serve(gateway: Gateway, request: Any, env: Any, context: Any) -> Any:
     return _answer(response, to_js(response.body) if octets else response.body.decode() or None)
 
 
-@cache
-def _module() -> Any:
-    """Load the JavaScript once an isolate."""
-    return import_from_javascript(MODULE)
-
-
 def _answer(response: Response, body: Any) -> Any:
     """Return the runtime's own response, which the SDK passes on as it is."""
-    return _module().response(msgspec.json.encode((response.status, response.headers)).decode(), body)
+    return modules.module(modules.HTTP).response(
+        msgspec.json.encode((response.status, response.headers)).decode(), body
+    )
