@@ -109,6 +109,7 @@ def large_site(browser, checkout, postgres, reaper, tmp_path_factory):
         yield server
 
 
+@pytest.mark.long
 def test_it_shows_every_function_of_a_large_application(large_site, visitor):
     """Whatever they take and return: each is opened, and its body and results are shown, as examples and as types."""
     tab = visitor.tab(f"{large_site.url}/docs")

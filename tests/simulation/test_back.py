@@ -31,7 +31,7 @@ def test_a_commit_whose_answer_was_lost_is_asked_for():
     assert back(993).wrong == []
 
 
-@pytest.mark.parametrize("seeds", parts(60, SEEDS))
+@pytest.mark.parametrize("seeds", parts(20, SEEDS))
 @pytest.mark.parametrize("with_log", [False, True], ids=["log elsewhere", "log in the same database"])
 def test_on_several_nodes(with_log, seeds):
     runs = {seed: back_on_nodes(seed, with_log=with_log) for seed in seeds}

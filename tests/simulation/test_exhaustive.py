@@ -29,6 +29,7 @@ def pool():
         yield executor
 
 
+@pytest.mark.long
 @pytest.mark.timeout(0)
 def test_every_fault_at_every_boundary(pool, capsys):
     if "CASE" in os.environ:

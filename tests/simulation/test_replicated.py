@@ -22,7 +22,7 @@ CHUNK = 25
 
 
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("seeds", parts(200, 800))
+@pytest.mark.parametrize("seeds", parts(100, 800))
 def test_every_seed_is_serializable_and_every_listener_hears_all(seeds, capsys):
     if "SEED" in os.environ:
         world = run_replicated(int(os.environ["SEED"]))
