@@ -142,3 +142,17 @@ async def test_two_who_each_add_to_a_full_range_do_not_both(bank):
     await one.write("one", 500)
     await two.write("two", 599)
     assert [await one.commit(), await two.commit()] == [True, False]
+
+
+async def test_a_count_by_a_spelled_value_sees_rows_that_become_it(bank):
+    """The coordinator is not told such a value, because other releases may spell it otherwise."""
+    setup = Reader(bank)
+    await setup.write("d", 40)
+    assert await setup.commit()
+    reader, writer = Reader(bank), Reader(bank)
+    wanted = Filter({"v": "5"}, typed=(("v", Order.NUMBER),), spelled=frozenset({"v"}))
+    assert await reader.count(wanted) == 0
+    await reader.write("result", 0)
+    await writer.set("d", 5)
+    assert await writer.commit()
+    assert not await reader.commit()

@@ -74,7 +74,7 @@ class Wire:
 
 
 class HttpTransport:
-    """``POST /rpc/<function>``: TLS protects it, but whoever terminates TLS for the server can read it."""
+    """``POST /rpc/<function>``: TLS protects it, but a proxy that terminates TLS can read it."""
 
     def __init__(self, wire: Wire) -> None:
         """Send over ``wire``."""

@@ -127,6 +127,7 @@ async def test_what_was_read_is_told_at_prepare(tx, coordinator):
         ("a limited page", [Predicate("tbl", Raw(b'{"n":2}'), span=Span(until=RowPosition("b", "b")))]),
         ("the end of a query", [Predicate("tbl", Raw(b'{"n":2}'), span=Span(after=RowPosition("a", "a")))]),
         ("count", [Predicate("tbl", whole=True, counted=True)]),
+        ("count of a spelled value", [Predicate("tbl", whole=True)]),
         ("exists", []),
         ("exists not", [Predicate("tbl", Raw(b'{"n":9}'))]),
         ("pop", [Predicate("tbl", inserts=True)]),
@@ -144,6 +145,8 @@ async def test_what_answers_depend_on_besides_the_rows_they_return(tx, coordinat
             await tx.page(TABLE, Filter({"n": 2}), Window(after="a", limit=2), limited=True)
         case "count":
             await tx.count(TABLE, EVERY_ROW)
+        case "count of a spelled value":
+            await tx.count(TABLE, Filter({"n": "5"}, spelled=frozenset({"n"})))
         case "exists":
             assert await tx.exists(TABLE, Filter({"n": 2}))
             assert await tx.exists(TABLE, EVERY_ROW)

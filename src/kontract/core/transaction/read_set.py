@@ -71,8 +71,12 @@ class ReadSet:
     ) -> None:
         """Depend on rows that match a filter, in part of an order. ``counted``: the keys of those there are not known.
 
-        What no filter narrows counts whole: then every write matters anyway.
+        A count by a value that may be stored in several spellings depends on every write: the filter that the
+        coordinator gets leaves such a value out, so it could not tell which rows were counted.
         """
+        if counted and wanted.spelled:
+            self.depend_on_table(pointer)
+            return
         contains = Raw(_encode(wanted.certain()))
         self._add(Predicate(pointer.ptr, contains, counted, wanted.bounds, span, counted=counted))
 
